@@ -1,0 +1,91 @@
+"""Where the rooms meet the terminal: errors become one line and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from invoke import Context, Exit, task
+
+from fabfile.errors import FAILED, SwarmkeepError
+
+if TYPE_CHECKING:
+    from fabfile.inventory import Inventory
+
+HOSTS_HELP = "hosts file to use instead of $SWARMKEEP_HOSTS or ./hosts.yaml"
+INTERRUPTED = 130
+
+
+def command(**options: Any) -> Callable[[Callable[..., None]], Any]:
+    """Given Invoke task options, return a decorator that makes a function a Swarmkeep command.
+
+    It is Invoke's @task without short flags (a parameter named `hosts` would take
+    -h away from help), and it translates every error at this one place.
+    """
+    options.setdefault("auto_shortflags", False)
+    options.setdefault("help", {})
+
+    def decorate(function: Callable[..., None]) -> Any:
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> None:
+            try:
+                function(*args, **kwargs)
+            except SwarmkeepError as error:
+                show_error(error)
+                raise Exit(code=error.exit_code) from None
+            except KeyboardInterrupt:
+                print("\ninterrupted", file=sys.stderr)
+                raise Exit(code=INTERRUPTED) from None
+            except BrokenPipeError:
+                # The reader (head, less) has gone; what is left to print interests nobody.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise Exit(code=FAILED) from None
+            except Exit:
+                raise
+            except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback for users
+                if os.environ.get("SWARMKEEP_DEBUG"):
+                    traceback.print_exc()
+                show_error(
+                    SwarmkeepError(
+                        f"internal error in {function.__name__}: {type(error).__name__}: {error}",
+                        hint="this is a bug: run again with SWARMKEEP_DEBUG=1 and report the output",
+                    )
+                )
+                raise Exit(code=FAILED) from None
+
+        if "hosts" in function.__code__.co_varnames[: function.__code__.co_argcount]:
+            options["help"].setdefault("hosts", HOSTS_HELP)
+        return task(run, **options)
+
+    return decorate
+
+
+def show_error(error: SwarmkeepError) -> None:
+    """Print an error to stderr: the line, its details, the next step."""
+    print(f"error: {error.message}", file=sys.stderr)
+    for line in error.details:
+        print(f"  {line}", file=sys.stderr)
+    if error.hint:
+        print(f"  next: {error.hint}", file=sys.stderr)
+
+
+def read_inventory(hosts: str | None) -> Inventory:
+    """Given the --hosts flag, return the inventory."""
+    from fabfile import inventory
+
+    return inventory.load(inventory.locate(hosts))
+
+
+def sudo_password(ctx: Context) -> str | None:
+    """The password given to Invoke's --prompt-for-sudo-password, or None."""
+    password: str | None = ctx.config.sudo.password
+    return password
+
+
+def is_dry(ctx: Context) -> bool:
+    """Whether Invoke's --dry was given: commands that change something are shown, not run."""
+    return bool(ctx.config.run.dry)

@@ -1,0 +1,386 @@
+"""hosts.yaml -> frozen dataclasses. Every mistake of the file is reported in one go.
+
+Nothing here opens a connection. Durations are seconds, sizes are bytes, paths
+are absolute: relative ones in the file are relative to the file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from fabfile.errors import ConfigError
+from fabfile.schema import Section
+
+DEFAULT_FILE = "hosts.yaml"
+ENVIRONMENT = "SWARMKEEP_HOSTS"
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
+_ADDRESS = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,252}"
+_USER = r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,62}"
+_PG_NAME = r"[A-Za-z_][A-Za-z0-9_.-]{0,62}"
+_BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+_IMAGE = r"[a-z0-9][A-Za-z0-9._/:-]*(@sha256:[0-9a-f]{64})?"
+_URL = r"https?://[A-Za-z0-9._:\[\]-]+(/[A-Za-z0-9._~/-]*)?"
+_CRON = r"(@(hourly|daily|weekly|monthly))|([0-9A-Za-z*/,-]+ +){4}[0-9A-Za-z*/,-]+"
+_PG_IMAGE = re.compile(r".*:(?P<major>\d+)(\.\d+)?-[a-z][a-z0-9.]*(@sha256:[0-9a-f]{64})?")
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """The one host that others are reached through (ssh -J)."""
+
+    address: str
+    port: int
+    user: str
+    key: Path | None
+
+
+@dataclass(frozen=True)
+class Ssh:
+    """How hosts are reached. `connect_timeout` is in seconds."""
+
+    user: str
+    port: int
+    key: Path | None
+    known_hosts: Path
+    connect_timeout: int
+    become: bool
+    gateway: Gateway | None
+
+
+@dataclass(frozen=True)
+class HostEntry:
+    """One machine. `node` is its name in the Swarm, `role` is "db", "app" or ""."""
+
+    name: str
+    address: str
+    port: int
+    user: str
+    swarm: str
+    role: str
+    node: str
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """The database stack."""
+
+    stack: str
+    service: str
+    """The service's full name, e.g. dbstack_root_db: also its DNS name on the network."""
+    image: str
+    major: int
+    database: str
+    user: str
+    data_host: str
+    """Name of the host that holds the data; "" where only one host has role db."""
+    endpoint_mode: str
+
+
+@dataclass(frozen=True)
+class App:
+    """The NocoDB stack."""
+
+    stack: str
+    image: str
+    replicas: int
+    port: int
+    port_mode: str
+    endpoint_mode: str
+    public_url: str
+
+
+@dataclass(frozen=True)
+class Backup:
+    """Where backups go and what a good one is."""
+
+    bucket: str
+    region: str
+    schedule: str
+    directory: str
+    keep_local_days: int
+    compression: str
+    max_age: int
+    min_size: int
+    endpoint_url: str
+    """"" for AWS itself."""
+    node_endpoint_url: str
+    """The same store as the nodes see it."""
+    profile: str
+    """The team member's own AWS profile; "" for the default chain."""
+
+
+@dataclass(frozen=True)
+class Vault:
+    """The encrypted file, and the file that holds its password (None: ask)."""
+
+    file: Path
+    password_file: Path | None
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Everything hosts.yaml says."""
+
+    path: Path
+    ssh: Ssh
+    hosts: tuple[HostEntry, ...]
+    network: str
+    postgres: Postgres
+    app: App
+    backup: Backup
+    vault: Vault
+    deploy_timeout: int
+    resolve_image: str
+
+    def managers(self) -> tuple[HostEntry, ...]:
+        """The Swarm managers, in the order of the file."""
+        return tuple(host for host in self.hosts if host.swarm == "manager")
+
+    def with_role(self, role: str) -> tuple[HostEntry, ...]:
+        """The hosts of a role, in the order of the file."""
+        return tuple(host for host in self.hosts if host.role == role)
+
+    def host_of_node(self, node: str) -> HostEntry | None:
+        """The host whose Swarm node has this name."""
+        return next((host for host in self.hosts if host.node == node), None)
+
+
+def locate(flag: str | None) -> Path:
+    """Given --hosts (or None), return the file to read: the flag, else $SWARMKEEP_HOSTS, else ./hosts.yaml."""
+    return Path(flag or os.environ.get(ENVIRONMENT) or DEFAULT_FILE).expanduser().absolute()
+
+
+def load(path: Path) -> Inventory:
+    """Read a hosts file.
+
+    Raises ConfigError naming every mistake with its path in the file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such hosts file",
+            hint="copy hosts.yaml from the repository and edit it, or name yours with --hosts FILE",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path}: cannot be read: {error}",
+            hint="check its permissions and that it is UTF-8 text",
+        ) from None
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"{path}: is not valid YAML", details=tuple(str(error).splitlines())
+        ) from None
+    if data is None:
+        raise ConfigError(f"{path}: is empty", hint="docs/hosts.md lists what belongs in it")
+    errors: list[str] = []
+    inventory = _read(Section(data, "", errors), path)
+    if errors:
+        count = "one mistake" if len(errors) == 1 else f"{len(errors)} mistakes"
+        raise ConfigError(f"{path}: {count}", details=tuple(errors))
+    return inventory
+
+
+def _read(top: Section, path: Path) -> Inventory:
+    base = path.parent
+    ssh = _read_ssh(top.section("ssh"), base)
+    hosts = tuple(_read_host(name, entry, ssh) for name, entry in top.section("hosts").sections())
+    stacks = top.section("stacks")
+    images = top.section("images")
+    inventory = Inventory(
+        path=path,
+        ssh=ssh,
+        hosts=hosts,
+        network=top.text("network", "backend", pattern=_NAME, want="a Docker network name"),
+        postgres=_read_postgres(top, stacks, images),
+        app=_read_app(top.section("app"), stacks, images),
+        backup=_read_backup(top.section("backup"), top),
+        vault=_read_vault(top.section("vault"), base),
+        deploy_timeout=(deploy := top.section("deploy")).duration("timeout", 600),
+        resolve_image=deploy.choice("resolve_image", "changed", ("always", "changed", "never")),
+    )
+    for section in (stacks, images, deploy, top):
+        section.finish()
+    _check_hosts(inventory, top.section("hosts"))
+    return inventory
+
+
+def _read_ssh(section: Section, base: Path) -> Ssh:
+    user = section.text("user", "root", pattern=_USER, want="a user name")
+    port = section.integer("port", 22, low=1, high=65535)
+    key = _optional_path(section, "key", base)
+    gateway = None
+    if "gateway" in section:
+        hop = section.section("gateway")
+        gateway = Gateway(
+            address=hop.text("address", pattern=_ADDRESS, want="a host name or IP address"),
+            port=hop.integer("port", 22, low=1, high=65535),
+            user=hop.text("user", user, pattern=_USER, want="a user name"),
+            key=_optional_path(hop, "key", base) or key,
+        )
+        hop.finish()
+    else:
+        section.section("gateway")
+    ssh = Ssh(
+        user=user,
+        port=port,
+        key=key,
+        known_hosts=_path(section.text("known_hosts", "~/.ssh/known_hosts"), base),
+        connect_timeout=section.duration("connect_timeout", 10),
+        become=section.flag("become", False),
+        gateway=gateway,
+    )
+    section.finish()
+    if not 1 <= ssh.connect_timeout <= 600:
+        section.fail("connect_timeout", "is out of range: want 1s to 10m")
+    return ssh
+
+
+def _read_host(name: str, section: Section, ssh: Ssh) -> HostEntry:
+    if not re.fullmatch(_NAME, name):
+        section.errors.append(f"{section.path}: not a valid host name: want letters, digits, . _ -")
+    host = HostEntry(
+        name=name,
+        address=section.text("address", pattern=_ADDRESS, want="a host name or IP address"),
+        port=section.integer("port", ssh.port, low=1, high=65535),
+        user=section.text("user", ssh.user, pattern=_USER, want="a user name"),
+        swarm=section.choice("swarm", "worker", ("manager", "worker")),
+        role=section.choice("role", "none", ("db", "app", "none")).replace("none", ""),
+        node=section.text("node", name, pattern=_NAME, want="a Swarm node's name"),
+    )
+    section.finish()
+    return host
+
+
+def _read_postgres(top: Section, stacks: Section, images: Section) -> Postgres:
+    stack = stacks.text("db", "dbstack", pattern=_NAME, want="a stack name")
+    service = top.text("db_service_name", f"{stack}_root_db", pattern=_NAME, want="a service name")
+    if not service.startswith(f"{stack}_") or service == f"{stack}_":
+        top.fail("db_service_name", f"{service!r} must start with the stack's name: '{stack}_...'")
+    image = images.text("postgres", "postgres:17-bookworm", pattern=_IMAGE, want="an image name")
+    pinned = _PG_IMAGE.fullmatch(image)
+    if image and not pinned:
+        images.fail(
+            "postgres",
+            f"{image!r} must be pinned to a major version and a distribution suite, "
+            "such as 'postgres:17-bookworm' (another suite's glibc sorts text differently "
+            "and so breaks the indexes that are there)",
+        )
+    section = top.section("db")
+    postgres = Postgres(
+        stack=stack,
+        service=service,
+        image=image,
+        major=int(pinned["major"]) if pinned else 0,
+        database=top.text("pg_db", "nocodb", pattern=_PG_NAME, want="letters, digits, _ . -"),
+        user=top.text("pg_user", "nocodb", pattern=_PG_NAME, want="letters, digits, _ . -"),
+        data_host=section.text("data_host", "", pattern=_NAME, want="a host of this file"),
+        endpoint_mode=section.choice("endpoint_mode", "dnsrr", ("dnsrr", "vip")),
+    )
+    section.finish()
+    return postgres
+
+
+def _read_app(section: Section, stacks: Section, images: Section) -> App:
+    app = App(
+        stack=stacks.text("app", "appstack", pattern=_NAME, want="a stack name"),
+        image=images.text("nocodb", "nocodb/nocodb:0.301.3", pattern=_IMAGE, want="an image name"),
+        replicas=section.integer("replicas", 1, low=1, high=100),
+        port=section.integer("port", 8080, low=1, high=65535),
+        port_mode=section.choice("port_mode", "ingress", ("ingress", "host")),
+        endpoint_mode=section.choice("endpoint_mode", "vip", ("vip", "dnsrr")),
+        public_url=section.text(
+            "public_url", "", pattern=_URL, want="http(s)://host[:port][/path]"
+        ),
+    )
+    section.finish()
+    if app.endpoint_mode == "dnsrr" and app.port_mode == "ingress":
+        section.fail(
+            "endpoint_mode", "dnsrr needs app.port_mode: host (Docker's routing mesh is VIP only)"
+        )
+    return app
+
+
+def _read_backup(section: Section, top: Section) -> Backup:
+    endpoint = section.text("endpoint_url", "", pattern=_URL, want="http(s)://host[:port]")
+    backup = Backup(
+        bucket=top.text("s3_bucket_name", pattern=_BUCKET, want="an S3 bucket name"),
+        region=top.text("aws_region", "us-east-1", pattern=r"[a-z0-9-]+", want="an AWS region"),
+        schedule=section.text(
+            "schedule", "15 2 * * *", pattern=_CRON, want="five cron fields, such as '15 2 * * *'"
+        ),
+        directory=section.text(
+            "directory", "/var/backups/postgres", pattern=r"/[^\n]+", want="an absolute path"
+        ),
+        keep_local_days=section.integer("keep_local_days", 7, low=0, high=3650),
+        compression=section.text(
+            "compression", "auto", pattern=r"auto|(gzip|pigz)-[1-9]|igzip-[0-3]",
+            want="auto, gzip-1..9, pigz-1..9 or igzip-0..3",
+        ),
+        max_age=section.duration("max_age", 26 * 3600),
+        min_size=section.size("min_size", 10 * 1024),
+        endpoint_url=endpoint,
+        node_endpoint_url=section.text(
+            "node_endpoint_url", endpoint, pattern=_URL, want="http(s)://host[:port]"
+        ),
+        profile=section.text("profile", "", pattern=_NAME, want="an AWS profile's name"),
+    )  # fmt: skip
+    section.finish()
+    return backup
+
+
+def _read_vault(section: Section, base: Path) -> Vault:
+    vault = Vault(
+        file=_path(section.text("file", "vault.yml"), base),
+        password_file=_optional_path(section, "password_file", base),
+    )
+    section.finish()
+    return vault
+
+
+def _check_hosts(inventory: Inventory, hosts: Section) -> None:
+    """Mistakes that only show when all hosts are seen together."""
+    errors = hosts.errors
+    if not inventory.hosts:
+        errors.append("hosts: is missing or empty: name at least one manager and one db host")
+        return
+    if not inventory.managers():
+        errors.append("hosts: no host has 'swarm: manager'")
+    databases = [host.name for host in inventory.with_role("db")]
+    if not databases:
+        errors.append("hosts: no host has 'role: db'")
+    _refuse_duplicates(inventory, errors)
+    chosen = inventory.postgres.data_host
+    if chosen and chosen not in databases:
+        errors.append(f"db.data_host: {chosen!r} is not a host with 'role: db'")
+
+
+def _refuse_duplicates(inventory: Inventory, errors: list[str]) -> None:
+    addresses: dict[tuple[str, int], str] = {}
+    nodes: dict[str, str] = {}
+    for host in inventory.hosts:
+        first = addresses.setdefault((host.address, host.port), host.name)
+        if host.address and first != host.name:
+            errors.append(
+                f"hosts.{host.name}.address: {host.address}:{host.port} is already hosts.{first}"
+            )
+        first = nodes.setdefault(host.node, host.name)
+        if first != host.name:
+            errors.append(f"hosts.{host.name}.node: {host.node!r} is already hosts.{first}")
+
+
+def _path(text: str, base: Path) -> Path:
+    return (base / Path(text).expanduser()).absolute()
+
+
+def _optional_path(section: Section, key: str, base: Path) -> Path | None:
+    text = section.text(key, "")
+    return _path(text, base) if text else None
