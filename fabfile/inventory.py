@@ -152,7 +152,7 @@ class Inventory:
 
 
 def locate(flag: str | None) -> Path:
-    """Given --hosts (or None), return the file to read: the flag, else $SWARMKEEP_HOSTS, else ./hosts.yaml."""
+    """Return the file to read: --hosts if given, else $SWARMKEEP_HOSTS, else ./hosts.yaml."""
     return Path(flag or os.environ.get(ENVIRONMENT) or DEFAULT_FILE).expanduser().absolute()
 
 

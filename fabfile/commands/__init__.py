@@ -1,1 +1,1 @@
-"""The commands people type: each parses its flags, calls the rooms below, prints, and sets the exit code."""
+"""The commands people type: flags in, rooms called, text and an exit code out."""

@@ -9,7 +9,9 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from invoke import Context, Exit, task
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import task
 
 from fabfile.errors import FAILED, SwarmkeepError
 
@@ -52,7 +54,7 @@ def command(**options: Any) -> Callable[[Callable[..., None]], Any]:
                 show_error(
                     SwarmkeepError(
                         f"internal error in {function.__name__}: {type(error).__name__}: {error}",
-                        hint="this is a bug: run again with SWARMKEEP_DEBUG=1 and report the output",
+                        hint="this is a bug: run again with SWARMKEEP_DEBUG=1 and report it",
                     )
                 )
                 raise Exit(code=FAILED) from None
