@@ -1,0 +1,181 @@
+"""Opening one SSH connection with its host key verified, and saying clearly why it failed.
+
+The only importer of fabric and paramiko. Fabric makes and owns the connection (gateway,
+time-outs, authentication); the commands run on paramiko channels (channel.py), since
+Invoke's runner feeds stdin one byte per 10 ms, and Fabric's sudo answers its prompt on
+the same stdin that carries our secrets.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fabfile.errors import SwarmkeepError, UnreachableError
+
+if TYPE_CHECKING:
+    import fabric
+    import paramiko
+
+    from fabfile.inventory import Gateway, HostEntry, Ssh
+
+DEAD_PEER_SECONDS = 30
+"""How long a peer may leave our packets unacknowledged before the kernel drops the connection."""
+
+
+class UnknownHostKeyError(Exception):
+    """The server's key is not in known_hosts."""
+
+    def __init__(self, key: paramiko.PKey) -> None:
+        super().__init__(fingerprint(key))
+
+
+def open_connection(
+    ssh: Ssh, entry: HostEntry, remember: Callable[[fabric.Connection], None]
+) -> fabric.Connection:
+    """Open a verified connection to a host, through the gateway if there is one.
+
+    Every connection made is handed to `remember` before it is opened, so that the
+    caller can close it. Raises UnreachableError.
+    """
+    label = f"{entry.name} ({entry.address}:{entry.port})"
+    gateway = None
+    if ssh.gateway:
+        gateway = _build(ssh, ssh.gateway, None)
+        remember(gateway)
+        _open(gateway, f"gateway ({ssh.gateway.address}:{ssh.gateway.port})", ssh.gateway, ssh)
+    connection = _build(ssh, entry, gateway)
+    remember(connection)
+    _open(connection, label, entry, ssh)
+    return connection
+
+
+def _build(
+    ssh: Ssh, to: HostEntry | Gateway, gateway: fabric.Connection | None
+) -> fabric.Connection:
+    import fabric
+    import paramiko
+
+    key = getattr(to, "key", None) or ssh.key
+    # Its own dict and its own Config each: a shared one leaks one host's key into the next.
+    options: dict[str, Any] = {
+        "banner_timeout": ssh.connect_timeout,
+        "auth_timeout": ssh.connect_timeout,
+        "channel_timeout": ssh.connect_timeout,
+    }
+    if key:
+        # A named key means that key and no other: an agent full of keys runs into MaxAuthTries.
+        options |= {"key_filename": str(key), "allow_agent": False, "look_for_keys": False}
+    connection = fabric.Connection(
+        to.address,
+        user=to.user,
+        port=to.port,
+        gateway=gateway if gateway is not None else False,
+        connect_timeout=ssh.connect_timeout,
+        connect_kwargs=options,
+        # hosts.yaml is the one truth: ~/.ssh/config would silently win over it.
+        config=fabric.Config(ssh_config=paramiko.SSHConfig(), lazy=True),
+    )
+    _verify_host_keys(connection.client, ssh.known_hosts)
+    return connection
+
+
+def _verify_host_keys(client: paramiko.SSHClient, known_hosts: Path) -> None:
+    """Fabric accepts every host key (AutoAddPolicy is hard-coded): take that back."""
+    import paramiko
+
+    class Refuse(paramiko.MissingHostKeyPolicy):
+        def missing_host_key(self, _client: Any, _name: str, key: paramiko.PKey) -> None:
+            raise UnknownHostKeyError(key)
+
+    client.set_missing_host_key_policy(Refuse())
+    # A missing file means that no host is known, which opening then says with the next step.
+    if known_hosts.is_file():
+        client.load_system_host_keys(str(known_hosts))
+
+
+def _open(connection: fabric.Connection, label: str, to: HostEntry | Gateway, ssh: Ssh) -> None:
+    try:
+        connection.open()
+    except Exception as error:
+        raise explain(error, label, to, ssh) from error
+    sock = connection.transport.sock
+    if isinstance(sock, socket.socket):
+        # A host that loses power sends nothing: without these, a read waits for ever.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_PEER_SECONDS * 1000)
+
+
+def fingerprint(key: paramiko.PKey) -> str:
+    """Given a public key, return what `ssh-keygen -l` prints: "ssh-ed25519 SHA256:..."."""
+    digest = base64.b64encode(hashlib.sha256(key.asbytes()).digest()).decode().rstrip("=")
+    return f"{key.get_name()} SHA256:{digest}"
+
+
+def explain(error: Exception, label: str, to: HostEntry | Gateway, ssh: Ssh) -> SwarmkeepError:
+    """Given what paramiko or the socket raised, return our error with the next step."""
+    import paramiko
+
+    at = f"-p {to.port} {to.address}"
+    name = to.address if to.port == 22 else f"[{to.address}]:{to.port}"
+    scan = f"ssh-keyscan {at} >> {ssh.known_hosts}"
+    if isinstance(error, UnknownHostKeyError):
+        return UnreachableError(
+            f"{label}: unknown host key {error}, not in {ssh.known_hosts}",
+            hint=f"compare the fingerprint with the host's own, then: {scan}",
+        )
+    if isinstance(error, paramiko.BadHostKeyException):
+        return UnreachableError(
+            f"{label}: the host key has CHANGED: it is now {fingerprint(error.key)}, "
+            f"{ssh.known_hosts} says otherwise",
+            hint=f"if the machine was reinstalled: ssh-keygen -R '{name}' -f {ssh.known_hosts} && "
+            f"{scan}; if not, somebody may be in between",
+        )
+    if isinstance(error, paramiko.PasswordRequiredException):
+        return UnreachableError(
+            f"{label}: the SSH key {ssh.key or ''} is encrypted".replace("  ", " "),
+            hint="load it into an agent (ssh-add) and leave ssh.key out of hosts.yaml",
+        )
+    if isinstance(error, FileNotFoundError):
+        return UnreachableError(f"{label}: no SSH key {error.filename}", hint="check ssh.key")
+    if isinstance(error, paramiko.AuthenticationException) or "authentication" in str(error):
+        return UnreachableError(
+            f"{label}: refused the login of user {to.user!r} with "
+            f"{f'the key {ssh.key}' if ssh.key else 'the keys of the agent and ~/.ssh'}",
+            hint=f"try: ssh {at.replace('-p 22 ', '')} -l {to.user}; check ssh.user and ssh.key",
+        )
+    return UnreachableError(
+        f"{label}: {_network_reason(error, ssh)}", hint=_network_hint(error, to)
+    )
+
+
+def _network_reason(error: Exception, ssh: Ssh) -> str:
+    import paramiko
+
+    text = str(error) or type(error).__name__
+    if isinstance(error, paramiko.ssh_exception.NoValidConnectionsError):
+        causes = "; ".join(sorted({str(cause) for cause in error.errors.values()})).lower()
+        text = "connection refused" if "refused" in causes else causes
+    elif isinstance(error, socket.gaierror):
+        text = "the host name cannot be resolved"
+    elif isinstance(error, TimeoutError) or "timed out" in text.lower():
+        text = f"no answer within {ssh.connect_timeout} s"
+    elif "protocol banner" in text:
+        text = f"accepts connections but no SSH server answers within {ssh.connect_timeout} s"
+    elif isinstance(error, paramiko.ChannelException):
+        text = f"the gateway cannot reach it: {text}"
+    elif isinstance(error, EOFError):
+        text = "the connection was closed"
+    return text
+
+
+def _network_hint(error: Exception, to: HostEntry | Gateway) -> str:
+    if isinstance(error, socket.gaierror):
+        return "check the address in hosts.yaml"
+    return f"is the host up and sshd on port {to.port}? check the address and firewall"
