@@ -160,6 +160,11 @@ class Host:
         return changed
 
     @property
+    def inventory(self) -> Inventory:
+        """The inventory this host is of."""
+        return self._fleet.inventory
+
+    @property
     def label(self) -> str:
         """The host's name and address, for messages."""
         return f"{self.name} ({self.entry.address}:{self.entry.port})"

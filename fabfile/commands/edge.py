@@ -17,6 +17,7 @@ from fabfile.errors import FAILED, SwarmkeepError
 
 if TYPE_CHECKING:
     from fabfile.inventory import Inventory
+    from fabfile.vault import Secrets
 
 HOSTS_HELP = "hosts file to use instead of $SWARMKEEP_HOSTS or ./hosts.yaml"
 INTERRUPTED = 130
@@ -91,3 +92,12 @@ def sudo_password(ctx: Context) -> str | None:
 def is_dry(ctx: Context) -> bool:
     """Whether Invoke's --dry was given: commands that change something are shown, not run."""
     return bool(ctx.config.run.dry)
+
+
+def read_vault(inventory: Inventory) -> Secrets:
+    """The secrets of the inventory's vault; on a terminal its password may be asked for."""
+    from getpass import getpass
+
+    from fabfile import vault
+
+    return vault.load(inventory.vault, ask=getpass if sys.stdin.isatty() else None)

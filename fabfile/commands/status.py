@@ -1,0 +1,82 @@
+"""inv status."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from invoke.context import Context
+from invoke.exceptions import Exit
+
+from fabfile.commands.edge import command, read_inventory, sudo_password
+from fabfile.errors import FAILED
+
+
+@command(help={"json": "print one JSON document for programs"})
+def status(ctx: Context, hosts: str = "", json: bool = False) -> None:
+    """Show nodes and services as they are now; exit code 1 unless both stacks run."""
+    inventory = read_inventory(hosts)
+
+    from fabfile import report
+    from fabfile.preflight import observe
+    from fabfile.status import summarise
+    from fabfile.transport import connect
+
+    with connect(inventory, sudo_password=sudo_password(ctx)) as fleet:
+        cluster = observe(fleet.first_manager())
+    summary = summarise(inventory, cluster)
+    print(report.to_json(summary) if json else _text(summary, cluster.now))
+    if not summary["ok"]:
+        raise Exit(code=FAILED)
+
+
+def _text(summary: dict[str, Any], now: str) -> str:
+    from fabfile import report
+
+    parts = [
+        report.table(["node", "swarm", "role", "state"], [_node(n) for n in summary["nodes"]]),
+        report.table(
+            ["service", "tasks", "image", "on", "since", "last error"],
+            [_service(s, now) for s in summary["services"]],
+        ),
+    ]
+    parts += [f"{stack}: not deployed" for stack in summary["missing_stacks"]]
+    if not summary["network"]["exists"]:
+        parts.append(f"network {summary['network']['name']}: does not exist")
+    return "\n\n".join(parts)
+
+
+def _node(node: dict[str, Any]) -> list[str]:
+    from fabfile.report import plain
+
+    role = plain(node["role"]) + (" (data)" if node["holds_data"] else "")
+    if node["host"] and node["role"] != node["role_wanted"]:
+        role = f"[yellow]{role or 'none'}, wanted {node['role_wanted'] or 'none'}[/]"
+    state = f"{node['state']}/{node['availability']}".rstrip("/")
+    colour = "green" if state == "ready/active" else "red"
+    return [
+        plain(node["name"]),
+        "manager" if node["manager"] else "worker",
+        role,
+        f"[{colour}]{plain(state)}[/]",
+    ]
+
+
+def _service(service: dict[str, Any], now: str) -> list[str]:
+    from fabfile.report import plain
+    from fabfile.status import age
+
+    colour = "green" if service["converged"] else "red"
+    tasks = f"[{colour}]{service['running']}/{service['wanted']}[/]"
+    if not service["converged"]:
+        tasks += f" {plain(service['doing'])}"
+    error = ""
+    if service["last_error"]:
+        error = f"{plain(service['last_error'])} ({age(service['last_error_at'], now)} ago)"
+    return [
+        plain(service["name"]),
+        tasks,
+        plain(service["image"]),
+        plain(", ".join(service["nodes"])),
+        age(service["since"], now) if service["since"] else "-",
+        error,
+    ]

@@ -1,0 +1,130 @@
+"""Which node gets which labels, and which one holds the database's data. Pure decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fabfile.errors import SwarmkeepError
+from fabfile.inventory import HostEntry, Inventory
+from fabfile.swarm import DATA_LABEL, ROLE_LABEL, Cluster
+
+
+@dataclass(frozen=True)
+class LabelChange:
+    """What to set and remove on one node."""
+
+    node: str
+    add: Mapping[str, str]
+    remove: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        words = [f"{key}={value}" for key, value in self.add.items()]
+        return " ".join(words + [f"-{key}" for key in self.remove])
+
+
+def check_nodes(inventory: Inventory, cluster: Cluster) -> None:
+    """Raise SwarmkeepError naming every host whose node the Swarm does not know."""
+    unknown = [h for h in inventory.hosts if (h.role or h.swarm) and not cluster.node(h.node)]
+    if not unknown:
+        return
+    known = ", ".join(sorted(node.name for node in cluster.nodes))
+    raise SwarmkeepError(
+        "; ".join(f"hosts.{h.name}: the Swarm has no node {h.node!r}" for h in unknown),
+        hint=f"the Swarm's nodes are: {known}. Join the host, or set its 'node:' in hosts.yaml",
+    )
+
+
+def role_changes(inventory: Inventory, cluster: Cluster) -> list[LabelChange]:
+    """The labels that make every node's role what hosts.yaml says."""
+    changes = []
+    for host in inventory.hosts:
+        node = cluster.node(host.node)
+        if node is None or node.labels.get(ROLE_LABEL, "") == host.role:
+            continue
+        if host.role:
+            changes.append(LabelChange(node.name, {ROLE_LABEL: host.role}))
+        else:
+            changes.append(LabelChange(node.name, {}, (ROLE_LABEL,)))
+    return changes
+
+
+def strangers(inventory: Inventory, cluster: Cluster) -> list[str]:
+    """Nodes that carry a role label but are not in hosts.yaml: services may run there too."""
+    return [
+        node.name
+        for node in cluster.nodes
+        if node.labels.get(ROLE_LABEL) in ("db", "app") and not inventory.host_of_node(node.name)
+    ]
+
+
+def data_host(
+    inventory: Inventory, cluster: Cluster, with_volume: Sequence[HostEntry], *, move: bool
+) -> HostEntry:
+    """The db host that PostgreSQL must run on.
+
+    `with_volume` are the db hosts on which the stack's volume exists. Raises
+    SwarmkeepError where running there would bring up an empty database beside the real
+    one, unless `move` says that this is wanted.
+    """
+    stack = inventory.postgres.stack
+    labelled = [n.name for n in cluster.nodes if n.labels.get(DATA_LABEL) == stack]
+    chosen = _chosen(inventory, labelled, with_volume)
+    if move:
+        return chosen
+    elsewhere = [name for name in labelled if name != chosen.node]
+    if elsewhere:
+        raise SwarmkeepError(
+            f"{stack}: its data is on node {elsewhere[0]!r}, but hosts.yaml wants it on "
+            f"{chosen.name!r}, where it would come up empty",
+            hint="set db.data_host back, or, if the data may stay behind: "
+            "inv deploy-db --move-data-host",
+        )
+    if with_volume and chosen not in with_volume:
+        names = ", ".join(host.name for host in with_volume)
+        raise SwarmkeepError(
+            f"{stack}: its volume is on {names}, not on {chosen.name!r}, "
+            "where it would come up empty",
+            hint=f"set db.data_host: {with_volume[0].name}, or, if the data may stay behind: "
+            "inv deploy-db --move-data-host",
+        )
+    return chosen
+
+
+def data_changes(stack: str, host: HostEntry, cluster: Cluster) -> list[LabelChange]:
+    """The labels that pin the database stack to its one node."""
+    changes = []
+    for node in cluster.nodes:
+        has = node.labels.get(DATA_LABEL) == stack
+        if node.name == host.node and not has:
+            changes.append(LabelChange(node.name, {DATA_LABEL: stack}))
+        elif node.name != host.node and has:
+            changes.append(LabelChange(node.name, {}, (DATA_LABEL,)))
+    return changes
+
+
+def _chosen(
+    inventory: Inventory, labelled: Sequence[str], with_volume: Sequence[HostEntry]
+) -> HostEntry:
+    databases = inventory.with_role("db")
+    named = next((h for h in databases if h.name == inventory.postgres.data_host), None)
+    if named:
+        return named
+    if len(labelled) == 1:
+        pinned = inventory.host_of_node(labelled[0])
+        if pinned is None or pinned.role != "db":
+            raise SwarmkeepError(
+                f"{inventory.postgres.stack}: its data is on node {labelled[0]!r}, "
+                "which is no host with 'role: db' in hosts.yaml",
+                hint="add that host, or name another in db.data_host",
+            )
+        return pinned
+    candidates = with_volume or databases
+    if len(candidates) == 1:
+        return candidates[0]
+    names = ", ".join(host.name for host in candidates)
+    why = "hold its volume" if with_volume else "could hold its data"
+    raise SwarmkeepError(
+        f"{inventory.postgres.stack}: {len(candidates)} db hosts {why}: {names}",
+        hint="say which one in hosts.yaml: db: {data_host: NAME}",
+    )

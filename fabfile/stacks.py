@@ -1,0 +1,158 @@
+"""The two stacks as they should be: compose file, secret versions, images. Reads files only."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fabfile import compose
+from fabfile.errors import ConfigError
+from fabfile.swarm import SecretVersion
+
+if TYPE_CHECKING:
+    from fabfile.inventory import Inventory
+    from fabfile.vault import Secrets
+
+COMPOSE_FOLDER = Path(__file__).resolve().parent.parent / "compose"
+_HASH_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class SecretContent:
+    """A secret version with what is in it, kept out of every repr."""
+
+    version: SecretVersion
+    content: bytes
+
+    def __repr__(self) -> str:
+        return f"SecretContent({self.version.name})"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A stack as hosts.yaml, the vault and its compose file want it."""
+
+    name: str
+    role: str
+    image: str
+    compose: dict[str, Any]
+    secrets: tuple[SecretContent, ...]
+    hidden: tuple[str, ...]
+    """Texts that must never be shown, whatever a container logs."""
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """Full names of its services."""
+        return tuple(f"{self.name}_{key}" for key in self.compose["services"])
+
+    @property
+    def stack_input(self) -> str:
+        """What `docker stack deploy` reads."""
+        return compose.to_stack_input(self.compose)
+
+    def with_replicas(self, service: str, replicas: int) -> Wanted:
+        """The same stack with another number of tasks for one service (name without stack)."""
+        services = dict(self.compose["services"])
+        one = dict(services[service])
+        one["deploy"] = {**one.get("deploy", {}), "replicas": replicas}
+        services[service] = one
+        return replace(self, compose={**self.compose, "services": services})
+
+    def redact(self, text: str) -> str:
+        """Given a text from outside, return it without our secrets."""
+        for hidden in self.hidden:
+            text = text.replace(hidden, "[redacted]")
+        return text
+
+
+def database(inventory: Inventory, secrets: Secrets, folder: Path = COMPOSE_FOLDER) -> Wanted:
+    """The database stack. Raises ConfigError for a missing vault entry or a broken compose file."""
+    postgres = inventory.postgres
+    password = secrets.require("vault_postgres_password").reveal()
+    secret = versioned(secrets.name_key(), postgres.stack, "postgres_password", password.encode())
+    # From PostgreSQL 18 on the image keeps its data below /var/lib/postgresql by major
+    # version; before, it declares a volume one level down that would hide ours.
+    old = postgres.major < 18
+    target = "/var/lib/postgresql/data" if old else "/var/lib/postgresql"
+    names: dict[str, compose.Value] = {
+        "db_stack": postgres.stack,
+        "db_service": postgres.service.removeprefix(f"{postgres.stack}_"),
+        "db_endpoint_mode": postgres.endpoint_mode,
+        "postgres_image": postgres.image,
+        "pg_db": postgres.database,
+        "pg_user": postgres.user,
+        "pg_volume_target": target,
+        "pgdata": f"{target}/pgdata" if old else f"{target}/{postgres.major}/docker",
+        "network": inventory.network,
+        "secret_postgres_password": secret.version.name,
+    }
+    return _wanted(
+        postgres.stack, "db", postgres.image, folder / "compose-db.yml", names, [secret], [password]
+    )
+
+
+def application(inventory: Inventory, secrets: Secrets, folder: Path = COMPOSE_FOLDER) -> Wanted:
+    """The NocoDB stack. Raises ConfigError for a missing vault entry or a broken compose file."""
+    app, postgres = inventory.app, inventory.postgres
+    password = secrets.require("vault_postgres_password").reveal()
+    connection = {
+        "client": "pg",
+        "connection": {
+            "host": postgres.service,
+            "port": 5432,
+            "user": postgres.user,
+            "password": password,
+            "database": postgres.database,
+        },
+    }
+    content = json.dumps(connection, sort_keys=True).encode()
+    secret = versioned(secrets.name_key(), app.stack, "nocodb_database", content)
+    names: dict[str, compose.Value] = {
+        "app_stack": app.stack,
+        "nocodb_image": app.image,
+        "app_replicas": app.replicas,
+        "app_port": app.port,
+        "app_port_mode": app.port_mode,
+        "app_endpoint_mode": app.endpoint_mode,
+        "app_public_url": app.public_url or None,
+        "network": inventory.network,
+        "secret_nocodb_database": secret.version.name,
+    }
+    return _wanted(
+        app.stack, "app", app.image, folder / "compose-app.yml", names, [secret], [password]
+    )
+
+
+def versioned(key: bytes, stack: str, base: str, content: bytes) -> SecretContent:
+    """Given a secret's content, return it under a name that changes with the content.
+
+    The hash is keyed, since names are visible to everybody with access to Docker.
+    """
+    digest = hmac.new(key, f"{stack}/{base}\0".encode() + content, hashlib.sha256).hexdigest()
+    name = f"{stack}_{base}"
+    return SecretContent(SecretVersion(f"{name}_{digest[:_HASH_DIGITS]}", name), content)
+
+
+def _wanted(
+    stack: str,
+    role: str,
+    image: str,
+    path: Path,
+    names: dict[str, compose.Value],
+    secrets: Sequence[SecretContent],
+    hidden: Sequence[str],
+) -> Wanted:
+    data = compose.fill(compose.load(path), names, path.name)
+    declared = {str(entry.get("name")) for entry in (data.get("secrets") or {}).values() if entry}
+    missing = [s.version.base for s in secrets if s.version.name not in declared]
+    if missing:
+        raise ConfigError(
+            f"{path}: does not declare the secret {missing[0]}",
+            hint="restore its 'secrets:' section: git diff compose/",
+        )
+    return Wanted(stack, role, image, data, tuple(secrets), tuple(hidden))

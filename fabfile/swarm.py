@@ -1,0 +1,311 @@
+"""Docker commands as data, and parsers of their JSON. Nothing here runs anything.
+
+Field names are those of the Docker Engine API, v1.41 (Docker 20.10) and later:
+https://docs.docker.com/reference/api/engine/version/v1.41/
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fabfile.errors import SwarmkeepError
+from fabfile.transport import Command, Result
+
+ROLE_LABEL = "role"
+DATA_LABEL = "swarmkeep.pgdata"
+"""On the one node that holds a database stack's volume; its value is the stack's name."""
+SECRET_LABEL = "swarmkeep.secret"  # noqa: S105 - the name of a label
+"""On every secret version we made; its value is the secret's name without version."""
+STACK_LABEL = "com.docker.stack.namespace"
+
+_SECTION = re.compile(r"^--swarmkeep (\w+)--\n", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the Swarm."""
+
+    id: str
+    name: str
+    state: str
+    availability: str
+    manager: bool
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class SecretVersion:
+    """A Docker secret that we made: `name` with version, `base` without."""
+
+    name: str
+    base: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a service, running or gone. Times are as Docker gives them (RFC 3339)."""
+
+    id: str
+    service_id: str
+    node_id: str
+    slot: int
+    desired: str
+    state: str
+    since: str
+    created: str
+    error: str
+    message: str
+    container_id: str
+    exit_code: int
+    spec: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service. `replicas` is the wanted number of tasks (None for a global service)."""
+
+    id: str
+    name: str
+    stack: str
+    image: str
+    replicas: int | None
+    spec: Mapping[str, Any]
+    update: Mapping[str, Any]
+    updated_at: str
+
+    @property
+    def template(self) -> Mapping[str, Any]:
+        """The specification its tasks are made from."""
+        template: Mapping[str, Any] = self.spec["TaskTemplate"]
+        return template
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What one manager knows, from one command."""
+
+    cli_major: int
+    now: str
+    nodes: tuple[Node, ...]
+    network: Mapping[str, Any] | None
+    secrets: tuple[SecretVersion, ...]
+    services: tuple[Service, ...]
+    tasks: tuple[Task, ...]
+
+    def node(self, name: str) -> Node | None:
+        """The node of this name."""
+        return next((node for node in self.nodes if node.name == name), None)
+
+    def stack(self, stack: str) -> tuple[Service, ...]:
+        """The services of a stack, by name."""
+        return tuple(service for service in self.services if service.stack == stack)
+
+    def service(self, name: str) -> Service | None:
+        """The service of this full name."""
+        return next((service for service in self.services if service.name == name), None)
+
+    def tasks_of(self, service: Service) -> tuple[Task, ...]:
+        """A service's tasks, the newest first."""
+        mine = [task for task in self.tasks if task.service_id == service.id]
+        return tuple(sorted(mine, key=lambda task: task.created, reverse=True))
+
+
+def _docker_json(section: str, command: str) -> str:
+    return f"echo; echo '--swarmkeep {section}--'; {command}\n"
+
+
+def observe(network: str, stacks: Sequence[str]) -> Command:
+    """The one command that reads all a deploy or a status needs to know from a manager."""
+    filters = " ".join(
+        f"docker service ls -q --filter {shlex.quote(f'label={STACK_LABEL}={stack}')};"
+        for stack in stacks
+    )
+    script = (
+        _docker_json("info", "docker info --format '{{json .}}' 2>&1")
+        + _docker_json("cli", "docker version --format '{{.Client.Version}}' 2>&1")
+        + _docker_json("now", "date -u +%Y-%m-%dT%H:%M:%SZ")
+        # On a machine that is no manager the rest can only fail; `info` tells that story.
+        + "docker node ls -q >/dev/null 2>&1 || exit 0\n"
+        + _docker_json("nodes", "docker node inspect $(docker node ls -q)")
+        + _docker_json("network", f"docker network inspect {shlex.quote(network)} 2>/dev/null || :")
+        + "s=$(docker secret ls -q --filter " + f"label={SECRET_LABEL})\n"
+        + _docker_json("secrets", '[ -z "$s" ] || docker secret inspect $s')
+        + f"s=$({filters})\n"
+        + _docker_json("services", '[ -z "$s" ] || docker service inspect $s')
+        + '[ -z "$s" ] || t=$(docker service ps -q --no-trunc $s 2>/dev/null | sort -u)\n'
+        # A task may be pruned between the two calls: what is left is still printed.
+        + _docker_json(
+            "tasks", '[ -z "${t:-}" ] || docker inspect --type task $t 2>/dev/null || :'
+        )
+    )  # fmt: skip
+    return Command(script, changes=False)
+
+
+def parse_cluster(result: Result) -> Cluster:
+    """Given the output of `observe`, return the Cluster.
+
+    Raises SwarmkeepError if Docker does not answer there or it is not a manager.
+    """
+    sections = split_sections(result.stdout)
+    info = _first_json(sections.get("info", ""))
+    if not isinstance(info, dict) or info.get("ServerErrors"):
+        said = (sections.get("info", "") or result.stderr).strip().splitlines()
+        raise SwarmkeepError(
+            f"{result.host}: Docker does not answer: {said[-1] if said else 'no output'}",
+            hint="is Docker installed and running there? try: systemctl status docker",
+        )
+    swarm = info.get("Swarm") or {}
+    if not swarm.get("ControlAvailable"):
+        state = swarm.get("LocalNodeState", "inactive")
+        raise SwarmkeepError(
+            f"{result.host}: is not a Swarm manager (Swarm is {state} there)",
+            hint="check 'swarm: manager' in hosts.yaml, or make it one: docker swarm init",
+        )
+    if "nodes" not in sections:
+        raise SwarmkeepError(
+            f"{result.host}: the Swarm does not answer: {result.stderr.strip()}",
+            hint="has it lost its quorum of managers? see docker node ls",
+        )
+    networks = _json_list(sections["network"])
+    return Cluster(
+        cli_major=_major(sections.get("cli", "")),
+        now=sections["now"].strip(),
+        nodes=tuple(_node(item) for item in _json_list(sections["nodes"])),
+        network=networks[0] if networks else None,
+        secrets=tuple(_secret(item) for item in _json_list(sections["secrets"])),
+        services=tuple(
+            sorted(map(_service, _json_list(sections["services"])), key=lambda s: s.name)
+        ),
+        tasks=tuple(_task(item) for item in _json_list(sections["tasks"])),
+    )
+
+
+def split_sections(text: str) -> dict[str, str]:
+    """Given output with section headers, return the text of each section."""
+    parts = _SECTION.split(text)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def label_node(node: str, labels: Mapping[str, str], remove: Iterable[str] = ()) -> str:
+    """The command that sets and removes labels of a node."""
+    words = [f"--label-add {shlex.quote(f'{key}={value}')}" for key, value in labels.items()]
+    words += [f"--label-rm {shlex.quote(key)}" for key in remove]
+    return f"docker node update {' '.join(words)} {shlex.quote(node)}"
+
+
+def create_network(name: str) -> str:
+    """The command that makes the shared overlay network."""
+    return f"docker network create --driver overlay --attachable {shlex.quote(name)}"
+
+
+def create_secret(version: SecretVersion) -> str:
+    """The command that makes a secret from stdin."""
+    label = shlex.quote(f"{SECRET_LABEL}={version.base}")
+    return f"docker secret create --label {label} {shlex.quote(version.name)} -"
+
+
+def remove_secrets(names: Sequence[str]) -> str:
+    """The command that removes secrets that no service uses; one in use stays, silently."""
+    each = " ".join(shlex.quote(name) for name in names)
+    return f'for s in {each}; do docker secret rm "$s" >/dev/null 2>&1 || :; done'
+
+
+def deploy_stack(stack: str, *, cli_major: int, resolve_image: str) -> str:
+    """The command that deploys a stack from compose YAML on stdin.
+
+    It returns before anything runs. CLI 26 brought --detach, with true as its default
+    "for now"; we say it where it is known, since its waiting has no deadline and reports a
+    rollback as success (docker/cli#6752, #5299).
+    """
+    detach = " --detach=true" if cli_major >= 26 else ""
+    return (
+        f"docker stack deploy --compose-file - --resolve-image {resolve_image}{detach} "
+        f"{shlex.quote(stack)}"
+    )
+
+
+def remove_stack(stack: str) -> str:
+    """The command that removes a stack's services; volumes, secrets and networks stay."""
+    return f"docker stack rm {shlex.quote(stack)}"
+
+
+def task_logs(task_id: str, lines: int) -> str:
+    """The command that prints a task's last log lines; bounded, as its node may be away."""
+    command = f"docker service logs --raw --no-trunc --tail {lines} {shlex.quote(task_id)}"
+    return f"timeout 10 {command} 2>&1"
+
+
+def _node(item: dict[str, Any]) -> Node:
+    return Node(
+        id=item["ID"],
+        name=item["Description"]["Hostname"],
+        state=item["Status"]["State"],
+        availability=item["Spec"]["Availability"],
+        manager=item["Spec"]["Role"] == "manager",
+        labels=item["Spec"].get("Labels") or {},
+    )
+
+
+def _secret(item: dict[str, Any]) -> SecretVersion:
+    return SecretVersion(item["Spec"]["Name"], item["Spec"]["Labels"][SECRET_LABEL])
+
+
+def _service(item: dict[str, Any]) -> Service:
+    spec = item["Spec"]
+    return Service(
+        id=item["ID"],
+        name=spec["Name"],
+        stack=(spec.get("Labels") or {}).get(STACK_LABEL, ""),
+        image=spec["TaskTemplate"]["ContainerSpec"]["Image"],
+        replicas=(spec["Mode"].get("Replicated") or {}).get("Replicas"),
+        spec=spec,
+        update=item.get("UpdateStatus") or {},
+        updated_at=item.get("UpdatedAt", ""),
+    )
+
+
+def _task(item: dict[str, Any]) -> Task:
+    status = item["Status"]
+    container = status.get("ContainerStatus") or {}
+    return Task(
+        id=item["ID"],
+        service_id=item["ServiceID"],
+        node_id=item.get("NodeID", ""),
+        slot=item.get("Slot", 0),
+        desired=item["DesiredState"],
+        state=status["State"],
+        since=status["Timestamp"],
+        created=item["CreatedAt"],
+        error=status.get("Err", ""),
+        message=status.get("Message", ""),
+        container_id=container.get("ContainerID", ""),
+        exit_code=container.get("ExitCode", 0),
+        spec=item["Spec"],
+    )
+
+
+def _json_list(text: str) -> list[dict[str, Any]]:
+    text = text.strip()
+    items: list[dict[str, Any]] = json.loads(text) if text else []
+    return items
+
+
+def _first_json(text: str) -> Any:
+    """The JSON line of `docker info`, which may be followed by warnings."""
+    for line in text.splitlines():
+        if line.startswith("{"):
+            try:
+                return json.loads(line)
+            except ValueError:
+                return None
+    return None
+
+
+def _major(version: str) -> int:
+    match = re.match(r"\s*(\d+)", version)
+    return int(match[1]) if match else 0

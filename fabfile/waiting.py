@@ -1,0 +1,143 @@
+"""Waiting for a stack to converge, with a deadline; and taking a failed change back."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable
+
+from fabfile.convergence import Baseline, Progress, baseline, judge
+from fabfile.errors import SwarmkeepError
+from fabfile.stacks import Wanted
+from fabfile.swarm import Cluster
+from fabfile.transport import Command, Host
+
+POLL_SECONDS = 0.5
+ROLLBACK_SECONDS = 120.0
+"""How long a rollback of ours may take before we stop watching it."""
+
+Say = Callable[[str], None]
+
+
+def await_stack(
+    look: Callable[[], Cluster],
+    wanted: Wanted,
+    before: Baseline,
+    *,
+    timeout: float,
+    say: Say,
+    logs: Callable[[str], str],
+) -> Cluster:
+    """Look again and again until every wanted service has converged; return the last look.
+
+    Raises SwarmkeepError with the failing task's error and its last log lines, on a
+    rollback, a pause, a task that keeps failing or finds no node, or after `timeout`
+    seconds.
+    """
+    end = time.monotonic() + timeout
+    shown: dict[str, str] = {}
+    while True:
+        cluster = look()
+        progress = judge(cluster, wanted.name, before)
+        for one in progress:
+            line = f"{one.service.name}: {one.running}/{one.wanted} running ({one.doing})"
+            if not one.done and shown.get(one.service.name) != line:
+                say(line)
+            shown[one.service.name] = line
+        failed = next((one for one in progress if one.failure), None)
+        if failed:
+            raise _failure(failed, cluster, wanted, logs)
+        if {one.service.name for one in progress if one.done} >= set(wanted.services):
+            return cluster
+        if time.monotonic() > end:
+            raise _deadline(progress, cluster, wanted, timeout, logs)
+        time.sleep(POLL_SECONDS)
+
+
+def take_back(
+    manager: Host,
+    wanted: Wanted,
+    before: Cluster,
+    observe: Callable[[Host], Cluster],
+    say: Say,
+) -> None:
+    """After a failed deploy: remove services that are new, roll back those that changed.
+
+    Swarm rolls back by itself where it saw a task fail; it does not where a task finds no
+    node or the deadline passed.
+    """
+    for service in observe(manager).stack(wanted.name):
+        old = before.service(service.name)
+        name = shlex.quote(service.name)
+        if old is None:
+            manager.run(Command(f"docker service rm {name}"))
+            say(f"{service.name}: removed again, it never worked")
+        elif old.spec != service.spec and not str(service.update.get("State", "")).startswith(
+            "rollback"
+        ):
+            manager.run(Command(f"docker service rollback --detach {name}"))
+            say(f"{service.name}: rolling back")
+    _await_old(manager, wanted, before, observe)
+
+
+def _await_old(
+    manager: Host, wanted: Wanted, before: Cluster, observe: Callable[[Host], Cluster]
+) -> None:
+    """Until the old tasks run again, or the time is over: the deploy's own error comes next."""
+    end = time.monotonic() + ROLLBACK_SECONDS
+    olds = {service.name: service for service in before.stack(wanted.name)}
+    while time.monotonic() < end:
+        cluster = observe(manager)
+        now = cluster.stack(wanted.name)
+        # As if seen for the first time: the failures of the change are not the old version's.
+        quiet = judge(cluster, wanted.name, baseline(cluster))
+        if {s.name for s in now} <= set(olds) and all(p.running == p.wanted for p in quiet):
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def _failure(
+    one: Progress, cluster: Cluster, wanted: Wanted, logs: Callable[[str], str]
+) -> SwarmkeepError:
+    message = f"{one.service.name}: {one.failure}"
+    details: list[str] = []
+    if one.culprit:
+        node = next((n.name for n in cluster.nodes if n.id == one.culprit.node_id), "")
+        where = f" on {node}" if node else ""
+        reason = one.culprit.error or one.culprit.message
+        message += f": {wanted.redact(reason)}"
+        lines = logs(one.culprit.id).strip().splitlines()
+        if lines:
+            details = [f"last log lines of its task{where}:", *map(wanted.redact, lines)]
+    return SwarmkeepError(
+        message,
+        hint="mend the cause and deploy again; inv status shows the state now",
+        details=tuple(details),
+    )
+
+
+def _deadline(
+    progress: tuple[Progress, ...],
+    cluster: Cluster,
+    wanted: Wanted,
+    timeout: float,
+    logs: Callable[[str], str],
+) -> SwarmkeepError:
+    late = next((one for one in progress if not one.done), None)
+    if late is None:
+        missing = sorted(set(wanted.services) - {one.service.name for one in progress})
+        return SwarmkeepError(
+            f"{', '.join(missing)}: Swarm has no such service after {timeout:.0f} s",
+            hint="somebody may have removed it meanwhile: deploy again",
+        )
+    tasks = cluster.tasks_of(late.service)
+    newest = tasks[0] if tasks else None
+    text = f"not converged after {timeout:.0f} s, {late.running}/{late.wanted} running"
+    if newest:
+        text += f", its newest task is {newest.state}"
+    return _failure(
+        Progress(late.service, late.running, late.wanted, False, "late", text, newest),
+        cluster,
+        wanted,
+        logs,
+    )
