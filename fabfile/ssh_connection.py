@@ -69,7 +69,7 @@ def _build(
     }
     if key:
         # A named key means that key and no other: an agent full of keys runs into MaxAuthTries.
-        options |= {"key_filename": str(key), "allow_agent": False, "look_for_keys": False}
+        options |= {"pkey": _load_key(key), "allow_agent": False, "look_for_keys": False}
     connection = fabric.Connection(
         to.address,
         user=to.user,
@@ -82,6 +82,28 @@ def _build(
     )
     _verify_host_keys(connection.client, ssh.known_hosts)
     return connection
+
+
+def _load_key(path: Path) -> paramiko.PKey:
+    """Load a private key. (With `key_filename` paramiko tries one key type after the other
+    and hides a refused login behind the last one's parse error.)
+    """
+    import paramiko
+
+    try:
+        return paramiko.PKey.from_path(path)
+    except (paramiko.PasswordRequiredException, TypeError):
+        # cryptography's way to say that the key is encrypted is a TypeError.
+        raise UnreachableError(
+            f"{path}: the SSH key is encrypted",
+            hint="load it into an agent (ssh-add) and leave ssh.key out of hosts.yaml",
+        ) from None
+    except FileNotFoundError:
+        raise UnreachableError(f"{path}: no such SSH key", hint="check ssh.key") from None
+    except (OSError, ValueError, paramiko.SSHException, paramiko.pkey.UnknownKeyType) as error:
+        raise UnreachableError(
+            f"{path}: is not a readable SSH key: {error}", hint="check ssh.key"
+        ) from None
 
 
 def _verify_host_keys(client: paramiko.SSHClient, known_hosts: Path) -> None:
@@ -137,13 +159,6 @@ def explain(error: Exception, label: str, to: HostEntry | Gateway, ssh: Ssh) -> 
             hint=f"if the machine was reinstalled: ssh-keygen -R '{name}' -f {ssh.known_hosts} && "
             f"{scan}; if not, somebody may be in between",
         )
-    if isinstance(error, paramiko.PasswordRequiredException):
-        return UnreachableError(
-            f"{label}: the SSH key {ssh.key or ''} is encrypted".replace("  ", " "),
-            hint="load it into an agent (ssh-add) and leave ssh.key out of hosts.yaml",
-        )
-    if isinstance(error, FileNotFoundError):
-        return UnreachableError(f"{label}: no SSH key {error.filename}", hint="check ssh.key")
     if isinstance(error, paramiko.AuthenticationException) or "authentication" in str(error):
         return UnreachableError(
             f"{label}: refused the login of user {to.user!r} with "
@@ -166,7 +181,7 @@ def _network_reason(error: Exception, ssh: Ssh) -> str:
         text = "the host name cannot be resolved"
     elif isinstance(error, TimeoutError) or "timed out" in text.lower():
         text = f"no answer within {ssh.connect_timeout} s"
-    elif "protocol banner" in text:
+    elif "protocol banner" in text or "No existing session" in text:
         text = f"accepts connections but no SSH server answers within {ssh.connect_timeout} s"
     elif isinstance(error, paramiko.ChannelException):
         text = f"the gateway cannot reach it: {text}"

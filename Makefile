@@ -1,0 +1,52 @@
+# The two commands are `make demo` and `make test`. Both install what they need.
+# PYTHON names the interpreter that .venv is made with (3.11 or newer).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LAB ?= swarmkeep
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONDONTWRITEBYTECODE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo lint types test test-unit test-e2e bench-backup lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z][a-z0-9-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+venv: $(STAMP) ## Create .venv and install the locked dependencies
+
+$(STAMP): requirements-dev.lock tools/venv.sh
+	@tools/venv.sh $(PYTHON) $(VENV) requirements-dev.lock
+	@touch $@
+
+demo: $(STAMP) ## Bring up the lab, deploy, back up, verify: the whole product in one go
+	@tools/demo.sh $(LAB)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/shellcheck $$(git ls-files '*.sh' '*.bash' .ci/run)
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+test-unit: $(STAMP) lint types ## The quick tests: lint, types, unit, SSH (under 20 s)
+	$(BIN)/pytest -q tests/unit tests/ssh
+
+test: test-unit ## Everything: the quick tests, the shell tests, the end-to-end tests in the lab
+	@tools/need.sh bats
+	bats --print-output-on-failure tests/shell
+	$(BIN)/pytest tests/e2e
+
+bench-backup: $(STAMP) ## Time a backup against the literal pipeline, side by side in the lab
+	$(BIN)/python -m bench.backup
+
+lock: ## Renew the lock files from pyproject.toml
+	@tools/lock.sh $(PYTHON)
+
+clean: ## Remove .venv and caches (not the lab: inv lab.down)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
