@@ -11,22 +11,24 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from fabfile import yamltext
 from fabfile.errors import ConfigError
 from fabfile.schema import Section
+from fabfile.units import check_cron
 
 DEFAULT_FILE = "hosts.yaml"
 ENVIRONMENT = "SWARMKEEP_HOSTS"
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
-_ADDRESS = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,252}"
+_ADDRESS = r"[A-Za-z0-9:][A-Za-z0-9._:-]{0,252}"
 _USER = r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,62}"
 _PG_NAME = r"[A-Za-z_][A-Za-z0-9_.-]{0,62}"
 _BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
-_IMAGE = r"[a-z0-9][A-Za-z0-9._/:-]*(@sha256:[0-9a-f]{64})?"
+_REGION = r"[a-z][a-z0-9-]{0,62}"
+_IMAGE = r"[a-z0-9][A-Za-z0-9._/:-]{0,254}(@sha256:[0-9a-f]{64})?"
 _URL = r"https?://[A-Za-z0-9._:\[\]-]+(/[A-Za-z0-9._~/-]*)?"
-_CRON = r"(@(hourly|daily|weekly|monthly))|([0-9A-Za-z*/,-]+ +){4}[0-9A-Za-z*/,-]+"
+# It is pruned by root's script: a folder of its own, nothing relative, nothing to quote.
+_DIRECTORY = r"(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+"
 _PG_IMAGE = re.compile(r".*:(?P<major>\d+)(\.\d+)?-[a-z][a-z0-9.]*(@sha256:[0-9a-f]{64})?")
 
 
@@ -153,7 +155,11 @@ class Inventory:
 
 def locate(flag: str | None) -> Path:
     """Return the file to read: --hosts if given, else $SWARMKEEP_HOSTS, else ./hosts.yaml."""
-    return Path(flag or os.environ.get(ENVIRONMENT) or DEFAULT_FILE).expanduser().absolute()
+    named = flag or os.environ.get(ENVIRONMENT) or DEFAULT_FILE
+    try:
+        return Path(named).expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigError(f"{named!r}: no such hosts file: {error}") from None
 
 
 def load(path: Path) -> Inventory:
@@ -174,11 +180,9 @@ def load(path: Path) -> Inventory:
             hint="check its permissions and that it is UTF-8 text",
         ) from None
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"{path}: is not valid YAML", details=tuple(str(error).splitlines())
-        ) from None
+        data = yamltext.parse(text)
+    except yamltext.YamlTextError as error:
+        raise ConfigError(f"{path}: {error}", details=error.details) from None
     if data is None:
         raise ConfigError(f"{path}: is empty", hint="docs/hosts.md lists what belongs in it")
     errors: list[str] = []
@@ -204,9 +208,13 @@ def _read(top: Section, path: Path) -> Inventory:
         app=_read_app(top.section("app"), stacks, images),
         backup=_read_backup(top.section("backup"), top),
         vault=_read_vault(top.section("vault"), base),
-        deploy_timeout=(deploy := top.section("deploy")).duration("timeout", 600),
+        deploy_timeout=(deploy := top.section("deploy")).duration(
+            "timeout", 600, low=1, high=86400
+        ),
         resolve_image=deploy.choice("resolve_image", "changed", ("always", "changed", "never")),
     )
+    if inventory.app.stack == inventory.postgres.stack:
+        stacks.fail("app", f"{inventory.app.stack!r} is also stacks.db: want two separate stacks")
     for section in (stacks, images, deploy, top):
         section.finish()
     _check_hosts(inventory, top.section("hosts"))
@@ -233,14 +241,12 @@ def _read_ssh(section: Section, base: Path) -> Ssh:
         user=user,
         port=port,
         key=key,
-        known_hosts=_path(section.text("known_hosts", "~/.ssh/known_hosts"), base),
-        connect_timeout=section.duration("connect_timeout", 10),
+        known_hosts=_path(section, "known_hosts", "~/.ssh/known_hosts", base),
+        connect_timeout=section.duration("connect_timeout", 10, low=1, high=600),
         become=section.flag("become", False),
         gateway=gateway,
     )
     section.finish()
-    if not 1 <= ssh.connect_timeout <= 600:
-        section.fail("connect_timeout", "is out of range: want 1s to 10m")
     return ssh
 
 
@@ -313,19 +319,18 @@ def _read_backup(section: Section, top: Section) -> Backup:
     endpoint = section.text("endpoint_url", "", pattern=_URL, want="http(s)://host[:port]")
     backup = Backup(
         bucket=top.text("s3_bucket_name", pattern=_BUCKET, want="an S3 bucket name"),
-        region=top.text("aws_region", "us-east-1", pattern=r"[a-z0-9-]+", want="an AWS region"),
-        schedule=section.text(
-            "schedule", "15 2 * * *", pattern=_CRON, want="five cron fields, such as '15 2 * * *'"
-        ),
+        region=top.text("aws_region", "us-east-1", pattern=_REGION, want="an AWS region"),
+        schedule=_read_schedule(section),
         directory=section.text(
-            "directory", "/var/backups/postgres", pattern=r"/[^\n]+", want="an absolute path"
+            "directory", "/var/backups/postgres", pattern=_DIRECTORY,
+            want="an absolute path of letters, digits, _ . -",
         ),
         keep_local_days=section.integer("keep_local_days", 7, low=0, high=3650),
         compression=section.text(
             "compression", "auto", pattern=r"auto|(gzip|pigz)-[1-9]|igzip-[0-3]",
             want="auto, gzip-1..9, pigz-1..9 or igzip-0..3",
         ),
-        max_age=section.duration("max_age", 26 * 3600),
+        max_age=section.duration("max_age", 26 * 3600, low=60),
         min_size=section.size("min_size", 10 * 1024),
         endpoint_url=endpoint,
         node_endpoint_url=section.text(
@@ -337,9 +342,18 @@ def _read_backup(section: Section, top: Section) -> Backup:
     return backup
 
 
+def _read_schedule(section: Section) -> str:
+    text = section.text("schedule", "15 2 * * *")
+    try:
+        return check_cron(text)
+    except ValueError as error:
+        section.fail("schedule", f"{text!r}: {error}")
+        return text
+
+
 def _read_vault(section: Section, base: Path) -> Vault:
     vault = Vault(
-        file=_path(section.text("file", "vault.yml"), base),
+        file=_path(section, "file", "vault.yml", base),
         password_file=_optional_path(section, "password_file", base),
     )
     section.finish()
@@ -357,30 +371,33 @@ def _check_hosts(inventory: Inventory, hosts: Section) -> None:
     databases = [host.name for host in inventory.with_role("db")]
     if not databases:
         errors.append("hosts: no host has 'role: db'")
-    _refuse_duplicates(inventory, errors)
+    _refuse_duplicates(inventory, hosts)
     chosen = inventory.postgres.data_host
     if chosen and chosen not in databases:
         errors.append(f"db.data_host: {chosen!r} is not a host with 'role: db'")
 
 
-def _refuse_duplicates(inventory: Inventory, errors: list[str]) -> None:
+def _refuse_duplicates(inventory: Inventory, hosts: Section) -> None:
     addresses: dict[tuple[str, int], str] = {}
     nodes: dict[str, str] = {}
     for host in inventory.hosts:
-        first = addresses.setdefault((host.address, host.port), host.name)
-        if host.address and first != host.name:
-            errors.append(
-                f"hosts.{host.name}.address: {host.address}:{host.port} is already hosts.{first}"
-            )
-        first = nodes.setdefault(host.node, host.name)
-        if first != host.name:
-            errors.append(f"hosts.{host.name}.node: {host.node!r} is already hosts.{first}")
+        path = hosts.at(host.name)
+        first = addresses.setdefault((host.address.lower(), host.port), path)
+        if host.address and first != path:
+            hosts.errors.append(f"{path}.address: {host.address}:{host.port} is already {first}")
+        first = nodes.setdefault(host.node, path)
+        if first != path:
+            hosts.errors.append(f"{path}.node: {host.node!r} is already {first}")
 
 
-def _path(text: str, base: Path) -> Path:
-    return (base / Path(text).expanduser()).absolute()
+def _path(section: Section, key: str, default: str, base: Path) -> Path:
+    text = section.text(key, default)
+    try:
+        return (base / Path(text).expanduser()).absolute()
+    except RuntimeError:  # ~name of nobody, or no home at all
+        section.fail(key, f"{text!r}: there is no such home directory")
+        return base
 
 
 def _optional_path(section: Section, key: str, base: Path) -> Path | None:
-    text = section.text(key, "")
-    return _path(text, base) if text else None
+    return _path(section, key, "", base) if section.text(key, "") else None

@@ -14,7 +14,8 @@ from fabfile.units import parse_duration, parse_size
 
 T = TypeVar("T")
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_TEN_YEARS = 10 * 365 * 86400
+_PEBIBYTE = 2**50
 
 
 class Section:
@@ -37,7 +38,8 @@ class Section:
 
     def at(self, key: object) -> str:
         """Given a key, return its full path."""
-        return f"{self.path}.{key}" if self.path else str(key)
+        name = key if isinstance(key, str) and key.isprintable() else _show(key)
+        return f"{self.path}.{name}" if self.path else name
 
     def fail(self, key: object, problem: str) -> None:
         """Record a mistake at a key."""
@@ -60,18 +62,18 @@ class Section:
     def text(
         self, key: str, default: str | None = None, *, pattern: str = "", want: str = ""
     ) -> str:
-        """A string without control characters that fully matches `pattern`; `want` describes it."""
+        """A string of printable characters that fully matches `pattern`; `want` describes it."""
         value = self._take(key, str, "a text", default)
         if value is None:
             return ""
         if value is default:
             return value
-        if _CONTROL.search(value):
+        if not value.isprintable():
             self.fail(key, "must not contain line breaks or other control characters")
         elif not value:
             self.fail(key, "is empty")
         elif pattern and not re.fullmatch(pattern, value):
-            self.fail(key, f"{value!r} is not valid: want {want}")
+            self.fail(key, f"{_show(value)} is not valid: want {want}")
         else:
             return value
         return default or ""
@@ -81,7 +83,7 @@ class Section:
         value = self._take(key, int, "a whole number", default)
         assert value is not None
         if not low <= value <= high:
-            self.fail(key, f"{value} is out of range: want {low} to {high}")
+            self.fail(key, f"{_show(value)} is out of range: want {low} to {high}")
             return default
         return value
 
@@ -96,40 +98,52 @@ class Section:
         value = self._take(key, str, "a text", default)
         if value in allowed or value is None:
             return value or default
-        self.fail(key, f"{value!r} is not one of {', '.join(allowed)}{_suggest(value, allowed)}")
+        self.fail(
+            key, f"{_show(value)} is not one of {', '.join(allowed)}{_suggest(value, allowed)}"
+        )
         return default
 
-    def duration(self, key: str, default: int) -> int:
-        """Seconds, from a whole number or from "26h"."""
-        return self._measure(key, default, parse_duration)
+    def duration(self, key: str, default: int, *, low: int = 0, high: int = _TEN_YEARS) -> int:
+        """Seconds from `low` to `high`, from a whole number or from "26h"."""
+        want = f"{low} to {high} seconds"
+        return self._measure(key, default, parse_duration, want=want, low=low, high=high)
 
     def size(self, key: str, default: int) -> int:
         """Bytes, from a whole number or from "10MiB"."""
-        return self._measure(key, default, parse_size)
+        want = "0 to 1 PiB"
+        return self._measure(key, default, parse_size, want=want, low=0, high=_PEBIBYTE)
 
     def finish(self) -> None:
         """Refuse every key that no getter asked for."""
         for key in self._values:
             if key not in self._known:
-                self.fail(key, f"unknown key{_suggest(str(key), tuple(self._known))}")
+                close = _suggest(key, tuple(self._known)) if isinstance(key, str) else ""
+                self.fail(key, f"unknown key{close}")
 
     def __contains__(self, key: str) -> bool:
         return self._values.get(key) is not None
 
-    def _measure(self, key: str, default: int, parse: Callable[[str], int]) -> int:
+    def _measure(
+        self, key: str, default: int, parse: Callable[[str], int], *, want: str, low: int, high: int
+    ) -> int:
         self._known.append(key)
         value = self._values.get(key)
         if value is None:
             return default
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value
         try:
-            if not isinstance(value, str):
-                raise ValueError(f"want a text such as '26h' or a whole number, got {_kind(value)}")
-            return parse(value)
+            if isinstance(value, str):
+                number = parse(value)
+            elif isinstance(value, int) and not isinstance(value, bool):
+                number = value
+            else:
+                raise ValueError("want a text such as '26h' or '10MiB', or a whole number")
         except ValueError as error:
-            self.fail(key, f"{value!r}: {error}")
+            self.fail(key, f"{_kind(value)}: {error}")
             return default
+        if not low <= number <= high:
+            self.fail(key, f"{_show(value)} is out of range: want {want}")
+            return default
+        return number
 
     def _take(self, key: str, kind: type[T], want: str, default: T | None) -> T | None:
         self._known.append(key)
@@ -141,19 +155,32 @@ class Section:
         # bool is a subclass of int, and a number where a name belongs is a mistake to report:
         # YAML reads an unquoted 8080 or yes as something else than text.
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            self.fail(key, f"want {want}, got {_kind(value)}")
+            quotes = kind is str and not isinstance(value, dict | list)
+            hint = " (put it in quotes)" if quotes else ""
+            self.fail(key, f"want {want}, got {_kind(value)}{hint}")
             return default
         return value
 
 
 def _kind(value: object) -> str:
+    """What a value is, for a message. Mappings and lists are not shown: aliases can make
+    a small file's data enormous."""
     if isinstance(value, dict):
         return "a mapping"
-    if isinstance(value, list):
+    if isinstance(value, list | set | tuple):
         return "a list"
     if value is None:
         return "nothing"
-    return f"{value!r}"
+    return _show(value)
+
+
+def _show(value: object) -> str:
+    """A value's repr, cut to a length that fits a line."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more than 4,300 digits
+        return "a huge number"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _suggest(word: str, known: tuple[str, ...]) -> str:
