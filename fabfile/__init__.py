@@ -2,12 +2,16 @@
 
 from invoke.collection import Collection
 
-from fabfile.commands import deploy, status, swarm
+# Under names of their own: as `swarm` or `deploy` they would hide the rooms fabfile/swarm.py
+# and fabfile/deploy.py from `from fabfile import swarm`.
+from fabfile.commands import deploy as _deploy
+from fabfile.commands import status as _status
+from fabfile.commands import swarm as _swarm
 
 namespace = Collection(
-    deploy.deploy_db,
-    deploy.deploy_app,
-    deploy.deploy,
-    status.status,
-    Collection.from_module(swarm),
+    _deploy.deploy_db,
+    _deploy.deploy_app,
+    _deploy.deploy,
+    _status.status,
+    Collection.from_module(_swarm, name="swarm"),
 )

@@ -21,6 +21,7 @@ UNPLACED_SECONDS = 15
 STEADY_SECONDS = 5
 """How long a task without a health check must run to count; with one, its health decides."""
 
+_DEFAULT_GRACE_NANOSECONDS = 10_000_000_000
 _FAILED = ("failed", "rejected", "orphaned")
 _BACK = ("rollback_started", "rollback_completed", "rollback_paused", "paused")
 
@@ -122,10 +123,27 @@ def same_specification(task: Task, service: Service) -> bool:
 
     Placement is left out: Swarm keeps a task that still fits a changed placement.
     """
-    ours, its = dict(task.spec), dict(service.template)
-    for spec in (ours, its):
-        spec.pop("Placement", None)
-    return ours == its
+    return _comparable(task.spec) == _comparable(service.template)
+
+
+def _comparable(template: Mapping[str, Any]) -> Any:
+    """A task template without what Docker shows on services only (seen with 20.10): empty
+    settings (`DNSConfig: {}`), Runtime, and the default grace period of 10 s.
+    """
+    container = dict(template["ContainerSpec"])
+    if container.get("StopGracePeriod") == _DEFAULT_GRACE_NANOSECONDS:
+        del container["StopGracePeriod"]
+    rest = {k: v for k, v in template.items() if k not in ("Placement", "Runtime")}
+    return _without_empty({**rest, "ContainerSpec": container})
+
+
+def _without_empty(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        kept = {key: _without_empty(item) for key, item in value.items()}
+        return {key: item for key, item in kept.items() if item}
+    if isinstance(value, list):
+        return [_without_empty(item) for item in value]
+    return value
 
 
 def _is_unplaced(task: Task, now: str) -> bool:

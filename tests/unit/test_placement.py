@@ -1,0 +1,127 @@
+"""Where the database may run: never where it would come up empty beside its data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fabfile import inventory as inventories
+from fabfile import placement
+from fabfile.errors import SwarmkeepError
+from fabfile.placement import LabelChange
+from tests.unit.clusters import cluster, node
+
+HOSTS = {
+    "manager1": {"address": "192.0.2.1", "swarm": "manager"},
+    "db1": {"address": "192.0.2.2", "role": "db"},
+    "db2": {"address": "192.0.2.3", "role": "db"},
+    "app1": {"address": "192.0.2.4", "role": "app"},
+}
+
+
+def inventory(tmp_path: Path, only: tuple[str, ...] = tuple(HOSTS), data_host: str = ""):
+    data = {"hosts": {name: HOSTS[name] for name in only}, "s3_bucket_name": "test-bucket"}
+    if data_host:
+        data["db"] = {"data_host": data_host}
+    path = tmp_path / "hosts.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return inventories.load(path)
+
+
+def nodes(labelled: str = ""):
+    return tuple(
+        node(name, HOSTS[name].get("role", ""), "dbstack" if name == labelled else "")
+        for name in HOSTS
+    )
+
+
+def choose(tmp_path, *, only=tuple(HOSTS), named="", labelled="", volume=(), move=False) -> str:
+    inv = inventory(tmp_path, only, named)
+    with_volume = [h for h in inv.hosts if h.name in volume]
+    seen = cluster(nodes=nodes(labelled))
+    return placement.data_host(inv, seen, with_volume, move=move).name
+
+
+def test_the_only_db_host_is_chosen(tmp_path):
+    assert choose(tmp_path, only=("manager1", "db1")) == "db1"
+
+
+def test_two_db_hosts_and_nothing_known_must_be_decided_by_the_user(tmp_path):
+    with pytest.raises(SwarmkeepError) as caught:
+        choose(tmp_path)
+    assert "2 db hosts could hold its data: db1, db2" in caught.value.message
+    assert "data_host" in caught.value.hint
+
+
+def test_the_label_decides(tmp_path):
+    assert choose(tmp_path, labelled="db2") == "db2"
+
+
+def test_the_volume_decides_where_there_is_no_label(tmp_path):
+    assert choose(tmp_path, volume=("db2",)) == "db2"
+
+
+def test_two_volumes_must_be_decided_by_the_user(tmp_path):
+    with pytest.raises(SwarmkeepError, match="hold its volume"):
+        choose(tmp_path, volume=("db1", "db2"))
+    assert choose(tmp_path, volume=("db1", "db2"), named="db2") == "db2"
+
+
+def test_named_host_against_the_label_is_refused_unless_told(tmp_path):
+    with pytest.raises(SwarmkeepError) as caught:
+        choose(tmp_path, named="db1", labelled="db2")
+    assert "its data is on node 'db2'" in caught.value.message
+    assert "--move-data-host" in caught.value.hint
+    assert choose(tmp_path, named="db1", labelled="db2", move=True) == "db1"
+
+
+def test_named_host_without_the_volume_is_refused_unless_told(tmp_path):
+    with pytest.raises(SwarmkeepError, match="come up empty"):
+        choose(tmp_path, named="db1", volume=("db2",))
+    assert choose(tmp_path, named="db1", volume=("db2",), move=True) == "db1"
+
+
+def test_label_on_a_node_that_is_no_db_host(tmp_path):
+    with pytest.raises(SwarmkeepError, match="no host with 'role: db'"):
+        choose(tmp_path, only=("manager1", "db2"), labelled="db1")
+
+
+def test_role_changes_set_and_remove(tmp_path):
+    inv = inventory(tmp_path, ("manager1", "db1", "app1"))
+    seen = cluster(nodes=(node("manager1", "db"), node("db1"), node("app1", "app")))
+    changes = sorted(placement.role_changes(inv, seen), key=lambda change: change.node)
+    assert changes == [
+        LabelChange("db1", {"role": "db"}),
+        LabelChange("manager1", {}, ("role",)),
+    ]
+
+
+def test_nothing_to_change(tmp_path):
+    inv = inventory(tmp_path, ("manager1", "db1", "app1"))
+    assert placement.role_changes(inv, cluster()) == []
+    assert placement.data_changes("dbstack", inv.with_role("db")[0], cluster()) == []
+
+
+def test_the_data_label_is_on_one_node_only(tmp_path):
+    inv = inventory(tmp_path)
+    db2 = inv.hosts[2]
+    seen = cluster(nodes=nodes(labelled="db1"))
+    assert placement.data_changes("dbstack", db2, seen) == [
+        LabelChange("db1", {}, ("swarmkeep.pgdata",)),
+        LabelChange("db2", {"swarmkeep.pgdata": "dbstack"}),
+    ]
+
+
+def test_unknown_node_is_named_with_what_is_there(tmp_path):
+    inv = inventory(tmp_path)
+    with pytest.raises(SwarmkeepError) as caught:
+        placement.check_nodes(inv, cluster())
+    assert caught.value.message == "hosts.db2: the Swarm has no node 'db2'"
+    assert "app1, db1, manager1" in caught.value.hint
+
+
+def test_strangers_are_found(tmp_path):
+    inv = inventory(tmp_path, ("manager1", "db1"))
+    assert placement.strangers(inv, cluster()) == ["app1"]
