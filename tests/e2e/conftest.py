@@ -1,0 +1,174 @@
+"""The lab, and the product's commands run as a user runs them.
+
+SWARMKEEP_TEST_LAB names another lab than swarmkeep-test; with SWARMKEEP_TEST_KEEP_LAB=1 it
+stays up afterwards, for working on a test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lab.model import Lab
+
+ROOT = Path(__file__).parents[2]
+NAME = os.environ.get("SWARMKEEP_TEST_LAB", "swarmkeep-test")
+KEEP = bool(os.environ.get("SWARMKEEP_TEST_KEEP_LAB"))
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def text(self) -> str:
+        """Everything a user saw."""
+        return self.out + self.err
+
+
+@dataclass(frozen=True)
+class Product:
+    """Runs `inv` against the lab. Every output is searched for the lab's secrets."""
+
+    lab: Lab
+    secrets: tuple[str, ...]
+
+    def inv(
+        self,
+        *args: str,
+        hosts: Path | None = None,
+        env: dict[str, str] | None = None,
+        stdin: str = "",
+        timeout: float = 300,
+    ) -> Ran:
+        """Run a command and return what it did, whatever its exit code."""
+        environment = self.lab.environment() | (env or {})
+        if hosts:
+            environment["SWARMKEEP_HOSTS"] = str(hosts)
+        done = subprocess.run(
+            [sys.executable, "-m", "invoke", *args],
+            cwd=ROOT,
+            env=environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        ran = Ran(done.returncode, done.stdout, done.stderr)
+        print(f"$ inv {' '.join(args)}  -> {ran.code}\n{ran.text}")
+        for secret in self.secrets:
+            assert secret not in ran.text, "a secret was shown"
+        assert "Traceback" not in ran.text
+        assert "internal error" not in ran.text
+        return ran
+
+    def ok(self, *args: str, **options: Any) -> Ran:
+        """Run a command that must succeed."""
+        ran = self.inv(*args, **options)
+        assert ran.code == 0, ran.text
+        return ran
+
+    def fails(self, code: int, *args: str, **options: Any) -> Ran:
+        """Run a command that must fail, with this exit code and one line that says why."""
+        ran = self.inv(*args, **options)
+        assert ran.code == code, ran.text
+        assert ran.err.startswith("error: ") or "\nerror: " in ran.text, ran.text
+        return ran
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    command = [sys.executable, "-m", "invoke"]
+    subprocess.run([*command, "lab.up", "--name", NAME], cwd=ROOT, check=True)
+    yield Lab.load(NAME)
+    if not KEEP:
+        subprocess.run([*command, "lab.down", "--name", NAME], cwd=ROOT, check=True)
+
+
+@pytest.fixture(scope="session")
+def product(lab: Lab) -> Product:
+    values = lab.secrets.values()
+    flat = [v for value in values for v in (value.values() if isinstance(value, dict) else [value])]
+    # Access key ids and names are no secrets; what is long and random is.
+    return Product(lab, tuple(str(v) for v in flat if isinstance(v, str) and len(v) >= 16))
+
+
+@pytest.fixture(scope="session")
+def deployed(product: Product) -> Product:
+    """Both stacks are deployed and converged."""
+    product.ok("deploy")
+    return product
+
+
+@pytest.fixture
+def variant(lab: Lab) -> Iterator[Callable[..., Path]]:
+    """Makes a hosts file from the lab's own with some keys changed (nested mappings merged)."""
+    made: list[Path] = []
+
+    def make(changes: dict[str, Any]) -> Path:
+        data = yaml.safe_load(lab.hosts_file.read_text())
+        path = lab.directory / f"hosts-variant-{len(made)}.yaml"
+        path.write_text(yaml.safe_dump(merged(data, changes)))
+        made.append(path)
+        return path
+
+    yield make
+    for path in made:
+        path.unlink()
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Given a mapping and changes (None removes a key), return the changed mapping."""
+    result = dict(base)
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = merged(result[key], value)
+        elif value is None:
+            result.pop(key, None)
+        else:
+            result[key] = value
+    return result
+
+
+def docker(lab: Lab, node: str, *args: str) -> str:
+    """Run docker on a node and return its output."""
+    done = lab.exec(node, "docker", *args)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode().strip()
+
+
+def container_of(lab: Lab, node: str, service: str) -> str:
+    """The id of the service's running container on a node, "" if there is none."""
+    label = f"label=com.docker.swarm.service.name={service}"
+    return docker(lab, node, "ps", "-q", "--no-trunc", "--filter", label)
+
+
+def cluster_state(lab: Lab) -> dict[str, Any]:
+    """Everything in the Swarm that a command could change, for comparing before and after."""
+    ask = lambda *args: docker(lab, "manager1", *args)  # noqa: E731
+    nodes = json.loads(ask("node", "inspect", *ask("node", "ls", "-q").split()))
+    services = ask("service", "ls", "-q").split()
+    found = json.loads(ask("service", "inspect", *services)) if services else []
+    return {
+        "nodes": {n["Description"]["Hostname"]: n["Spec"] for n in nodes},
+        "services": {s["Spec"]["Name"]: s["Spec"] for s in found},
+        "secrets": sorted(ask("secret", "ls", "--format", "{{.Name}}").split()),
+        "networks": sorted(ask("network", "ls", "--format", "{{.Name}} {{.Driver}}").splitlines()),
+        "tasks": sorted(
+            ask("service", "ps", "-q", "--no-trunc", *services).split() if services else []
+        ),
+    }
