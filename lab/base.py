@@ -1,0 +1,98 @@
+"""The root file system below all lab images: from a registry, else made by debootstrap."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from fabfile.errors import SwarmkeepError
+from lab import docker, packages
+from lab.progress import Progress, Step
+
+OFFICIAL = "debian:bookworm-slim"
+OWN = "swarmkeep-lab/rootfs:bookworm"
+MIRROR = "http://deb.debian.org/debian"
+SECURITY_MIRROR = "http://deb.debian.org/debian-security"
+PULL_TIMEOUT = 120  # seconds: a network that swallows packets must not hold us for ever
+# What the official slim image leaves out too; and device nodes, which Docker makes itself.
+LEFT_OUT = (
+    "./dev/*", "./proc/*", "./sys/*", "./var/cache/apt/*.bin", "./var/cache/apt/archives/*.deb",
+    "./var/cache/debconf/*-old", "./var/lib/apt/lists/*", "./var/log/*.log", "./usr/share/doc/*",
+    "./usr/share/info/*", "./usr/share/locale/*", "./usr/share/man/*", "./debootstrap*",
+)  # fmt: skip
+
+
+def ensure(progress: Progress, labels: list[str]) -> str:
+    """Return the name of an image that holds Debian 12. `labels` are flags for `docker import`."""
+    for name in (OFFICIAL, OWN):
+        if docker.inspect("image", name):
+            return name
+    with progress.step(f"pull {OFFICIAL}") as step:
+        if _pull():
+            return OFFICIAL
+        step.found("no registry in reach")
+    if os.geteuid() != 0:
+        raise SwarmkeepError(
+            f"{OFFICIAL} cannot be pulled, and making it with debootstrap needs root",
+            hint=f"run once as root: inv lab.up; or load it: docker load < {OFFICIAL}.tar",
+        )
+    packages.require(
+        progress, {"debootstrap": "debootstrap"}, "it makes Debian where no registry is in reach"
+    )
+    with progress.step("Debian 12 with debootstrap") as step:
+        _bootstrap(step, labels)
+    return OWN
+
+
+def _pull() -> bool:
+    try:
+        return docker.attempt("pull", OFFICIAL, timeout=PULL_TIMEOUT).returncode == 0
+    except SwarmkeepError:
+        return False
+
+
+def _bootstrap(step: Step, labels: list[str]) -> None:
+    # Not below /tmp, which may be mounted without devices.
+    folder = Path(tempfile.mkdtemp(prefix="swarmkeep-lab-", dir="/var/tmp"))
+    root = folder / "root"
+    try:
+        docker.stream(
+            "debootstrap", "--variant=minbase", "bookworm", str(root), MIRROR,
+            on_line=step.doing,
+            # Half of the time would go into syncing each file to disk.
+            environment=dict(os.environ, DPKG_FORCE="unsafe-io"),
+        )  # fmt: skip
+        (root / "etc/apt/sources.list").write_text(
+            f"deb {MIRROR} bookworm main\n"
+            f"deb {MIRROR} bookworm-updates main\n"
+            f"deb {SECURITY_MIRROR} bookworm-security main\n"
+        )
+        step.doing("docker import")
+        _import(root, labels)
+    finally:
+        _remove(folder)
+
+
+def _import(root: Path, labels: list[str]) -> None:
+    exclude = [f"--exclude={pattern}" for pattern in LEFT_OUT]
+    with subprocess.Popen(
+        ["tar", "-C", str(root), "--numeric-owner", *exclude, "-c", "."], stdout=subprocess.PIPE
+    ) as tar:
+        result = subprocess.run(
+            ["docker", "import", *labels, "-", OWN], stdin=tar.stdout, capture_output=True,
+            check=False,
+        )  # fmt: skip
+    if tar.returncode or result.returncode:
+        raise docker.failure(("docker", "import"), result.returncode, result.stderr.decode())
+
+
+def _remove(folder: Path) -> None:
+    """Remove a root file system. An interrupted debootstrap leaves /proc mounted in it."""
+    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    for mount in reversed(mounts):
+        if Path(mount).is_relative_to(folder):
+            subprocess.run(["umount", "--lazy", mount], check=False)
+    shutil.rmtree(folder)

@@ -1,0 +1,144 @@
+"""The lab's images. An image carries the hash of its recipe, and is built when that differs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import base, docker, locks, nocodb
+from lab.progress import Progress
+
+FOLDER = Path(__file__).resolve().parent / "images"
+IMAGE_LABEL = "swarmkeep.lab.image"
+RECIPE_LABEL = "swarmkeep.lab.recipe"
+PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image: its folder below lab/images, and its tag."""
+
+    name: str
+    tag: str
+
+
+BASE = Image("base", "swarmkeep-lab/base:bookworm")
+NODE = Image("node", "swarmkeep-lab/node:bookworm")
+S3 = Image("s3", "swarmkeep-lab/s3:bookworm")
+# Their tags are those that hosts.yaml names: a major version and a suite, a version.
+POSTGRES = Image("postgres", "swarmkeep-lab/postgres:15-bookworm")
+NOCODB = Image("nocodb", "swarmkeep-lab/nocodb:0.301.3")
+# The longest build first.
+ALL = (NOCODB, NODE, S3, POSTGRES)
+
+
+def recipe(image: Image) -> str:
+    """The hash of everything an image is made of; the base's files count for every image."""
+    digest = hashlib.sha256()
+    for folder in (FOLDER / BASE.name, FOLDER / image.name):
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            content = path.read_bytes()
+            executable = bool(path.stat().st_mode & 0o100)
+            digest.update(f"{path.relative_to(FOLDER)} {executable} {len(content)}\n".encode())
+            digest.update(content)
+    return digest.hexdigest()[:16]
+
+
+def missing() -> list[Image]:
+    """The images that are not there, or not as their recipe says."""
+    return [image for image in ALL if _recipe_of(image) != recipe(image)]
+
+
+def ensure(progress: Progress) -> None:
+    """Build what is missing, several images at a time."""
+    with progress.step("images") as step:
+        wanted = missing()
+        step.found(f"{len(wanted)} to build" if wanted else "all there")
+    if not wanted:
+        return
+    with progress.step("lock on the images") as step:
+        lock = locks.images(lambda: step.doing("another lab.up is building images"))
+        lock.__enter__()
+    try:
+        _build_all(progress, missing())
+    finally:
+        lock.__exit__(None, None, None)
+
+
+def _build_all(progress: Progress, wanted: list[Image]) -> None:
+    with tempfile.TemporaryDirectory(prefix="swarmkeep-lab-", dir="/var/tmp") as folder:
+        work = Path(folder)
+        with ThreadPoolExecutor(len(ALL) + 1) as pool:
+            ground = pool.submit(_ensure_base, progress, work)
+
+            def make(image: Image) -> None:
+                # Before the copy: should a file change in between, the image counts as old.
+                made_from = recipe(image)
+                context = _context(image, work)
+                if image is NOCODB:
+                    # npm needs no base image: the longest part begins at once.
+                    nocodb.build(progress, FOLDER / image.name, context)
+                ground.result()
+                _build(progress, image, made_from, context)
+
+            for future in [pool.submit(make, image) for image in wanted]:
+                future.result()
+
+
+def _ensure_base(progress: Progress, work: Path) -> None:
+    made_from = recipe(BASE)
+    if _recipe_of(BASE) == made_from:
+        return
+    found_before = docker.inspect("image", base.OFFICIAL) is not None
+    source = base.ensure(progress, ["--change", f"LABEL {IMAGE_LABEL}=rootfs"])
+    context = _context(BASE, work)
+    bundle = nocodb.ca_bundle()
+    (context / "ca-bundle.pem").write_bytes(bundle.read_bytes() if bundle else b"")
+    _build(progress, BASE, made_from, context, "--build-arg", f"FROM={source}")
+    if source == base.OFFICIAL and not found_before:
+        # Its layers live on in ours; the name was not there before us and goes again.
+        docker.attempt("image", "rm", source)
+
+
+def _context(image: Image, work: Path) -> Path:
+    return Path(shutil.copytree(FOLDER / image.name, work / image.name))
+
+
+def _build(progress: Progress, image: Image, made_from: str, context: Path, *more: str) -> None:
+    old = docker.inspect("image", image.tag)
+    # Docker knows these build arguments without a Dockerfile naming them, and keeps no trace.
+    proxies = [f"--build-arg={name}" for name in PROXIES if os.environ.get(name)]
+    with progress.step(f"image {image.name}") as step:
+        docker.stream(
+            "docker", "build", "--force-rm", "--tag", image.tag,
+            "--label", f"{IMAGE_LABEL}={image.name}", "--label", f"{RECIPE_LABEL}={made_from}",
+            *proxies, *more, str(context),
+            on_line=step.doing, environment=dict(os.environ, BUILDKIT_PROGRESS="plain"),
+        )  # fmt: skip
+    new = docker.inspect("image", image.tag)
+    if old and new and old["Id"] != new["Id"]:
+        docker.attempt("image", "rm", old["Id"])  # stays if a container still uses it
+
+
+def _recipe_of(image: Image) -> str:
+    found = docker.inspect("image", image.tag)
+    labels = (found or {}).get("Config", {}).get("Labels") or {}
+    return str(labels.get(RECIPE_LABEL, ""))
+
+
+def remove(progress: Progress) -> list[str]:
+    """Remove every image of the lab; return the names of those that are still in use."""
+    kept = []
+    with progress.step("images removed"):
+        for tag in (*(image.tag for image in ALL), BASE.tag, base.OWN):
+            found = docker.inspect("image", tag)
+            if not found or IMAGE_LABEL not in (found["Config"].get("Labels") or {}):
+                continue
+            if docker.attempt("image", "rm", tag).returncode:
+                kept.append(tag)
+    return kept

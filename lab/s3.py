@@ -1,0 +1,138 @@
+"""The bucket and its two keys: the operator's, and the nodes' which can write but not delete."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from fabfile.errors import SwarmkeepError
+from lab import docker
+from lab.model import REGION, S3, Lab
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+OPERATOR = "operator"
+NODE = "node"
+PROBE = "lab-probe/object"
+
+Key = dict[str, str]
+
+
+def ensure(lab: Lab, known: dict[str, Any]) -> dict[str, Key]:
+    """Return both keys, user -> {"access_key", "secret_key"}, once the bucket is as it should be.
+
+    `known` holds the keys of an earlier time; if they still work nothing is asked or written.
+    """
+    keys = {user: known[user] for user in (OPERATOR, NODE) if user in known}
+    if len(keys) == 2 and not look(lab, keys):
+        return keys
+    keys = {user: _key(lab, user) for user in (OPERATOR, NODE)}
+    _make_bucket(lab, client(lab, keys[OPERATOR]))
+    prove(lab, keys)
+    return keys
+
+
+def look(lab: Lab, keys: dict[str, Key]) -> str:
+    """Return "" if both keys can list the bucket, else what is wrong."""
+    from botocore.exceptions import (  # type: ignore[import-untyped]
+        BotoCoreError,
+        ClientError,
+    )
+
+    for user in (OPERATOR, NODE):
+        try:
+            client(lab, keys[user]).list_objects_v2(Bucket=lab.bucket, MaxKeys=1)
+        except (BotoCoreError, ClientError) as error:
+            return f"the {user}'s key cannot list the bucket: {error}"
+    return ""
+
+
+def policy(bucket: str) -> str:
+    """The bucket's policy, the nodes' least privilege as docs/backup.md has it.
+
+    The operator is named too: an object belongs to who wrote it, and without that line the
+    bucket's owner could not read what the nodes write. What is denied stays denied, even where
+    a node owns the object.
+    """
+    both = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
+    node = {"AWS": [f"arn:aws:iam:::user/{NODE}"]}
+    write = ["s3:PutObject", "s3:AbortMultipartUpload"]
+    read = [
+        "s3:GetObject", "s3:ListBucket", "s3:GetBucketLocation",
+        "s3:ListBucketMultipartUploads", "s3:ListMultipartUploadParts",
+    ]  # fmt: skip
+    forbidden = [
+        "s3:DeleteObject", "s3:DeleteObjectVersion", "s3:PutObjectAcl", "s3:PutObjectVersionAcl",
+        "s3:PutBucketPolicy", "s3:DeleteBucketPolicy", "s3:PutLifecycleConfiguration",
+    ]  # fmt: skip
+    statements = [
+        ("operator", "Allow", {"AWS": [f"arn:aws:iam:::user/{OPERATOR}"]}, ["s3:*"]),
+        ("nodes", "Allow", node, [*write, *read]),
+        ("nodesNever", "Deny", node, forbidden),
+    ]
+    return json.dumps(
+        {
+            "Version": "2012-10-17",
+            "Statement": [
+                {"Sid": sid, "Effect": effect, "Principal": who, "Action": what, "Resource": both}
+                for sid, effect, who, what in statements
+            ],
+        }
+    )
+
+
+def prove(lab: Lab, keys: dict[str, Key]) -> None:
+    """Try what each key may do and may not do; SwarmkeepError if that is not as promised."""
+    from botocore.exceptions import ClientError
+
+    node, operator = client(lab, keys[NODE]), client(lab, keys[OPERATOR])
+    node.put_object(Bucket=lab.bucket, Key=PROBE, Body=b"probe")
+    try:
+        node.delete_object(Bucket=lab.bucket, Key=PROBE)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "AccessDenied":
+            raise
+    else:
+        raise SwarmkeepError(
+            "the nodes' S3 key can delete objects: the bucket policy has no effect"
+        )
+    read = operator.get_object(Bucket=lab.bucket, Key=PROBE)["Body"].read()
+    operator.delete_object(Bucket=lab.bucket, Key=PROBE)
+    listed = node.list_objects_v2(Bucket=lab.bucket, Prefix=PROBE)["KeyCount"]
+    if read != b"probe" or listed:
+        raise SwarmkeepError("the operator's S3 key cannot read and delete what the nodes write")
+
+
+def client(lab: Lab, key: Key) -> S3Client:
+    """An S3 client of the lab's server for one of its keys."""
+    import boto3  # type: ignore[import-untyped]
+    from botocore.config import Config  # type: ignore[import-untyped]
+
+    session = boto3.Session(
+        aws_access_key_id=key["access_key"],
+        aws_secret_access_key=key["secret_key"],
+        region_name=REGION,
+    )
+    config = Config(
+        s3={"addressing_style": "path"},
+        connect_timeout=5,
+        read_timeout=30,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        proxies={},
+    )
+    made: S3Client = session.client("s3", endpoint_url=lab.s3_url, config=config)
+    return made
+
+
+def _key(lab: Lab, user: str) -> Key:
+    """Ask the gateway for a user's key; it makes user and key if there is none."""
+    found = json.loads(docker.inside(lab.container(S3), "s3-user", user))["keys"][0]
+    return {"access_key": found["access_key"], "secret_key": found["secret_key"]}
+
+
+def _make_bucket(lab: Lab, operator: S3Client) -> None:
+    # Making a bucket that one owns already succeeds in us-east-1, and changes nothing.
+    operator.create_bucket(Bucket=lab.bucket)
+    operator.put_bucket_policy(Bucket=lab.bucket, Policy=policy(lab.bucket))
