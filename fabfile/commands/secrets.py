@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @command(help={"generate": "make a random vault password too, in a new password file"})
 def init(ctx: Context, generate: bool = False, hosts: str | None = None) -> None:
-    """Make a new vault with fresh random secrets in it (never overwrites one)."""
+    """Make a new vault with random secrets (never overwrites)."""
     import secrets
 
     from fabfile import vault as vaults
@@ -63,7 +63,7 @@ def view(
     name: str | None = None,
     hosts: str | None = None,
 ) -> None:
-    """List the names in the vault, with --reveal the values as well."""
+    """List the entries of the vault, --reveal for the values."""
     from fabfile import vault as vaults
 
     found = vaults.load(read_inventory(hosts).vault, _ask)
@@ -77,7 +77,7 @@ def view(
 
 @command()
 def edit(ctx: Context, hosts: str | None = None) -> None:
-    """Edit the vault in $VISUAL or $EDITOR; it is checked before it is encrypted again."""
+    """Edit the vault in $VISUAL, $EDITOR or vi."""
     from fabfile import vault_edit
 
     vault = read_inventory(hosts).vault
@@ -91,7 +91,7 @@ def edit(ctx: Context, hosts: str | None = None) -> None:
 
 @command(name="set", help={"name": "the entry, such as vault_aws_secret_access_key"})
 def set_(ctx: Context, name: str, hosts: str | None = None) -> None:
-    """Set one entry of the vault, its value read from stdin (never from the command line)."""
+    """Set one entry of the vault, its value read from stdin."""
     from fabfile import vault_edit
 
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", name):
