@@ -16,7 +16,7 @@ from fabfile.vault_format import MAGIC, decrypt, encrypt, is_vault, label_of
 
 PASSWORD = "correct horse"
 CLEAR = b"vault_postgres_password: geheim-1234\n"
-slow = settings(deadline=None, max_examples=40)  # every key derivation takes 8 ms
+slow = settings(deadline=None, max_examples=25)  # every key derivation takes 8 ms
 
 
 def ansible(password: bytes, label: str = "default"):
@@ -85,24 +85,23 @@ def test_every_encryption_has_its_own_salt() -> None:
     assert encrypt(CLEAR, PASSWORD) != encrypt(CLEAR, PASSWORD)
 
 
-@pytest.mark.parametrize("label", [None, "lab"])
-def test_the_ansible_vault_command_views_ours(tmp_path: Path, label: str | None) -> None:
+def test_the_ansible_vault_command_views_ours(tmp_path: Path) -> None:
     (tmp_path / "password").write_text(PASSWORD + "\n")
-    (tmp_path / "vault.yml").write_text(encrypt(CLEAR, PASSWORD, label))
+    (tmp_path / "plain.yml").write_text(encrypt(b"a: plain\n", PASSWORD))
+    (tmp_path / "labelled.yml").write_text(encrypt(b"a: labelled\n", PASSWORD, "lab"))
     shown = ansible_vault(
-        tmp_path, "view", "--vault-id", f"{label or 'default'}@password", "vault.yml"
+        tmp_path, "view", "--vault-id", "lab@password", "plain.yml", "labelled.yml"
     )
-    assert shown.strip() == CLEAR.decode().strip()
+    assert shown.split("\n\n")[0].strip().split() == ["a:", "plain", "a:", "labelled"]
 
 
-@pytest.mark.parametrize("label", ["default", "lab"])
-def test_we_read_what_the_ansible_vault_command_encrypts(tmp_path: Path, label: str) -> None:
+def test_we_read_what_the_ansible_vault_command_encrypts(tmp_path: Path) -> None:
     (tmp_path / "password").write_text(PASSWORD + "\n")
     (tmp_path / "vault.yml").write_bytes(CLEAR)
-    ansible_vault(tmp_path, "encrypt", "--vault-id", f"{label}@password", "vault.yml")
+    ansible_vault(tmp_path, "encrypt", "--vault-id", "lab@password", "vault.yml")
     text = (tmp_path / "vault.yml").read_text()
     assert decrypt(text, PASSWORD) == CLEAR
-    assert label_of(text) == (None if label == "default" else label)
+    assert label_of(text) == "lab"
 
 
 def test_a_password_that_is_no_utf8(tmp_path: Path) -> None:
@@ -246,7 +245,7 @@ def test_any_text_is_refused_cleanly(text: str, header: str) -> None:
     refusal(header + text)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(st.data())
 def test_any_damage_is_refused_cleanly(data: st.DataObject) -> None:
     text = KEPT
