@@ -75,8 +75,8 @@ def _bring_up(
         step.found(", ".join(swarm.ensure(lab)) or "complete")
     for future in loads:
         future.result()
+    found = values | bucket.result()
     with progress.step("keys, vault and hosts file"):
-        found = values | bucket.result()
         files.write_known_hosts(lab, host_keys)
         files.write_all(lab, found, vault_is_stale=found != values)
         # Last: from now on the keys count as known, and the vault holds them.
@@ -206,7 +206,11 @@ def _remove_from_docker(label: str, name: str, progress: Progress) -> None:
     if containers := docker.ids("container", label):
         with progress.step(f"{len(containers)} containers"):
             # Their volumes go with them. Nobody waits for databases that are thrown away.
-            docker.run("container", "rm", "--force", "--volumes", *containers, timeout=180)
+            def remove(container: str) -> None:
+                docker.run("container", "rm", "--force", "--volumes", container, timeout=180)
+
+            with ThreadPoolExecutor(len(containers)) as pool:
+                list(pool.map(remove, containers))
     with progress.step("network, volumes, cgroups"):
         for network_id in docker.ids("network", label):
             docker.run("network", "rm", network_id)

@@ -34,7 +34,7 @@ def ensure(progress: Progress) -> None:
         if not problem:
             step.found("runs")
             return
-        step.found("started")
+        step.found("does not run")
         if "permission denied" in problem:
             raise SwarmkeepError(
                 "this user may not use the Docker engine",

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -419,3 +420,53 @@ def test_a_failed_command_is_an_error_with_its_last_lines():
     assert seen == ["one", "two"]
     assert "exit code 3" in caught.value.message
     assert caught.value.details == ("one", "two")
+
+
+# --- the scripts in the images ---
+
+SCRIPTS = sorted(
+    path
+    for path in images.FOLDER.rglob("*")
+    if path.is_file() and path.read_bytes().startswith(b"#!/bin/bash")
+)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_a_script_of_an_image_is_executable_and_clean(script):
+    shellcheck = Path(sys.executable).parent / "shellcheck"
+    result = subprocess.run([shellcheck, script], capture_output=True, text=True, check=False)
+    assert result.stdout == ""
+    assert result.returncode == 0
+    assert mode(script) & 0o111
+
+
+def test_every_script_of_the_images_was_found():
+    assert {path.name for path in SCRIPTS} == {
+        "docker-entrypoint.sh", "node-health", "s3-health", "s3-user", "start-node", "start-s3"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({}, "has no password"),
+        ({"POSTGRES_PASSWORD": "a", "POSTGRES_PASSWORD_FILE": "/x"}, "are set"),
+        ({"POSTGRES_PASSWORD_FILE": "/no/such/file"}, "cannot read /no/such/file"),
+    ],
+)
+def test_postgres_refuses_a_start_without_one_clear_password(settings, problem, tmp_path):
+    result = subprocess.run(
+        [images.FOLDER / "postgres/docker-entrypoint.sh"],
+        env=as_postgres(tmp_path) | settings,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert problem in result.stderr
+
+
+def as_postgres(folder: Path) -> dict[str, str]:
+    """An environment in which the script takes itself for postgres and changes no users."""
+    program = folder / "id"
+    program.write_text("#!/bin/sh\necho 999\n")
+    program.chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}", "PGDATA": str(folder / "data")}
