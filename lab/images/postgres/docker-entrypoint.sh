@@ -65,8 +65,8 @@ run_init_files() {
   for file in "$INIT_FOLDER"/*; do
     [[ -e $file ]] || continue
     echo "docker-entrypoint: $file"
+    # shellcheck disable=SC1090 # a script that is not executable is sourced, as documented
     case $file in
-      # shellcheck disable=SC1090 # a script that is not executable is sourced, as documented
       *.sh) if [[ -x $file ]]; then "$file"; else . "$file"; fi ;;
       *.sql) query --dbname "$POSTGRES_DB" --file "$file" ;;
       *.sql.gz) gzip -dc "$file" | query --dbname "$POSTGRES_DB" ;;
