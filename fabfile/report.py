@@ -31,14 +31,17 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, title: str =
     console = Console(width=width, force_terminal=terminal, highlight=False)
     with console.capture() as capture:
         console.print(grid)
-    return "\n".join(line.rstrip() for line in capture.get().strip("\n").splitlines())
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
 
 
 def plain(text: str) -> str:
-    """Given text from outside, return it with rich's markup made harmless."""
+    """Given text from outside, return it with markup and control characters made harmless."""
     from rich.markup import escape
 
-    return escape(text)
+    # An object's key may hold escape sequences; a terminal must not obey them.
+    return escape(
+        "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    )
 
 
 def checks(results: Sequence[Check]) -> str:

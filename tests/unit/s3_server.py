@@ -1,0 +1,157 @@
+"""A real HTTP server on loopback that speaks S3 (moto's implementation), with faults on demand."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+
+import boto3
+import pytest
+import yaml
+from botocore.config import Config
+from moto.core.request import Request
+from moto.s3.models import s3_backends
+from moto.s3.responses import S3Response
+from werkzeug.serving import make_server
+from werkzeug.wrappers import Response
+
+from fabfile.keys import EPOCH, Keys
+
+BUCKET = "test-bucket"
+DATABASE = "nocodb"
+ACCOUNT = "123456789012"
+Fault = Callable[[Request], Response | None]
+
+
+class S3Server:
+    """The server. `fault` may answer before it does.
+
+    `requests` holds "METHOD /path?query" of each request that Swarmkeep has sent.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[str] = []
+        self.fault: Fault | None = None
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def put(
+        self,
+        when: datetime,
+        body: bytes = b"x" * 20_000,
+        *,
+        metadata: dict[str, str] | None = None,
+        database: str = DATABASE,
+    ) -> str:
+        """Upload a backup as backup-pg.sh does; return its key."""
+        key = Keys(database).of(int((when - EPOCH).total_seconds()))
+        if metadata is None:
+            metadata = {
+                "bytes": str(len(body)),
+                "sha256": hashlib.sha256(body).hexdigest(),
+                "database": database,
+            }
+        self.client.put_object(Bucket=BUCKET, Key=key, Body=body, Metadata=metadata)
+        return key
+
+    def put_many(self, *whens: datetime) -> None:
+        """Upload tiny backups without going through HTTP."""
+        backend = s3_backends[ACCOUNT]["aws"]
+        for when in whens:
+            key = Keys(DATABASE).of(int((when - EPOCH).total_seconds()))
+            backend.put_object(BUCKET, key, b"x")
+
+    def put_garbage(self, *keys: str) -> None:
+        for key in keys:
+            self.client.put_object(Bucket=BUCKET, Key=key, Body=b"")
+
+    def empty(self) -> None:
+        """Delete every object and forget the requests."""
+        for bucket in s3_backends[ACCOUNT]["aws"].buckets.values():
+            bucket.keys.clear()
+        self.requests.clear()
+
+    @contextmanager
+    def running(self) -> Iterator[S3Server]:
+        logging.getLogger("werkzeug").setLevel(logging.WARNING)
+        thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            self.client = boto3.client(
+                "s3",
+                endpoint_url=self.url,
+                region_name="us-east-1",
+                aws_access_key_id="test",
+                aws_secret_access_key="test",
+                config=Config(s3={"addressing_style": "path"}),
+            )
+            self.client.create_bucket(Bucket=BUCKET)
+            self.requests.clear()
+            yield self
+        finally:
+            self._server.shutdown()
+            self._server.server_close()
+            thread.join(10)
+            for account in s3_backends.values():
+                account.reset()
+
+    def _answer(self, environ, start_response):
+        request = Request(environ)
+        response = None
+        if "swarmkeep" in request.headers["User-Agent"]:
+            self.requests.append(f"{request.method} {request.full_path.rstrip('?')}")
+            response = self.fault(request) if self.fault else None
+        if response is None:
+            # /bucket or /bucket/key: addressing by path.
+            in_bucket = request.path.strip("/").count("/") == 0
+            dispatch = S3Response.bucket_dispatch if in_bucket else S3Response.key_dispatch
+            status, headers, body = dispatch(request, request.raw_url, dict(request.headers))
+            response = Response(body, status=status, headers=headers)
+            if request.method == "HEAD" and "content-length" in headers:
+                response.headers["Content-Length"] = headers["content-length"]
+        return response(environ, start_response)
+
+
+def refuse(status: int, code: str, message: str = "no", *, method: str = "GET") -> Fault:
+    """A fault that refuses requests of one method with an S3 error document."""
+    body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+
+    def answer(request: Request) -> Response | None:
+        if request.method != method:
+            return None
+        return Response("" if method == "HEAD" else body, status=status, mimetype="application/xml")
+
+    return answer
+
+
+def own_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give this process credentials of its own, whatever the machine has."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CA_BUNDLE", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test-secret-that-must-not-show")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    # Its pauses between retries, not the retries.
+    monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda _seconds: None))
+
+
+def write_hosts(folder: Path, endpoint: str, **backup: object) -> Path:
+    """Write a hosts file whose bucket is at an endpoint ("": AWS); return its path."""
+    data = {
+        "hosts": {"db1": {"address": "127.0.0.1", "port": 1, "swarm": "manager", "role": "db"}},
+        "ssh": {"known_hosts": "known_hosts", "connect_timeout": "2s"},
+        "s3_bucket_name": BUCKET,
+        "backup": {**({"endpoint_url": endpoint} if endpoint else {}), **backup},
+    }
+    path = folder / "hosts.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path

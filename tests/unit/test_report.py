@@ -1,0 +1,51 @@
+"""Checks and tables as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+
+from fabfile import report
+from fabfile.verify import Check
+
+GOOD = Check("fresh", True, "made 7h ago", "never shown")
+BAD = Check("size", False, "12 B, less than the 10.0 KiB", "look into it")
+
+
+def test_checks_show_verdict_detail_and_the_next_step_of_failures_only():
+    lines = report.checks([GOOD, BAD]).splitlines()
+    assert lines[2].split() == ["ok", "fresh", "made", "7h", "ago"]
+    assert lines[3].split()[:3] == ["FAILED", "size", "12"]
+    assert lines[4].strip() == "next: look into it"
+    assert "never shown" not in report.checks([GOOD, BAD])
+
+
+def test_json_is_one_document_whose_ok_is_that_of_all_checks():
+    document = json.loads(report.checks_json([GOOD, BAD], bucket="b", requests=2))
+    assert document == {
+        "ok": False,
+        "bucket": "b",
+        "requests": 2,
+        "checks": [
+            {"name": "fresh", "ok": True, "detail": "made 7h ago", "hint": ""},
+            {"name": "size", "ok": False, "detail": BAD.detail, "hint": "look into it"},
+        ],
+    }
+    assert json.loads(report.checks_json([GOOD]))["ok"] is True
+
+
+def test_a_table_in_a_pipe_is_never_cut_or_wrapped():
+    text = report.table(["key", "size"], [["k" * 300, "1"]])
+    assert "k" * 300 in text
+    assert len(text.splitlines()) == 3
+
+
+def test_no_line_ends_in_blanks():
+    text = report.table(["a", "b"], [["1", ""], ["2", "x"]])
+    assert all(line == line.rstrip() for line in text.splitlines())
+
+
+def test_markup_and_escape_sequences_from_outside_are_harmless():
+    nasty = "[red]backup_[/]\x1b[2J\x07\u202e.gz"
+    text = report.table(["key"], [[report.plain(nasty)]])
+    assert "[red]backup_[/]" in text
+    assert not {"\x1b", "\x07", "\u202e"} & set(text)

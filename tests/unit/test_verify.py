@@ -1,0 +1,171 @@
+"""Every check of a backup, each way it can go."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from fabfile.verify import Expectations, Holding, Landed, judge
+
+NOW = datetime(2026, 11, 22, 9, tzinfo=UTC)
+EXPECTED = Expectations("nocodb", max_age=26 * 3600, min_size=10_000)
+PLACE = "s3://test-bucket/postgres/nocodb/"
+
+
+def landed(age: timedelta, size: int = 1_000_000, *, delay: timedelta | None = None, **metadata):
+    timestamp = NOW - age
+    given = {"bytes": str(size), "sha256": "a" * 64, "database": "nocodb", **metadata}
+    return Landed(
+        key=f"postgres/nocodb/backup_{timestamp:%Y%m%dT%H%M%SZ}.dump.gz",
+        timestamp=timestamp,
+        size=size,
+        last_modified=timestamp + (delay or timedelta(minutes=1)),
+        metadata={name: value for name, value in given.items() if value is not None},
+    )
+
+
+def judged(*backups: Landed, future=(), others=(), expected=EXPECTED):
+    checks = judge(expected, Holding(PLACE, backups, tuple(future), tuple(others)), NOW)
+    for check in checks:
+        assert check.detail
+        assert check.ok or check.hint, f"{check.name} failed without a next step"
+    return {check.name: check for check in checks}
+
+
+def failed(checks):
+    return [name for name, check in checks.items() if not check.ok]
+
+
+def days(count: int, size: int = 1_000_000) -> list[Landed]:
+    return [landed(timedelta(days=i + 1, hours=1), size) for i in range(count)]
+
+
+def test_a_good_backup_passes_every_check():
+    checks = judged(landed(timedelta(hours=7)), *days(7))
+    assert list(checks) == ["found", "fresh", "size", "shrunk", "complete", "clock"]
+    assert failed(checks) == []
+    assert "made 7h ago" in checks["fresh"].detail
+
+
+def test_nothing_found_is_a_failure():
+    checks = judged()
+    assert failed(checks) == ["found"]
+    assert PLACE in checks["found"].detail
+    assert "inv backup.run" in checks["found"].hint
+
+
+def test_nothing_but_garbage_is_nothing_found():
+    checks = judged(others=["postgres/nocodb/backup_zzz"])
+    assert failed(checks) == ["found"]
+    assert "backup_zzz" in checks["found"].detail
+
+
+@pytest.mark.parametrize(
+    ("age", "ok"),
+    [(26 * 3600, True), (26 * 3600 + 1, False), (0, True), (-300, True)],
+)
+def test_freshness_is_the_age_of_the_time_in_the_key(age, ok):
+    checks = judged(landed(timedelta(seconds=age)), *days(7))
+    assert checks["fresh"].ok is ok
+
+
+def test_a_stale_backup_says_how_old_it_is_and_what_is_allowed():
+    fresh = judged(landed(timedelta(days=3, hours=2)))["fresh"]
+    assert "3d 2h ago" in fresh.detail
+    assert "1d 2h" in fresh.detail
+    assert "inv backup.logs" in fresh.hint
+
+
+def test_a_late_upload_is_mentioned():
+    fresh = judged(landed(timedelta(hours=20), delay=timedelta(hours=9)))["fresh"]
+    assert fresh.ok
+    assert "received it 9h after" in fresh.detail
+
+
+def test_stale_but_received_just_now_points_at_the_clock():
+    fresh = judged(landed(timedelta(days=3), delay=timedelta(days=2, hours=23)))["fresh"]
+    assert not fresh.ok
+    assert "clock" in fresh.hint
+    assert "clock" not in judged(landed(timedelta(days=3)))["fresh"].hint
+
+
+@pytest.mark.parametrize(("size", "ok"), [(10_000, True), (9_999, False), (0, False)])
+def test_size(size, ok):
+    checks = judged(landed(timedelta(hours=1), size), *days(7, size))
+    assert checks["size"].ok is ok
+
+
+@pytest.mark.parametrize(
+    ("size", "ok"), [(500_000, True), (499_999, False), (1_000_000, True), (9_000_000, True)]
+)
+def test_shrunk(size, ok):
+    checks = judged(landed(timedelta(hours=1), size), *days(7))
+    assert checks["shrunk"].ok is ok
+    assert failed(checks) == ([] if ok else ["shrunk"])
+
+
+def test_one_odd_predecessor_does_not_matter():
+    odd = [landed(timedelta(days=9), 100_000_000), *days(6)]
+    assert judged(landed(timedelta(hours=1)), *odd)["shrunk"].ok
+
+
+def test_only_the_last_seven_predecessors_count():
+    older = [landed(timedelta(days=30 + i), 100_000_000) for i in range(20)]
+    assert judged(landed(timedelta(hours=1)), *days(7), *older)["shrunk"].ok
+
+
+def test_predecessors_of_no_size_say_nothing():
+    assert judged(landed(timedelta(hours=1)), *days(7, 0))["shrunk"].ok
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "no earlier"), (1, "only one"), (2, "only 2")])
+def test_few_predecessors_are_not_judged_and_that_is_said(count, said):
+    shrunk = judged(landed(timedelta(hours=1), 20_000), *days(count))["shrunk"]
+    assert shrunk.ok
+    assert said in shrunk.detail
+    assert "not judged" in shrunk.detail
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({"bytes": "1000001"}, "1000000 bytes are in the bucket, 1000001"),
+        ({"bytes": "0"}, "were to be uploaded"),
+        ({"bytes": None}, "lacks bytes"),
+        ({"sha256": None}, "lacks sha256"),
+        ({"bytes": None, "sha256": None}, "lacks bytes and sha256"),
+        ({"sha256": "A" * 64}, "no SHA-256"),
+        ({"sha256": "a" * 63}, "no SHA-256"),
+        ({"database": "other"}, "database 'other'"),
+    ],
+)
+def test_incomplete(metadata, said):
+    checks = judged(landed(timedelta(hours=1), **metadata), *days(7))
+    assert failed(checks) == ["complete"]
+    assert said in checks["complete"].detail
+
+
+def test_an_object_nobody_asked_the_metadata_of_is_not_complete():
+    unknown = replace(landed(timedelta(hours=1)), metadata=None)
+    assert failed(judged(unknown)) == ["complete"]
+
+
+def test_a_backup_of_the_future_is_a_failure_of_its_own():
+    future = landed(timedelta(hours=-3))
+    checks = judged(landed(timedelta(hours=7)), *days(7), future=[future])
+    assert failed(checks) == ["clock"]
+    assert future.key in checks["clock"].detail
+
+
+def test_only_future_backups_are_nothing_found():
+    checks = judged(future=[landed(timedelta(days=-300))])
+    assert failed(checks) == ["found", "clock"]
+
+
+def test_a_key_later_than_its_arrival_means_a_clock_ahead():
+    checks = judged(landed(timedelta(hours=1), delay=timedelta(minutes=-6)))
+    assert failed(checks) == ["clock"]
+    assert "6m later" in checks["clock"].detail
+    assert failed(judged(landed(timedelta(hours=1), delay=timedelta(minutes=-4)))) == []
