@@ -29,7 +29,7 @@ demo: $(STAMP) ## Bring up the lab, deploy, back up, verify: the whole product i
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/shellcheck $$(git ls-files '*.sh' '*.bash' .ci/run)
+	$(BIN)/shellcheck $$(git grep -lE '^#!(/usr/bin/env |/bin/)(ba)?sh')
 
 types: $(STAMP)
 	$(BIN)/mypy

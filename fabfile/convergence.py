@@ -123,7 +123,7 @@ def same_specification(task: Task, service: Service) -> bool:
 
     Placement is left out: Swarm keeps a task that still fits a changed placement.
     """
-    return _comparable(task.spec) == _comparable(service.template)
+    return bool(_comparable(task.spec) == _comparable(service.template))
 
 
 def _comparable(template: Mapping[str, Any]) -> Any:

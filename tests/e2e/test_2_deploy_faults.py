@@ -1,4 +1,4 @@
-"""Deploys that cannot work: refused before the first change, or taken back, and the reason shown."""
+"""Deploys that cannot work: refused before any change, or taken back, with the reason shown."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class TestRefusedBeforeAnyChange:
     def test_wrong_vault_password(self, product, variant, tmp_path):
         (tmp_path / "password").write_text("wrong")
         hosts = variant({"vault": {"password_file": str(tmp_path / "password")}})
-        assert "wrong password" in product.fails(2, "deploy-app", hosts=hosts).err
+        assert "the password is wrong" in product.fails(2, "deploy-app", hosts=hosts).err
 
     def test_missing_vault_entry(self, product, variant, lab, tmp_path):
         from fabfile.vault import encrypt
