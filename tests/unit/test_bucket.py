@@ -102,7 +102,8 @@ def test_other_databases_and_garbage_do_not_count(server, bucket):
 
 def test_stale_backups_are_found_by_grouping_days(server, bucket):
     newest = server.put(NOW - 100 * DAY)
-    server.put_many(*(NOW - 100 * DAY - i * timedelta(minutes=5) for i in range(1, 1200)))
+    for i in range(1, 1200):
+        server.put(NOW - 100 * DAY - i * timedelta(minutes=5), b"x")
     holding = bucket.newest("nocodb", NOW)
     assert holding.backups[0].key == newest
     assert len(holding.backups) == 8
@@ -342,7 +343,8 @@ def test_the_region_the_bucket_names_is_in_the_hint():
 
 
 def test_a_failing_store_is_tried_again_and_every_try_is_counted(server, bucket):
-    server.put_many(*(NOW - i * DAY for i in range(9)))
+    for i in range(9):
+        server.put(NOW - i * DAY)
     answers = [refuse(503, "SlowDown"), refuse(500, "InternalError")]
     server.fault = lambda request: answers.pop()(request) if answers else None
     assert bucket.newest("nocodb", NOW).backups

@@ -1,0 +1,99 @@
+"""What backup.verify --deep does on top: the newest object through gzip, SHA-256 and pg_restore."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fabfile.commands.edge import sudo_password
+from fabfile.errors import SwarmkeepError
+
+if TYPE_CHECKING:
+    from invoke.context import Context
+
+    from fabfile.bucket import Bucket
+    from fabfile.deep import Sink
+    from fabfile.inventory import Inventory
+    from fabfile.transport import Fleet
+    from fabfile.verify import Check, Landed
+
+
+def deep_checks(ctx: Context, inventory: Inventory, bucket: Bucket, newest: Landed) -> list[Check]:
+    """Read the newest backup once, completely, and return what that has shown.
+
+    pg_restore runs on this machine if it has one that is new enough, else in the
+    database's container, over SSH.
+    Raises UnreachableError if the bucket fails while its object is read.
+    """
+    from fabfile import archive
+    from fabfile.deep import Reading, inspect
+    from fabfile.transport import connect
+
+    with ExitStack() as stack:
+
+        def choose(head: bytes) -> Sink:
+            if archive.can_read_here(head):
+                return archive.read_here
+            password = sudo_password(ctx)
+            fleet = stack.enter_context(connect(inventory, sudo_password=password))
+            return _sink_on_hosts(fleet, inventory)
+
+        on_bytes = stack.enter_context(_progress(newest))
+        return inspect(newest, Reading(bucket.read(newest), on_bytes), choose)
+
+
+def _sink_on_hosts(fleet: Fleet, inventory: Inventory) -> Sink:
+    """The sink in the first container of the database that is found, or one that says why not."""
+    from fabfile import archive
+    from fabfile.deep import Verdict
+
+    service = inventory.postgres.service
+    reasons = ["this machine has no pg_restore that is new enough"]
+    for entry in inventory.with_role("db"):
+        try:
+            host = fleet.host(entry)
+            found = host.check(archive.find_container(service), "looking for the database")
+        except SwarmkeepError as error:
+            reasons.append(error.message)
+            continue
+        container = found.stdout.strip()
+        if container:
+            return partial(archive.read_on, host, container)
+        reasons.append(f"{entry.name}: no container of {service} runs there")
+    return lambda _reading: Verdict(
+        False,
+        f"not checked: {'; '.join(reasons)}",
+        f"install PostgreSQL {inventory.postgres.major}'s client tools (pg_restore) on this "
+        "machine, or make the db host reachable, then run again",
+    )
+
+
+@contextmanager
+def _progress(newest: Landed) -> Iterator[Callable[[int], None]]:
+    """Show bytes and rate on stderr while reading, if somebody is watching."""
+    if not sys.stderr.isatty():
+        yield lambda _count: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("reading"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("reading", total=newest.size)
+        yield lambda count: progress.update(bar, completed=count)

@@ -1,0 +1,378 @@
+"""inv backup.list and backup.verify as people type them, over HTTP: text, JSON, exit codes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import re
+import socket
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from invoke.collection import Collection
+from invoke.program import Program
+
+from fabfile.commands import backup
+from tests.unit.s3_server import BUCKET, S3Server, own_credentials, refuse, write_hosts
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+ARCHIVE = gzip.compress(b"PGDMP" + random.Random(1).randbytes(30_000) + b"END", 1)
+PLACE = "s3://test-bucket/postgres/nocodb/"
+
+PG_RESTORE = """#!/bin/sh
+[ "$(tail -c 3)" = END ] || { echo "pg_restore: error: end of file" >&2; exit 1; }
+"""
+
+
+def now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+@pytest.fixture(scope="module")
+def module_server():
+    with S3Server().running() as server:
+        yield server
+
+
+@pytest.fixture
+def server(module_server, monkeypatch, tmp_path):
+    own_credentials(monkeypatch)
+    monkeypatch.setenv("SWARMKEEP_HOSTS", str(write_hosts(tmp_path, module_server.url)))
+    module_server.fault = None
+    module_server.empty()
+    return module_server
+
+
+@pytest.fixture
+def inv(capsys):
+    """Runs a command line; returns exit code, stdout and stderr."""
+
+    def run(*arguments: str):
+        tree = Collection(Collection.from_module(backup))
+        code = 0
+        try:
+            Program(namespace=tree).run(["inv", *arguments])
+        except SystemExit as left:
+            code = left.code
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        assert "must-not-show" not in captured.out + captured.err
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def good(server):
+    """Eight daily backups; returns the key of the newest."""
+    keys = [server.put(now() - HOUR - i * DAY, ARCHIVE) for i in range(8)]
+    return keys[0]
+
+
+def failed(document) -> list[str]:
+    return [check["name"] for check in document["checks"] if not check["ok"]]
+
+
+# --- verify ------------------------------------------------------------------------------------
+
+
+def test_a_good_backup_is_exit_code_0(good, inv):
+    code, out, err = inv("backup.verify")
+    assert code == 0
+    assert err == ""
+    assert good in out
+    assert len(re.findall(r"^ *ok ", out, re.M)) == 6
+    assert "FAILED" not in out
+    assert f"{PLACE}: 2 requests" in out
+
+
+def test_json_is_one_document_and_nothing_else(good, inv):
+    code, out, err = inv("backup.verify", "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert err == ""
+    assert document["ok"] is True
+    assert document["bucket"] == BUCKET
+    assert document["key"] == good
+    assert document["requests"] == 2
+    assert 0 < document["seconds"] < 60
+    assert [check["name"] for check in document["checks"]] == [
+        "found", "fresh", "size", "shrunk", "complete", "clock",
+    ]  # fmt: skip
+
+
+def test_an_empty_bucket_fails(server, inv):
+    code, out, err = inv("backup.verify")
+    assert code == 4
+    assert f"no backup in {PLACE}" in out
+    assert f"error: the backup of nocodb in {PLACE} failed 1 of 1 checks: found" in err
+    assert "next: inv backup.logs" in err
+
+
+def test_an_empty_bucket_fails_in_json_too(server, inv):
+    code, out, _ = inv("backup.verify", "--json")
+    document = json.loads(out)
+    assert code == 4
+    assert document["ok"] is False
+    assert document["key"] is None
+
+
+def put_stale(server):
+    for i in range(8):
+        server.put(now() - (i + 2) * DAY, ARCHIVE)
+
+
+def put_small(server):
+    for i in range(8):
+        server.put(now() - HOUR - i * DAY, b"x" * 100)
+
+
+def put_shrunk(server):
+    for i in range(8):
+        server.put(now() - HOUR - i * DAY, b"x" * (20_000 if i == 0 else 50_000))
+
+
+def put_truncated(server):
+    for i in range(8):
+        metadata = {"bytes": "20001", "sha256": "a" * 64} if i == 0 else None
+        server.put(now() - HOUR - i * DAY, metadata=metadata)
+
+
+def put_bare(server):
+    for i in range(8):
+        server.put(now() - HOUR - i * DAY, metadata={})
+
+
+def put_future(server):
+    for i in range(8):
+        server.put(now() - HOUR - i * DAY)
+    server.put(now() + HOUR)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "check"),
+    [
+        (put_stale, "fresh"),
+        (put_small, "size"),
+        (put_shrunk, "shrunk"),
+        (put_truncated, "complete"),
+        (put_bare, "complete"),
+        (put_future, "clock"),
+    ],
+)
+def test_each_fault_fails_its_own_check_only(server, inv, prepare, check):
+    prepare(server)
+    code, out, err = inv("backup.verify", "--json")
+    assert code == 4
+    assert failed(json.loads(out)) == [check]
+    assert f"failed 1 of 6 checks: {check}" in err
+    code, out, err = inv("backup.verify")
+    assert code == 4
+    assert re.search(rf"^ *FAILED +{check} ", out, re.M)
+    assert "next: " in out
+
+
+def test_garbage_among_the_keys_changes_nothing(good, server, inv):
+    names = ("zzz", "2026garbage", "29990101", "old/x", "20261399T000000Z.dump.gz")
+    server.put_garbage(*(f"postgres/nocodb/backup_{name}" for name in names))
+    code, out, _ = inv("backup.verify", "--json")
+    assert code == 0
+    assert json.loads(out)["key"] == good
+
+
+def test_a_late_max_age_of_the_hosts_file_counts(good, server, inv, tmp_path):
+    hosts = write_hosts(tmp_path, server.url, max_age="30m")
+    code, out, _ = inv("backup.verify", "--json", "--hosts", str(hosts))
+    assert code == 4
+    assert failed(json.loads(out)) == ["fresh"]
+
+
+def test_escape_sequences_in_a_key_do_not_reach_the_terminal(server, inv):
+    server.put_garbage("postgres/nocodb/backup_zzz\x1b[2J[red]")
+    for command in ("backup.verify", "backup.list"):
+        _, out, err = inv(command)
+        assert "\x1b" not in out + err
+        assert "[red]" in out
+
+
+# --- what keeps it from looking ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["backup.verify", "backup.list"])
+def test_denied_is_exit_code_3(server, inv, command):
+    server.fault = refuse(403, "AccessDenied", "Access Denied")
+    code, out, err = inv(command)
+    assert code == 3
+    assert out == ""
+    assert err.splitlines()[0].startswith(f"error: bucket {BUCKET} at {server.url} denies access")
+    assert err.splitlines()[1].startswith("  next: ")
+
+
+@pytest.mark.parametrize("command", ["backup.verify", "backup.list"])
+def test_unreachable_is_exit_code_3(server, inv, tmp_path, command):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    code, out, err = inv(command, "--json", "--hosts", str(write_hosts(tmp_path, url)))
+    assert code == 3
+    assert out == ""
+    assert "cannot be reached" in err
+
+
+def test_no_credentials_are_exit_code_2(server, inv, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    code, _, err = inv("backup.verify")
+    assert code == 2
+    assert "no usable AWS credentials" in err
+
+
+def test_a_wrong_hosts_file_is_exit_code_2(server, inv, tmp_path):
+    hosts = tmp_path / "wrong.yaml"
+    hosts.write_text("hosts: {}\n")
+    code, _, err = inv("backup.verify", "--hosts", str(hosts))
+    assert code == 2
+    assert "s3_bucket_name" in err
+    assert server.requests == []
+
+
+# --- verify --deep -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """PATH with nothing but the basics and this folder."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("sh", "tail"):
+        (folder / name).symlink_to(f"/bin/{name}" if name == "sh" else f"/usr/bin/{name}")
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+@pytest.fixture
+def pg_restore(programs):
+    program = programs / "pg_restore"
+    program.write_text(PG_RESTORE)
+    program.chmod(0o755)
+    return program
+
+
+def test_deep_reads_the_newest_object_once(good, server, inv, pg_restore):
+    code, out, _ = inv("backup.verify", "--deep", "--json")
+    document = json.loads(out)
+    assert failed(document) == []
+    assert code == 0
+    assert [check["name"] for check in document["checks"]][-3:] == ["sha256", "gzip", "archive"]
+    assert [line for line in server.requests if "?" not in line] == [
+        f"HEAD /{BUCKET}/{good}",
+        f"GET /{BUCKET}/{good}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "wrong"),
+    [
+        (ARCHIVE[:-10], ["gzip", "archive"]),
+        (ARCHIVE + b"junk" * 200, ["gzip"]),
+        (gzip.compress(b"PGDMP cut off", 1), ["archive"]),
+        (gzip.compress(b"SELECT 1;", 1), ["archive"]),
+    ],
+    ids=["cut off", "trailing garbage", "truncated archive", "no archive"],
+)
+def test_deep_finds_what_the_size_does_not_show(server, inv, pg_restore, tmp_path, body, wrong):
+    server.put(now() - HOUR, body)
+    hosts = write_hosts(tmp_path, server.url, min_size=1)
+    code, out, _ = inv("backup.verify", "--deep", "--json", "--hosts", str(hosts))
+    assert code == 4
+    assert failed(json.loads(out)) == wrong
+
+
+def test_deep_compares_the_hash(server, inv, pg_restore):
+    metadata = {"bytes": str(len(ARCHIVE)), "sha256": "a" * 64}
+    server.put(now() - HOUR, ARCHIVE, metadata=metadata)
+    code, out, _ = inv("backup.verify", "--deep", "--json")
+    assert code == 4
+    assert "sha256" in failed(json.loads(out))
+
+
+def test_deep_without_any_pg_restore_is_not_passed(good, inv, programs):
+    code, out, _ = inv("backup.verify", "--deep", "--json")
+    document = json.loads(out)
+    assert code == 4
+    assert failed(document) == ["archive"]
+    archive = document["checks"][-1]
+    assert "not checked" in archive["detail"]
+    assert "db1" in archive["detail"]
+    assert "pg_restore" in archive["hint"]
+
+
+def test_deep_with_nothing_there_is_only_nothing_found(server, inv):
+    code, out, _ = inv("backup.verify", "--deep", "--json")
+    assert code == 4
+    assert failed(json.loads(out)) == ["found"]
+
+
+def test_a_bucket_that_fails_while_reading_is_exit_code_3(good, server, inv, pg_restore):
+    server.fault = lambda request: (
+        refuse(403, "AccessDenied")(request) if "list-type" not in request.args else None
+    )
+    code, out, err = inv("backup.verify", "--deep", "--json")
+    assert code == 3
+    assert out == ""
+    assert f"reading {good}" in err
+
+
+# --- list --------------------------------------------------------------------------------------
+
+
+def test_list_shows_the_newest_first(server, inv):
+    keys = [server.put(now() - HOUR - i * DAY) for i in range(30)]
+    code, out, err = inv("backup.list")
+    assert code == 0
+    assert err == ""
+    assert re.findall(r"postgres/\S+", out) == keys[:20]
+    line = next(line for line in out.splitlines() if keys[1] in line)
+    assert "1d 1h" in line
+    assert "19.5 KiB" in line
+
+
+@pytest.mark.parametrize(("limit", "count"), [("3", 3), ("0", 30), ("99", 30)])
+def test_list_limit(server, inv, limit, count):
+    keys = [server.put(now() - HOUR - i * DAY, b"x") for i in range(30)]
+    _, out, _ = inv("backup.list", "--json", "--limit", limit)
+    document = json.loads(out)
+    assert [entry["key"] for entry in document["backups"]] == keys[:count]
+    assert document["requests"] <= 4
+
+
+def test_list_in_json_has_times_and_bytes(good, inv):
+    _, out, _ = inv("backup.list", "--json", "--limit", "1")
+    (entry,) = json.loads(out)["backups"]
+    assert entry["key"] == good
+    assert entry["size"] == len(ARCHIVE)
+    assert 3600 <= entry["age_seconds"] < 3700
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", entry["time"])
+
+
+def test_list_shows_future_ones_too(server, inv):
+    keys = [server.put(now() + DAY), server.put(now() - DAY)]
+    _, out, _ = inv("backup.list")
+    assert re.findall(r"postgres/\S+", out) == keys
+    assert "in 23h 59m" in out or "in 1d" in out
+
+
+def test_list_of_nothing_says_so(server, inv):
+    code, out, err = inv("backup.list")
+    assert code == 0
+    assert out == f"no backup in {PLACE}\n"
+    assert err == ""
+    _, out, _ = inv("backup.list", "--json")
+    assert json.loads(out)["backups"] == []
+
+
+def test_list_refuses_a_negative_limit(server, inv):
+    code, _, err = inv("backup.list", "--limit=-1")
+    assert code == 2
+    assert "--limit -1" in err
+    assert server.requests == []
