@@ -4,6 +4,8 @@ from invoke.collection import Collection
 
 # Under names of their own: as `swarm` or `deploy` they would hide the rooms fabfile/swarm.py
 # and fabfile/deploy.py from `from fabfile import swarm`.
+from fabfile.commands import backup as _backup
+from fabfile.commands import backup_hosts as _backup_hosts
 from fabfile.commands import deploy as _deploy
 from fabfile.commands import lab as _lab
 from fabfile.commands import secrets as _secrets
@@ -16,6 +18,15 @@ namespace = Collection(
     _deploy.deploy,
     _status.status,
     Collection.from_module(_swarm, name="swarm"),
+    Collection(
+        "backup",
+        _backup_hosts.install,
+        _backup_hosts.run,
+        _backup_hosts.logs,
+        _backup_hosts.uninstall,
+        _backup.list_,
+        _backup.verify,
+    ),
     Collection.from_module(_secrets, name="secrets"),
     Collection.from_module(_lab, name="lab"),
 )

@@ -29,6 +29,7 @@ _IMAGE = r"[a-z0-9][A-Za-z0-9._/:-]{0,254}(@sha256:[0-9a-f]{64})?"
 _URL = r"https?://[A-Za-z0-9._:\[\]-]+(/[A-Za-z0-9._~/-]*)?"
 # It is pruned by root's script: a folder of its own, nothing relative, nothing to quote.
 _DIRECTORY = r"(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+"
+_COMPRESSION = r"auto|(gzip|pigz)-[1-9]|igzip-[0-3]|libdeflate-([1-9]|1[0-2])"
 _PG_IMAGE = re.compile(r".*:(?P<major>\d+)(\.\d+)?-[a-z][a-z0-9.]*(@sha256:[0-9a-f]{64})?")
 
 
@@ -327,8 +328,8 @@ def _read_backup(section: Section, top: Section) -> Backup:
         ),
         keep_local_days=section.integer("keep_local_days", 7, low=0, high=3650),
         compression=section.text(
-            "compression", "auto", pattern=r"auto|(gzip|pigz)-[1-9]|igzip-[0-3]",
-            want="auto, gzip-1..9, pigz-1..9 or igzip-0..3",
+            "compression", "auto", pattern=_COMPRESSION,
+            want="auto, gzip-1..9, pigz-1..9, igzip-0..3 or libdeflate-1..12",
         ),
         max_age=section.duration("max_age", 26 * 3600, low=60),
         min_size=section.size("min_size", 10 * 1024),

@@ -16,7 +16,10 @@ from invoke.tasks import task
 from fabfile.errors import FAILED, SwarmkeepError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from fabfile.inventory import Inventory
+    from fabfile.transport import Fleet
     from fabfile.vault import Secrets
 
 HOSTS_HELP = "hosts file to use instead of $SWARMKEEP_HOSTS or ./hosts.yaml"
@@ -92,6 +95,13 @@ def sudo_password(ctx: Context) -> str | None:
 def is_dry(ctx: Context) -> bool:
     """Whether Invoke's --dry was given: commands that change something are shown, not run."""
     return bool(ctx.config.run.dry)
+
+
+def connected(ctx: Context, inventory: Inventory) -> AbstractContextManager[Fleet]:
+    """The inventory's hosts, for a `with` block; --dry and the sudo password are heeded."""
+    from fabfile.transport import connect
+
+    return connect(inventory, sudo_password=sudo_password(ctx), dry=is_dry(ctx), echo=print)
 
 
 def read_vault(inventory: Inventory) -> Secrets:

@@ -1,4 +1,4 @@
-"""inv backup.list and backup.verify as people type them, over HTTP: text, JSON, exit codes."""
+"""inv backup.list and backup.verify as people type them, over real HTTP: text, JSON, codes."""
 
 from __future__ import annotations
 

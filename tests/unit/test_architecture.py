@@ -1,0 +1,131 @@
+"""The house rules of docs/architecture.md that a machine can check."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ROOMS = {path.stem: path for path in (ROOT / "fabfile").glob("*.py") if path.stem != "__init__"}
+STDLIB = sys.stdlib_module_names
+
+# Lower rooms may not import higher ones.
+LAYERS = [
+    ["errors", "units", "secret"],
+    ["schema", "yamltext", "vault_format"],
+    ["inventory"],
+    ["vault_password"],
+    ["vault"],
+    ["vault_edit"],
+    ["channel", "ssh_connection"],
+    ["transport"],
+    ["swarm", "compose"],
+    ["placement", "convergence", "stacks"],
+    ["waiting", "preflight", "probe", "status"],
+    ["deploy"],
+]
+
+
+def imports(path: Path, *, typing_too: bool = False) -> set[str]:
+    """Modules a file imports at run time, anywhere in it."""
+    tree = ast.parse(path.read_text())
+    skipped: set[ast.AST] = set()
+    if not typing_too:
+        for branch in ast.walk(tree):
+            if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.dump(branch.test):
+                skipped |= {inner for stmt in branch.body for inner in ast.walk(stmt)}
+    found: set[str] = set()
+    for item in ast.walk(tree):
+        if item in skipped:
+            continue
+        if isinstance(item, ast.Import):
+            found |= {alias.name for alias in item.names}
+        elif isinstance(item, ast.ImportFrom) and item.module:
+            found.add(item.module)
+            found |= {f"{item.module}.{alias.name}" for alias in item.names}
+    return found
+
+
+def rooms_of(path: Path) -> set[str]:
+    return {name.split(".")[1] for name in imports(path) if name.startswith("fabfile.")} & set(
+        ROOMS
+    )
+
+
+def test_lower_rooms_do_not_import_higher_ones():
+    level = {name: i for i, names in enumerate(LAYERS) for name in names}
+    wrong = [
+        f"{room} imports {other}"
+        for room in level
+        if room in ROOMS
+        for other in rooms_of(ROOMS[room])
+        if other in level and level[other] > level[room]
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_nobody_imports_the_commands(room):
+    assert not any(name.startswith("fabfile.commands") for name in imports(ROOMS[room]))
+
+
+@pytest.mark.parametrize(
+    ("library", "owner"),
+    [("fabric", "ssh_connection"), ("paramiko", "ssh_connection"), ("boto3", "bucket")],
+)
+def test_one_room_owns_each_library(library, owner):
+    files = [*ROOMS.values(), *(ROOT / "fabfile" / "commands").glob("*.py")]
+    users = {path.stem for path in files for name in imports(path) if name.split(".")[0] == library}
+    assert users == {owner}
+
+
+def test_the_bucket_never_uses_ssh_and_verify_does_no_io():
+    assert "transport" not in rooms_of(ROOMS["bucket"])
+    outside = {n.split(".")[0] for n in imports(ROOMS["verify"])} - {"fabfile"}
+    pure = {"__future__", "collections", "dataclasses", "datetime", "enum", "statistics", "typing"}
+    assert outside <= pure | {"re", "math"}
+
+
+def test_only_commands_print():
+    for room, path in ROOMS.items():
+        calls = [
+            node.lineno
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id == "print"
+        ]
+        assert calls == [], f"fabfile/{room}.py prints at lines {calls}"
+
+
+def test_no_room_has_a_name_of_the_standard_library():
+    # `fab` puts fabfile/ itself at the front of sys.path.
+    assert set(ROOMS) & STDLIB == set()
+
+
+def test_listing_commands_imports_nothing_heavy():
+    code = "import sys, tasks; print('\\n'.join(sys.modules))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = {name.split(".")[0] for name in run.stdout.split()}
+    assert loaded & {"fabric", "paramiko", "boto3", "botocore", "rich", "cryptography"} == set()
+
+
+def test_every_command_has_a_line_of_help():
+    code = (
+        "from tasks import namespace\n"
+        "for name, task in sorted(namespace.task_names.items()):\n"
+        "    doc = (namespace[name].__doc__ or '').strip().splitlines()\n"
+        "    print(name, bool(doc and doc[0].endswith('.')), sep='|')"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    lines = run.stdout.split()
+    assert len(lines) >= 6
+    assert [line for line in lines if not line.endswith("|True")] == []
