@@ -1,0 +1,199 @@
+# scripts/backup-pg.sh when all is well: what it makes, what it says, what it removes.
+
+bats_require_minimum_version 1.5.0
+load helper
+
+setup() { set_up; }
+
+@test "a dump lands in the bucket, is marked, and reads back as what was dumped" {
+  backup
+  [ "$status" -eq 0 ]
+  local key name
+  key=$(cat "$FAKE/uploads")
+  name=${key##*/}
+  [[ $key =~ ^postgres/nocodb/backup_[0-9]{8}T[0-9]{6}Z\.dump\.gz$ ]]
+  [ "$(local_files)" = "$(printf '%s\n' "$name" "$name.sha256" "$name.uploaded")" ]
+  cmp "$DUMPS/$name" "$FAKE/bucket/$key"
+  cmp <(gzip -dc "$DUMPS/$name") <(echo ARCHIVE; cat "$FAKE/content"; echo END)
+  (cd "$DUMPS" && sha256sum -c "$name.sha256")
+  nothing_half_done
+}
+
+@test "the object carries sha256, bytes and database" {
+  backup
+  local key sum
+  key=$(cat "$FAKE/uploads")
+  sum=$(sha256sum <"$FAKE/bucket/$key")
+  [ "$(cat "$FAKE/bucket/$key.metadata")" = \
+    "sha256=${sum%% *},bytes=$(stat -c %s "$FAKE/bucket/$key"),database=nocodb" ]
+}
+
+@test "every log line has UTC time, level and run; the last one has the facts" {
+  backup
+  local line
+  while IFS= read -r line; do
+    [[ $line =~ ^20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-9]{2}:[0-9]{2}:[0-9]{2}Z\ (INFO|WARNING|ERROR)\ run=[0-9TZ]+-[0-9]+\ .+ ]]
+  done <<<"$output"
+  [[ ${lines[-1]} =~ backup\ complete\ database=nocodb\ bytes=[0-9]+\ seconds=[0-9]+\ key=postgres/nocodb/backup_ ]]
+}
+
+@test "times are UTC on a node of another time zone" {
+  local before after
+  before=$(date -u +%Y%m%dT%H%M%SZ)
+  TZ=Pacific/Kiritimati backup
+  after=$(date -u +%Y%m%dT%H%M%SZ)
+  [ "$status" -eq 0 ]
+  local stamp
+  stamp=$(sed 's/.*backup_\(.*\)\.dump\.gz/\1/' "$FAKE/uploads")
+  [[ ! $stamp < $before && ! $stamp > $after ]]
+  [[ ${lines[0]} == "${stamp:0:4}-${stamp:4:2}-${stamp:6:2}T"* ]]
+}
+
+@test "dumps are for root's eyes only, whatever the umask" {
+  umask 000
+  backup
+  [ "$(find "$BATS_TEST_TMPDIR/dumps" -perm /077)" = "" ]
+}
+
+@test "user and database reach pg_dump; without a secret file there is no password" {
+  backup
+  [ "$(cat "$FAKE/pg_dump.saw")" = "noco nocodb none -Fc -Z0 -w --lock-wait-timeout=10min" ]
+}
+
+@test "a password the server wants is read inside the container and seen nowhere else" {
+  echo "s3cret-word" >"$FAKE/secret"
+  backup
+  [ "$status" -eq 0 ]
+  [[ $(cat "$FAKE/pg_dump.saw") == "noco nocodb s3cret-word "* ]]
+  [[ $output != *s3cret-word* ]]
+  run ! grep -q s3cret-word "$FAKE/docker.args" "$FAKE/aws.args"
+}
+
+@test "where the container's files are out of reach, docker exec carries the dump" {
+  touch "$FAKE/no-files"
+  backup
+  [ "$status" -eq 0 ]
+  [[ $output == *WARNING*"docker exec"* ]]
+  cmp <(gzip -dc "$DUMPS"/*.gz) <(echo ARCHIVE; cat "$FAKE/content"; echo END)
+  nothing_half_done
+}
+
+@test "an empty table's worth of data passes through the pipe as well as megabytes" {
+  : >"$FAKE/content"
+  backup
+  [ "$status" -eq 0 ]
+  seq 2000000 >"$FAKE/content"
+  wait_for another_second
+  backup
+  [ "$status" -eq 0 ]
+  [ "$(wc -l <"$FAKE/uploads")" -eq 2 ]
+}
+
+@test "of several containers the newest that answers is taken" {
+  printf '%s\n' new0 mid1 old2 >"$FAKE/ids"
+  echo new0 >"$FAKE/deaf"
+  backup
+  [ "$status" -eq 0 ]
+  [[ $output == *"container=mid1 "* ]]
+}
+
+@test "auto takes libdeflate before pigz before gzip; the result is plain gzip" {
+  mkdir "$FAKE/bin"
+  printf '#!/bin/sh\nexec /bin/gzip "$@"\n' | tee "$FAKE/bin/pigz" >"$FAKE/bin/libdeflate-gzip"
+  chmod 755 "$FAKE"/bin/*
+  settings "PATH='$FAKE/bin':\$PATH" COMPRESSION=auto
+  seq 3000000 >"$FAKE/content" # more than two of the pieces that libdeflate gets
+  backup
+  [[ $output == *"compressor='split --bytes=8M --filter=libdeflate-gzip -6 -c -'"* ]]
+  cmp <(/bin/gzip -dc "$DUMPS"/*.gz) <(echo ARCHIVE; cat "$FAKE/content"; echo END)
+  rm -r "$DUMPS" "$FAKE/bin/libdeflate-gzip"
+  # Only the fakes' own folder is asked for pigz: the machine may have one.
+  settings "PATH='$FAKE/bin':\$PATH" COMPRESSION=auto "command() { [[ \$2 != libdeflate-gzip ]] && builtin command \"\$@\"; }"
+  backup
+  [[ $output == *"compressor='pigz -6 -c'"* ]]
+  rm -r "$DUMPS"
+  settings COMPRESSION=auto "command() { [[ \$2 != libdeflate-gzip && \$2 != pigz ]] && builtin command \"\$@\"; }"
+  backup
+  [[ $output == *"compressor='gzip -6 -c'"* ]]
+  [ "$status" -eq 0 ]
+}
+
+@test "old dumps in the bucket go; the newest stays, and so does what is not in the bucket" {
+  old_dump 20200101T000000Z uploaded
+  old_dump 20200102T000000Z
+  old_dump "$(date -u -d '-6 days' +%Y%m%dT%H%M%SZ)" uploaded
+  echo backup_20200102 >"$FAKE/refuse" # it cannot be uploaded now either
+  backup
+  [ "$status" -eq 18 ]
+  [ ! -e "$DUMPS/backup_20200101T000000Z.dump.gz" ]
+  [ ! -e "$DUMPS/backup_20200101T000000Z.dump.gz.sha256" ]
+  [ ! -e "$DUMPS/backup_20200101T000000Z.dump.gz.uploaded" ]
+  [ -e "$DUMPS/backup_20200102T000000Z.dump.gz" ]
+  [ "$(find "$DUMPS" -name '*.dump.gz' | wc -l)" -eq 3 ]
+}
+
+@test "with KEEP_LOCAL_DAYS=0 only the newest dump stays" {
+  settings KEEP_LOCAL_DAYS=0
+  old_dump "$(date -u -d '-1 hour' +%Y%m%dT%H%M%SZ)" uploaded
+  backup
+  [ "$status" -eq 0 ]
+  [ "$(find "$DUMPS" -name '*.dump.gz')" = "$DUMPS/$(sed 's,.*/,,' "$FAKE/uploads")" ]
+}
+
+@test "a newest dump from the future (a clock that was wrong) is not removed for that" {
+  settings KEEP_LOCAL_DAYS=0
+  old_dump 20990101T000000Z uploaded
+  backup
+  [ "$status" -eq 0 ]
+  [ -e "$DUMPS/backup_20990101T000000Z.dump.gz" ]
+}
+
+@test "what earlier runs could not upload goes after the new dump, oldest first" {
+  old_dump 20200102T000000Z
+  old_dump 20200101T000000Z
+  settings KEEP_LOCAL_DAYS=9999
+  backup
+  [ "$status" -eq 0 ]
+  [[ $(sed -n 1p "$FAKE/uploads") != *_2020* ]]
+  [[ $(sed -n 2p "$FAKE/uploads") == *backup_20200101T000000Z.dump.gz ]]
+  [[ $(sed -n 3p "$FAKE/uploads") == *backup_20200102T000000Z.dump.gz ]]
+  [ "$(find "$DUMPS" -name '*.uploaded' | wc -l)" -eq 3 ]
+}
+
+@test "--check writes one known key, finds the database, and dumps nothing" {
+  backup --check
+  [ "$status" -eq 0 ]
+  [ "$(cat "$FAKE/uploads")" = postgres/nocodb/.write-check ]
+  [[ $output == *"ready: bucket s3://example-backups, container 0123456789ab, database nocodb"* ]]
+  [ "$(local_files)" = "" ]
+}
+
+@test "the endpoint of an S3-compatible store reaches the AWS CLI" {
+  settings "S3_ENDPOINT_URL='http://10.0.0.5:9000'"
+  backup
+  [ "$status" -eq 0 ]
+  [ "$(grep -c -- '--endpoint-url http://10.0.0.5:9000' "$FAKE/aws.args")" -eq 2 ]
+}
+
+@test "--help names every exit code that the script has, --version the version" {
+  run "$SCRIPT" --help
+  [ "$status" -eq 0 ]
+  local code
+  while IFS= read -r code; do
+    grep -Eq "^ +$code  " <<<"$output"
+  done < <(sed -n '/^readonly UNEXPECTED/,/[^\\]$/p' "$SCRIPT" | grep -o '=[0-9]*' | cut -c 2-)
+  run "$SCRIPT" --version
+  [[ $output =~ ^backup-pg\.sh\ [0-9]+\.[0-9]+\.[0-9]+$ ]]
+}
+
+@test "sourced, it only defines its functions" {
+  run bash -c '. "$1" && declare -F backup check main' sh "$SCRIPT"
+  [ "$status" -eq 0 ]
+  [ "$output" = "$(printf '%s\n' backup check main)" ]
+}
+
+@test "the cron template holds one job with a place for the schedule" {
+  local template=$BATS_TEST_DIRNAME/../../scripts/backup-pg.cron
+  [ "$(grep -c '^@SCHEDULE@ root /usr/local/bin/backup-pg.sh >>/var/log/backup-pg.log 2>&1$' "$template")" -eq 1 ]
+  [ "$(grep -vc -e '^#' -e '^MAILTO=""$' -e '^@SCHEDULE@' "$template")" -eq 0 ]
+}

@@ -1,0 +1,85 @@
+# What every test of backup-pg.sh needs: a folder of its own, settings, and fakes for the
+# programs that would reach out. Everything lies in $BATS_TEST_TMPDIR, which bats removes.
+# shellcheck shell=bash
+# shellcheck disable=SC2034,SC2119,SC2120,SC2154 # bats sets output; the tests pass and use the rest
+
+SCRIPT=$BATS_TEST_DIRNAME/../../scripts/backup-pg.sh
+
+set_up() {
+  export FAKE=$BATS_TEST_TMPDIR/fake
+  DUMPS=$BATS_TEST_TMPDIR/dumps/nocodb
+  CONF=$BATS_TEST_TMPDIR/backup-pg.conf
+  mkdir -p "$FAKE/container/root/dev/shm" "$FAKE/bucket"
+  echo 0123456789ab >"$FAKE/ids"
+  echo 1000000 >"$FAKE/database-size"
+  seq 20000 >"$FAKE/content"
+  settings
+}
+
+# Writes the settings, with the given lines last.
+settings() {
+  (
+    umask 077
+    cat >"$CONF" <<SETTINGS
+PATH='$BATS_TEST_DIRNAME/fakes':/usr/bin:/bin
+PG_DB='nocodb'
+PG_USER='noco'
+DB_SERVICE_NAME='dbstack_root_db'
+S3_BUCKET='example-backups'
+AWS_REGION='eu-central-1'
+BACKUP_DIR='$BATS_TEST_TMPDIR/dumps'
+COMPRESSION='gzip-6'
+SETTINGS
+    printf '%s\n' "$@" >>"$CONF"
+  )
+}
+
+# Runs the script; $status and $output are what bats makes of it, stderr included.
+backup() { run "$SCRIPT" --config "$CONF" "$@"; }
+
+# Starts the script in the background and waits until pg_dump is at work.
+backup_in_background() {
+  touch "$FAKE/hold"
+  # bats' own descriptor would be kept open; background jobs of a shell ignore SIGINT.
+  env --default-signal=INT "$SCRIPT" --config "$CONF" >"$FAKE/log" 2>&1 3>&- &
+  RUNNING=$!
+  wait_for test -e "$FAKE/dumping"
+}
+
+# Waits until a command succeeds, for at most 20 seconds.
+wait_for() {
+  local end=$((SECONDS + 20))
+  until "$@"; do
+    ((SECONDS < end)) || { echo "still not: $*" >&2; return 1; }
+    sleep 0.02
+  done
+}
+
+# Puts a finished dump of the given time in place; "uploaded" as $2 marks it so.
+old_dump() {
+  local file=$DUMPS/backup_$1.dump.gz sum
+  mkdir -p "$DUMPS"
+  { echo ARCHIVE; echo "$1"; echo END; } | gzip >"$file"
+  sum=$(sha256sum <"$file")
+  echo "${sum%% *}  ${file##*/}" >"$file.sha256"
+  [[ -z ${2-} ]] || touch "$file.uploaded"
+}
+
+# The local files of dumps, without their folder.
+local_files() { (cd "$DUMPS" && find . -mindepth 1 | cut -c 3- | sort); }
+
+# Fails unless exactly one line of the output has level ERROR, contains $1, and says what is next.
+one_error() {
+  local errors
+  errors=$(grep -c ' ERROR .*; next: ' <<<"$output")
+  [[ $errors == 1 && $output == *"$1"* ]] || { echo "want one error with '$1'" >&2; return 1; }
+}
+
+# Fails unless the run left nothing unfinished: no partial file, no pipe in the container.
+nothing_half_done() {
+  [[ -z $(find "$BATS_TEST_TMPDIR/dumps" -name '*.partial*' -o -name pipe) ]]
+  [[ -z $(ls -A "$FAKE/container/root/dev/shm") ]]
+}
+
+# Whether a run that begins now gets a name of its own: they carry whole seconds.
+another_second() { [[ ! -e $DUMPS/backup_$(date -u +%Y%m%dT%H%M%SZ).dump.gz ]]; }
