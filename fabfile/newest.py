@@ -26,8 +26,8 @@ GROUP_END = "T"
 
 _PAGE = 900
 """Keys aimed at in one page: a little under the 1,000 that fit, since the density is a guess."""
-_DAYS = 990
-"""Days that surely fit into one page of groups."""
+_DAYS = 600
+"""Days that fit into one page of groups: 1,000 may, Ceph gives about 620 of dense days."""
 _EXAMPLES = 5
 
 
@@ -108,7 +108,7 @@ class Search:
         self._known = _Stretches(now + 1)
         self._days: set[int] = set()
         self._days_known = _Stretches(now - now % DAY + DAY)
-        # The last 990 days first, then from the beginning: if that is not all, backwards.
+        # The last 600 days first, then from the beginning: if that is not all, backwards.
         self._days_plan = [0, max(0, now - now % DAY - _DAYS * DAY)]
         self._grouping = True
         self._seen_to = now + 1
@@ -121,7 +121,9 @@ class Search:
         With `patience`, the search for more than one of them ends after so many pages.
         The newest itself is always found, however many pages that takes.
         """
-        self._read(self._first)
+        if self._read(self._first) <= self._now and self._dumps:
+            # The page was too small, and the newest day is not older than what it has shown.
+            self._days_plan.append(max(self._dumps) // DAY * DAY)
         while self._known.since > 0 and len(found := self._found()) < wanted:
             # A search that has not reached the end of the listing owes one more page.
             if found and patience is not None and self.pages + (self._seen_to < END) >= patience:

@@ -20,21 +20,22 @@ MANY = 100_000
 
 
 class Listing:
-    """A bucket's listing: sorted keys, a thousand at a time, grouped on request."""
+    """A bucket's listing: sorted keys, a page at a time, grouped on request."""
 
-    def __init__(self, keys, *, grouping=True):
+    def __init__(self, keys, *, grouping=True, page_size=1000):
         self.keys = sorted(keys)
         self.grouping = grouping
+        self.page_size = page_size
         self.asked = []
 
     def __call__(self, start_after, *, grouped):
         self.asked.append(start_after)
         place = bisect_right(self.keys, start_after)
         if not (grouped and self.grouping):
-            keys = tuple(self.keys[place : place + 1000])
-            return Page(keys, truncated=place + 1000 < len(self.keys))
+            keys = tuple(self.keys[place : place + self.page_size])
+            return Page(keys, truncated=place + self.page_size < len(self.keys))
         keys, groups = [], []
-        while place < len(self.keys) and len(keys) + len(groups) < 1000:
+        while place < len(self.keys) and len(keys) + len(groups) < self.page_size:
             key = self.keys[place]
             end = key.find(GROUP_END, len(KEYS.prefix))
             if end < 0:
@@ -117,14 +118,17 @@ litter = st.tuples(
     crowds=st.lists(bursts, max_size=3),
     rubbish=st.lists(litter, max_size=3),
     grouping=st.booleans(),
+    page_size=st.sampled_from([1000, 1000, 600, 150]),
     window=st.sampled_from([60, DAY, 9 * DAY, 400 * DAY]),
     wanted=st.sampled_from([1, 8, 2000]),
     patience=st.sampled_from([4, None]),
 )
-def test_finds_the_newest_of_anything(singles, crowds, rubbish, grouping, window, wanted, patience):
+def test_finds_the_newest_of_anything(
+    singles, crowds, rubbish, grouping, page_size, window, wanted, patience
+):
     seconds = {*singles, *(s for crowd in crowds for s in crowd)}
     keys = [KEYS.of(s) for s in seconds] + [key for heap in rubbish for key in heap]
-    listing = Listing(set(keys), grouping=grouping)
+    listing = Listing(set(keys), grouping=grouping, page_size=page_size)
     found, _ = search(listing, window=window, wanted=wanted, patience=patience)
     truth = sorted((s for s in seconds if s <= NOW), reverse=True)
     assert found.seconds == tuple(truth[: len(found.seconds)])
@@ -153,7 +157,7 @@ def test_everything_is_everything(crowds, rubbish):
     [
         (interval, ended)
         for interval in (60, 90, 600, 3600, DAY)
-        for ended in (0, 5 * 3600, 30 * 3600, 82 * 3600, 9 * DAY, 41 * DAY + 7000, 2 * YEAR)
+        for ended in (0, 5 * 3600, 30 * 3600, 82 * 3600, 9 * DAY, 41 * DAY + 7000, 590 * DAY)
     ],
 )
 def test_four_pages_find_the_newest_of_100000(interval, ended):
@@ -166,7 +170,7 @@ def test_four_pages_find_the_newest_of_100000(interval, ended):
 @settings(max_examples=8, deadline=None)
 @given(
     interval=st.integers(60, 2 * DAY),
-    ended=st.integers(0, 2 * YEAR),
+    ended=st.integers(0, 590 * DAY),
     jitter=st.integers(0, 29),
 )
 def test_four_pages_find_the_newest_of_100000_at_any_rhythm(interval, ended, jitter):
