@@ -335,6 +335,10 @@ upload() {
     aws_cli s3api head-object --bucket "$S3_BUCKET" --key "$key" \
       --query '[ContentLength,Metadata.sha256]' --output text; }; then
     tell aws "$ERRORS"
+    # The CLI of Debian 12 reports some refusals as a fault of its own: ask plainly for the reason.
+    if grep -q NoneType "$ERRORS" && ! aws_cli s3api head-bucket --bucket "$S3_BUCKET"; then
+      tell aws "$ERRORS"
+    fi
     log ERROR "s3://$S3_BUCKET/$key could not be uploaded or looked at; next: $(advice)"
     return $UPLOAD_FAILED
   fi

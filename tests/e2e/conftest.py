@@ -67,6 +67,8 @@ class Product:
             text=True,
             timeout=timeout,
             check=False,
+            # No terminal, even where the tests have one: a prompt must read what we give it.
+            start_new_session=True,
         )
         ran = Ran(done.returncode, done.stdout, done.stderr)
         print(f"$ inv {' '.join(args)}  -> {ran.code}\n{ran.text}")

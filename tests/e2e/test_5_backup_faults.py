@@ -1,0 +1,346 @@
+"""Backups that go wrong for real: right exit code, one clear line, nothing half-done or lost."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from lab import s3
+from lab.members import wait_until_healthy
+from tests.e2e.conftest import container_of
+
+DB = "dbstack_root_db"
+FOLDER = "/var/backups/postgres/nocodb"
+SCRIPT = "/usr/local/bin/backup-pg.sh"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed(deployed):
+    deployed.ok("backup.install")
+    deployed.ok("backup.run")
+
+
+@pytest.fixture
+def bucket(lab):
+    return s3.client(lab, lab.secrets[s3.OPERATOR])
+
+
+@pytest.fixture
+def script(lab) -> Iterator[Callable[..., subprocess.CompletedProcess[bytes]]]:
+    """Runs the script on the db node with some settings changed."""
+    config = "/etc/backup-pg-test.conf"
+
+    def run(node: str = "db1", timeout: float = 120, **settings: str):
+        lines = "".join(f"{key}='{value}'\n" for key, value in settings.items())
+        base = lab.exec("db1", "cat", "/etc/backup-pg.conf").stdout
+        keep = f"umask 077; cat > {config}"
+        assert lab.exec(node, "sh", "-c", keep, input=base + lines.encode()).returncode == 0
+        done = lab.exec(node, SCRIPT, "--config", config, timeout=timeout)
+        print(done.stderr.decode())
+        return done
+
+    yield run
+    lab.exec("db1", "rm", "-f", config)
+
+
+@pytest.fixture
+def held(lab) -> Iterator[Callable[[], None]]:
+    """A client that holds a lock which pg_dump has to wait for; call to release it."""
+    container = container_of(lab, "db1", DB)
+    sql = "BEGIN; LOCK TABLE nc_users_v2 IN ACCESS EXCLUSIVE MODE; SELECT 'held';"
+    command = ["docker", "exec", "-i", lab.container("db1"), "docker", "exec", "-i", container]
+    client = subprocess.Popen(
+        [*command, "psql", "-XAtq", "-U", "nocodb"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert client.stdin
+    assert client.stdout
+    client.stdin.write(sql.encode() + b"\n")
+    client.stdin.flush()
+    assert client.stdout.readline() == b"held\n"
+
+    def release() -> None:
+        client.stdin.close()
+        client.wait(20)
+
+    yield release
+    if client.poll() is None:
+        release()
+
+
+def start_run(lab) -> subprocess.Popen[bytes]:
+    """Start the script on the node and return once its pg_dump waits for the lock."""
+    run = subprocess.Popen(
+        ["docker", "exec", lab.container("db1"), SCRIPT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    end = time.monotonic() + 30
+    while not pg_dumps(lab):
+        assert time.monotonic() < end
+        assert run.poll() is None, run.stderr and run.stderr.read()
+        time.sleep(0.2)
+    return run
+
+
+def pg_dumps(lab) -> str:
+    """Process ids of pg_dump on the db node, as the node sees them."""
+    return lab.exec("db1", "pgrep", "-x", "pg_dump").stdout.decode().strip()
+
+
+def files(lab, folder: str = FOLDER) -> list[str]:
+    return sorted(lab.exec("db1", "ls", "-A", folder).stdout.decode().split())
+
+
+def keys(lab, bucket) -> set[str]:
+    found = bucket.list_objects_v2(Bucket=lab.bucket, Prefix="postgres/nocodb/backup_")
+    return {item["Key"] for item in found.get("Contents", [])}
+
+
+def error(done) -> str:
+    lines = [line for line in done.stderr.decode().splitlines() if " ERROR " in line]
+    assert lines, done.stderr
+    return lines[-1]
+
+
+def test_database_container_absent(product, script, variant, lab, bucket):
+    before = files(lab), keys(lab, bucket)
+    done = script(DB_SERVICE_NAME="dbstack_other")
+    assert done.returncode == 11
+    assert "service dbstack_other has no running container on this node" in error(done)
+    ran = product.fails(1, "backup.run", hosts=variant({"db_service_name": "dbstack_other"}))
+    assert "dbstack_other: no running container on db1" in ran.err
+    assert (files(lab), keys(lab, bucket)) == before
+
+
+def test_pg_dump_killed_half_way(lab, bucket, held):
+    before = files(lab), keys(lab, bucket)
+    run = start_run(lab)
+    lab.exec("db1", "kill", "-9", *pg_dumps(lab).split())
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 16, err
+    assert b"the dump failed" in err
+    assert (files(lab), keys(lab, bucket)) == before
+
+
+def test_script_killed_hard_half_way_and_run_again(product, lab, bucket, held):
+    before = files(lab)
+    run = start_run(lab)
+    lab.exec("db1", "pkill", "-9", "-f", f"/bin/bash {SCRIPT}")
+    run.wait(30)
+    assert any("partial" in name for name in files(lab))
+    held()
+    product.ok("backup.run")
+    assert not any("partial" in name for name in files(lab))
+    assert (
+        len([n for n in files(lab) if n.endswith(".gz")])
+        == len([n for n in before if n.endswith(".gz")]) + 1
+    )
+    assert pg_dumps(lab) == ""
+
+
+def test_two_runs_at_once(product, lab, bucket, held):
+    before = keys(lab, bucket)
+    first = start_run(lab)
+    ran = product.inv("backup.run")
+    assert ran.code == 10
+    assert "another run is in progress" in ran.out
+    held()
+    _, err = first.communicate(timeout=60)
+    assert first.returncode == 0, err
+    assert len(keys(lab, bucket)) == len(before) + 1
+
+
+def test_too_little_space_and_disk_full(script, lab, bucket):
+    before = keys(lab, bucket)
+    folder = "/var/backups/small"
+    lab.exec("db1", "mkdir", "-p", folder)
+    mounted = lab.exec("db1", "mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", folder)
+    assert mounted.returncode == 0, mounted.stderr
+    try:
+        done = script(BACKUP_DIR=folder)
+        assert done.returncode == 14
+        assert "bytes free, a dump needs about" in error(done)
+        # A small earlier dump makes the estimate small, so the run begins and the disk fills up.
+        small = f"{folder}/nocodb/backup_20200101T000000Z.dump.gz"
+        lab.exec("db1", "sh", "-c", f"echo x > {small} && : > {small}.uploaded")
+        done = script(BACKUP_DIR=folder)
+        assert done.returncode == 15
+        assert "filled up" in error(done)
+        assert not any("partial" in name for name in files(lab, f"{folder}/nocodb"))
+    finally:
+        lab.exec("db1", "umount", folder)
+        lab.exec("db1", "rmdir", folder)
+    assert keys(lab, bucket) == before
+
+
+def test_wrong_key_and_no_such_bucket_keep_the_dump_for_the_next_run(product, script, lab, bucket):
+    before = keys(lab, bucket)
+    wrong = b"[default]\naws_access_key_id = nobody\naws_secret_access_key = wrong\n"
+    lab.exec("db1", "sh", "-c", "umask 077; cat > /root/wrong.aws", input=wrong)
+    try:
+        done = script(AWS_SHARED_CREDENTIALS_FILE="/root/wrong.aws")
+    finally:
+        lab.exec("db1", "rm", "-f", "/root/wrong.aws")
+    assert done.returncode == 18
+    assert "check this node's AWS key" in error(done)
+    # The dumps' names have a resolution of one second.
+    time.sleep(1)
+    done = script(S3_BUCKET="no-such-bucket")
+    assert done.returncode == 18
+    assert "create bucket no-such-bucket" in error(done)
+    assert keys(lab, bucket) == before
+    ran = product.ok("backup.run")
+    assert ran.out.count("uploaded what an earlier run could not") == 2
+    assert len(keys(lab, bucket)) == len(before) + 3
+
+
+def test_s3_away_then_back(product, lab, bucket):
+    before = keys(lab, bucket)
+    subprocess.run(["docker", "stop", "-t", "5", lab.container("s3")], check=True)
+    try:
+        ran = product.inv("backup.run")
+        assert ran.code == 18
+        assert f"check that this node reaches {lab.s3_url}" in ran.out
+        verdict = product.fails(3, "backup.verify")
+        assert lab.s3_url in verdict.err
+    finally:
+        subprocess.run(["docker", "start", lab.container("s3")], check=True)
+        wait_until_healthy(lab, "s3")
+    assert keys(lab, bucket) == before
+    assert "uploaded what an earlier run could not" in product.ok("backup.run").out
+    assert len(keys(lab, bucket)) == len(before) + 2
+
+
+CUTTER = """
+import socket, sys, threading
+# Forwards to the S3 server, and cuts each connection after a few kilobytes.
+server = socket.create_server(("127.0.0.1", 9999))
+print("ready", flush=True)
+def pump(a, b, most):
+    try:
+        while most > 0 and (data := a.recv(4096)):
+            b.sendall(data)
+            most -= len(data)
+    except OSError:
+        pass
+    for s in (a, b):
+        s.close()
+while True:
+    client, _ = server.accept()
+    target = socket.create_connection((sys.argv[1], 9000))
+    threading.Thread(target=pump, args=(client, target, 12000), daemon=True).start()
+    threading.Thread(target=pump, args=(target, client, 1 << 30), daemon=True).start()
+"""
+
+
+def test_connection_cut_in_the_middle_of_the_upload(product, script, lab, bucket):
+    before = keys(lab, bucket)
+    cutter = subprocess.Popen(
+        ["docker", "exec", lab.container("db1"), "python3", "-c", CUTTER, lab.addresses["s3"]],
+        stdout=subprocess.PIPE,
+    )
+    assert cutter.stdout
+    assert cutter.stdout.readline() == b"ready\n"
+    try:
+        done = script(S3_ENDPOINT_URL="http://127.0.0.1:9999")
+    finally:
+        lab.exec("db1", "pkill", "-f", "Forwards to the S3 server")
+        cutter.wait(20)
+    assert done.returncode == 18
+    assert keys(lab, bucket) == before
+    assert "uploaded what an earlier run could not" in product.ok("backup.run").out
+    assert len(keys(lab, bucket)) == len(before) + 2
+    product.ok("backup.verify", "--deep")
+
+
+def test_install_says_what_keeps_the_backup_from_working(product, variant, lab):
+    hosts = variant({"s3_bucket_name": "no-such-bucket"})
+    ran = product.fails(1, "backup.install", hosts=hosts)
+    assert "db1: the backup is installed but cannot work" in ran.err
+    assert "create bucket no-such-bucket" in ran.err
+    # A failed check is not forgotten: the same installation is not called good later.
+    product.fails(1, "backup.install", hosts=hosts)
+    assert "ready" in product.ok("backup.install").out
+
+
+def test_dead_host_hides_nobody(product, variant, lab):
+    product.ok("backup.install")
+    dead = {"dead1": {"address": lab.addresses["s3"], "role": "db"}}
+    ran = product.fails(3, "backup.install", hosts=variant({"hosts": dead}))
+    assert "db1: nothing to change" in ran.out
+    assert f"dead1 ({lab.addresses['s3']}:22): connection refused" in ran.err
+
+
+class TestVerify:
+    """Against the real S3 server; every rule and distribution is in tests/unit."""
+
+    @pytest.fixture
+    def hosts(self, variant, lab, bucket):
+        """A hosts file for another database, whose place in the bucket is empty."""
+        yield variant({"pg_db": "verifydb"})
+        for key in self.held(lab, bucket):
+            bucket.delete_object(Bucket=lab.bucket, Key=key)
+
+    @staticmethod
+    def held(lab, bucket) -> list[str]:
+        found = bucket.list_objects_v2(Bucket=lab.bucket, Prefix="postgres/verifydb/")
+        return [item["Key"] for item in found.get("Contents", [])]
+
+    @staticmethod
+    def put(lab, bucket, stamp: str, body: bytes, claimed: int | None = None) -> None:
+        import hashlib
+
+        size = len(body) if claimed is None else claimed
+        bucket.put_object(
+            Bucket=lab.bucket,
+            Key=f"postgres/verifydb/{stamp}",
+            Body=body,
+            Metadata={"sha256": hashlib.sha256(body).hexdigest(), "bytes": str(size)},
+        )
+
+    @staticmethod
+    def key(ago: float) -> str:
+        return time.strftime("backup_%Y%m%dT%H%M%SZ.dump.gz", time.gmtime(time.time() - ago))
+
+    def test_empty_bucket(self, product, hosts):
+        assert "found" in product.fails(4, "backup.verify", hosts=hosts).err
+
+    def test_stale(self, product, hosts, lab, bucket):
+        self.put(lab, bucket, self.key(30 * 3600), b"x" * 5000)
+        assert "1 of 6 checks: fresh" in product.fails(4, "backup.verify", hosts=hosts).err
+
+    def test_too_small(self, product, hosts, lab, bucket):
+        self.put(lab, bucket, self.key(60), b"x" * 20)
+        assert "1 of 6 checks: size" in product.fails(4, "backup.verify", hosts=hosts).err
+
+    def test_shrunk(self, product, hosts, lab, bucket):
+        for day in range(1, 6):
+            self.put(lab, bucket, self.key(day * 86400), b"x" * 50_000)
+        self.put(lab, bucket, self.key(60), b"x" * 9_000)
+        assert "1 of 6 checks: shrunk" in product.fails(4, "backup.verify", hosts=hosts).err
+
+    def test_truncated(self, product, hosts, lab, bucket):
+        self.put(lab, bucket, self.key(60), b"x" * 5000, claimed=9000)
+        assert "1 of 6 checks: complete" in product.fails(4, "backup.verify", hosts=hosts).err
+
+    def test_garbage_is_not_a_backup_and_deep_reads_what_is(self, product, hosts, lab, bucket):
+        for name in ("backup_zzz", "backup_20269999T000000Z.dump.gz", "readme.txt", "~/x"):
+            self.put(lab, bucket, name, b"x" * 5000)
+        assert "checks: found" in product.fails(4, "backup.verify", hosts=hosts).err
+        self.put(lab, bucket, self.key(60), b"x" * 5000)
+        product.ok("backup.verify", hosts=hosts)
+        ran = product.fails(4, "backup.verify", "--deep", hosts=hosts)
+        assert "gzip" in ran.err
+
+    def test_no_permission(self, product, hosts, tmp_path):
+        (tmp_path / "aws").write_text(
+            "[default]\naws_access_key_id = nobody\naws_secret_access_key = wrong\n"
+        )
+        env = {"AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "aws")}
+        ran = product.fails(3, "backup.verify", hosts=hosts, env=env)
+        assert "InvalidAccessKeyId" in ran.err or "key" in ran.err
