@@ -181,7 +181,17 @@ teardown() {
   seq 2000000 >"$FAKE/content"
   backup
   [ "$status" -eq 16 ]
-  one_error "gzip 137"
+  one_error "gzip-6 137"
+  [ ! -e "$FAKE/uploads" ]
+  nothing_half_done
+}
+
+@test "16: a compressor that fails on one piece of many" {
+  libdeflate_stands_in '[ ! -e "$FAKE/second" ] || exit 7; touch "$FAKE/second"'
+  seq 3000000 >"$FAKE/content"
+  backup
+  [ "$status" -eq 16 ]
+  one_error "libdeflate-6 7"
   [ ! -e "$FAKE/uploads" ]
   nothing_half_done
 }
@@ -295,6 +305,22 @@ CASES
     [ "$(local_files)" = "" ]
     nothing_half_done
     wait_for none_runs
+  done
+}
+
+@test "stopped or killed while it compresses pieces, it leaves nothing in memory" {
+  libdeflate_stands_in 'touch "$FAKE/compressing"; while [ -e "$FAKE/hold" ]; do sleep 0.02; done'
+  seq 3000000 >"$FAKE/content"
+  local signal
+  for signal in TERM KILL; do
+    rm -f "$FAKE/compressing"
+    backup_in_background compressing
+    [ -n "$(ls -d /dev/shm/backup-pieces.*-"$RUNNING")" ]
+    kill -s "$signal" "$RUNNING"
+    wait "$RUNNING" || true
+    wait_for none_runs
+    [ -z "$(ls -d /dev/shm/backup-pieces.*-"$RUNNING" 2>/dev/null)" ]
+    RUNNING=
   done
 }
 

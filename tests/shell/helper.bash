@@ -37,13 +37,21 @@ SETTINGS
 # Runs the script; $status and $output are what bats makes of it, stderr included.
 backup() { run "$SCRIPT" --config "$CONF" "$@"; }
 
-# Starts the script in the background and waits until pg_dump is at work.
+# Starts the script in the background and waits until file $1 of $FAKE is there: pg_dump at work.
 backup_in_background() {
   touch "$FAKE/hold"
   # bats' own descriptor would be kept open; background jobs of a shell ignore SIGINT.
   env --default-signal=INT "$SCRIPT" --config "$CONF" >"$FAKE/log" 2>&1 3>&- &
   RUNNING=$!
-  wait_for test -e "$FAKE/dumping"
+  wait_for test -e "$FAKE/${1-dumping}"
+}
+
+# Puts a libdeflate-gzip in place that runs $1 first, and has it used.
+libdeflate_stands_in() {
+  mkdir "$FAKE/bin"
+  printf '#!/bin/sh\n%s\nexec /bin/gzip "$@"\n' "$1" >"$FAKE/bin/libdeflate-gzip"
+  chmod 755 "$FAKE/bin/libdeflate-gzip"
+  settings "PATH='$FAKE/bin':\$PATH" COMPRESSION=libdeflate-6
 }
 
 # Waits until a command succeeds, for at most 20 seconds.
