@@ -35,7 +35,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 test-unit: $(STAMP) lint types ## The quick tests: lint, types, unit, SSH (under 20 s)
-	$(BIN)/pytest -q tests/unit tests/ssh
+	$(BIN)/pytest -q --numprocesses auto tests/unit tests/ssh
 
 test: test-unit ## Everything: the quick tests, the shell tests, the end-to-end tests in the lab
 	@tools/need.sh bats

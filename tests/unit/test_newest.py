@@ -146,7 +146,8 @@ def test_everything_is_everything(crowds, rubbish):
     listing = Listing({*map(KEYS.of, seconds), *(key for heap in rubbish for key in heap)})
     found = Search(listing, KEYS, now=NOW, first=NOW).everything()
     assert sorted({*found.seconds, *found.future}) == sorted(seconds)
-    assert len(listing.asked) <= len(listing.keys) // 1000 + 1
+    # The keys around one second, where rubbish may crowd, can fall into two pages.
+    assert len(listing.asked) <= len(listing.keys) // 1000 + 1 + len(rubbish)
 
 
 # --- cheap: with the HEAD for the newest, five requests are four pages ------------------------
