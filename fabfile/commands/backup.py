@@ -55,7 +55,7 @@ def list_(_ctx: Context, hosts: str | None = None, limit: int = 20, json: bool =
     }
 )
 def verify(ctx: Context, hosts: str | None = None, deep: bool = False, json: bool = False) -> None:
-    """Check that the last backup has landed: fresh, complete, of the usual size."""
+    """Check that the last backup has landed and is good."""
     from time import monotonic
 
     from fabfile.bucket import Bucket

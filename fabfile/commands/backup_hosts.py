@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @command()
 def install(ctx: Context, hosts: str | None = None) -> None:
-    """Put script, settings, cron entry and log rotation on every db host, and check them."""
+    """Put script, settings and cron entry on the db hosts."""
     inventory = read_inventory(hosts)
     secrets = read_vault(inventory)
 
@@ -51,7 +51,7 @@ def install(ctx: Context, hosts: str | None = None) -> None:
 
 @command()
 def run(ctx: Context, hosts: str | None = None) -> None:
-    """Make a backup now, on the host that runs the database; exits with the script's code."""
+    """Make a backup now; exits with the script's code."""
     inventory = read_inventory(hosts)
 
     from fabfile import backup_host
@@ -66,7 +66,7 @@ def run(ctx: Context, hosts: str | None = None) -> None:
 
 @command(help={"lines": "how many lines of each host's log (default 50)"})
 def logs(ctx: Context, hosts: str | None = None, lines: int = 50) -> None:
-    """Show the last lines of the backup log of every db host."""
+    """Show the end of the backup log of every db host."""
     if lines < 1:
         raise ConfigError(f"--lines {lines}: want a number of lines, 1 or more")
     inventory = read_inventory(hosts)
@@ -83,7 +83,7 @@ def logs(ctx: Context, hosts: str | None = None, lines: int = 50) -> None:
 
 @command()
 def uninstall(ctx: Context, hosts: str | None = None) -> None:
-    """Remove the backup from every db host; dumps and log stay there."""
+    """Take the backup off the db hosts; dumps and log stay."""
     inventory = read_inventory(hosts)
 
     from fabfile import backup_host

@@ -26,13 +26,13 @@ _HELP = {
 def deploy_db(
     ctx: Context, hosts: str = "", keep_failed: bool = False, move_data_host: bool = False
 ) -> None:
-    """Deploy PostgreSQL (the db stack) and wait until it has converged."""
+    """Deploy PostgreSQL and wait until it has converged."""
     _deploy(ctx, hosts, ("db",), keep_failed, move_data_host)
 
 
 @command(name="deploy-app", help={"keep-failed": _HELP["keep-failed"]})
 def deploy_app(ctx: Context, hosts: str = "", keep_failed: bool = False) -> None:
-    """Deploy NocoDB (the app stack) and wait until it answers from its database."""
+    """Deploy NocoDB and wait until it answers from its database."""
     _deploy(ctx, hosts, ("app",), keep_failed, False)
 
 
@@ -40,7 +40,7 @@ def deploy_app(ctx: Context, hosts: str = "", keep_failed: bool = False) -> None
 def deploy(
     ctx: Context, hosts: str = "", keep_failed: bool = False, move_data_host: bool = False
 ) -> None:
-    """Deploy both stacks: the database, then the app."""
+    """Deploy both stacks, the database first."""
     _deploy(ctx, hosts, ("db", "app"), keep_failed, move_data_host)
 
 

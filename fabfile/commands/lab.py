@@ -18,7 +18,7 @@ NAME_HELP = f"the lab's name, {NAME} by default; labs of different names live si
 
 @command(help={"name": NAME_HELP})
 def up(_ctx: Context, name: str = NAME) -> None:
-    """Make or repair the lab: three Swarm nodes, an S3 server, images, keys, a hosts file."""
+    """Make or repair the lab: a Swarm with S3 on this machine."""
     from fabfile.units import format_duration
     from lab import cluster
 
@@ -30,7 +30,7 @@ def up(_ctx: Context, name: str = NAME) -> None:
 
 @command(help={"name": NAME_HELP, "json": "print one JSON document for programs"})
 def status(_ctx: Context, name: str = NAME, json: bool = False) -> None:
-    """Show the lab's containers, Swarm nodes and bucket; exit code 1 if it is not healthy."""
+    """Show the lab; exit code 1 if it is not healthy."""
     from fabfile import report
     from lab import cluster
 
@@ -42,7 +42,7 @@ def status(_ctx: Context, name: str = NAME, json: bool = False) -> None:
 
 @command(help={"name": NAME_HELP, "images": "remove the lab's images too"})
 def down(_ctx: Context, name: str = NAME, images: bool = False) -> None:
-    """Remove every trace of the lab: containers, volumes, network, keys."""
+    """Remove every trace of the lab."""
     from lab import cluster
 
     if cluster.down(name, say=_say, with_images=images):

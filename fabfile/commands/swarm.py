@@ -35,7 +35,7 @@ def label(ctx: Context, hosts: str = "") -> None:
 
 @command()
 def network(ctx: Context, hosts: str = "") -> None:
-    """Create the shared overlay network, or check the one that is there."""
+    """Create the shared overlay network, or check it."""
 
     def prepare(cluster: Cluster) -> tuple[Cluster, list[LabelChange]]:
         from fabfile.preflight import check_network
