@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo lint types test test-unit test-e2e bench-backup lock clean
+.PHONY: help venv demo lint types test test-unit test-e2e bench-backup bench-verify bench-startup lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,12 @@ test: test-unit ## Everything: the quick tests, the shell tests, the end-to-end 
 
 bench-backup: $(STAMP) ## Time a backup against the literal pipeline, side by side in the lab
 	$(BIN)/python -m bench.backup
+
+bench-verify: $(STAMP) ## Time backup.verify against 100,000 objects in the lab
+	$(BIN)/python -m bench.verify $(LAB)
+
+bench-startup: $(STAMP) ## Time inv --list against an empty Invoke collection
+	$(BIN)/python -m bench.startup
 
 lock: ## Renew the lock files from pyproject.toml
 	@tools/lock.sh $(PYTHON)
