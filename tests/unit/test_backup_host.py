@@ -1,0 +1,133 @@
+"""What goes on a db host, as exact files and commands; the rest is shown in the lab."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fabfile import backup_host
+from fabfile import inventory as inventories
+from fabfile.errors import SwarmkeepError
+from fabfile.secret import Secret
+from fabfile.transport import RemoteFile
+
+KEY, SECRET = "vault_aws_access_key_id", "vault_aws_secret_access_key"
+
+
+class Vault:
+    """Stands for an opened vault."""
+
+    def __init__(self, **entries: str) -> None:
+        self._entries = entries
+
+    def get(self, name: str) -> Secret | None:
+        value = self._entries.get(name)
+        return None if value is None else Secret(value)
+
+
+@pytest.fixture
+def inventory(tmp_path: Path):
+    data = {
+        "hosts": {
+            "m": {"address": "192.0.2.1", "swarm": "manager"},
+            "d": {"address": "192.0.2.2", "role": "db"},
+        },
+        "s3_bucket_name": "test-bucket",
+        "aws_region": "eu-central-1",
+        "backup": {"endpoint_url": "https://s3.example.com", "node_endpoint_url": "http://in:9000"},
+    }
+    path = tmp_path / "hosts.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return inventories.load(path)
+
+
+def sourced(config: bytes, *names: str) -> list[str]:
+    """What bash makes of a settings file."""
+    script = "source /dev/stdin; " + " ".join(f'printf "%s\\0" "${name}";' for name in names)
+    done = subprocess.run(["bash", "-uc", script], input=config, capture_output=True, check=True)
+    return done.stdout.decode().split("\0")[:-1]
+
+
+def test_settings_say_what_hosts_yaml_says(inventory):
+    config = backup_host.config(inventory, own_credentials=False)
+    names = ("PG_DB", "PG_USER", "DB_SERVICE_NAME", "S3_BUCKET", "AWS_REGION", "S3_ENDPOINT_URL")
+    assert sourced(config, *names) == [
+        "nocodb",
+        "nocodb",
+        "dbstack_root_db",
+        "test-bucket",
+        "eu-central-1",
+        "http://in:9000",
+    ]
+    assert b"AWS_SHARED_CREDENTIALS_FILE" not in config
+
+
+@pytest.mark.parametrize("evil", ["a b", "$(touch pwned)", "it's", 'a"b', "a;b\nc", "`x`", "$HOME"])
+def test_no_setting_is_ever_executed(inventory, evil, tmp_path):
+    # hosts.yaml refuses most of these; the settings file must not depend on that.
+    hostile = replace(inventory, backup=replace(inventory.backup, directory=evil))
+    assert sourced(backup_host.config(hostile, own_credentials=False), "BACKUP_DIR") == [evil]
+    assert not Path("pwned").exists()
+
+
+def test_credentials_go_into_a_file_of_their_own_and_nowhere_else(inventory):
+    files = {
+        f.path: f for f in backup_host.files(inventory, Vault(**{KEY: "AK", SECRET: "s3cr3t"}))
+    }
+    credentials = files.pop("/etc/backup-pg.aws")
+    assert credentials.mode == 0o600
+    assert b"aws_access_key_id = AK\naws_secret_access_key = s3cr3t\n" in credentials.content
+    assert all(b"s3cr3t" not in file.content for file in files.values())
+    assert b"AWS_SHARED_CREDENTIALS_FILE=/etc/backup-pg.aws" in files["/etc/backup-pg.conf"].content
+
+
+def test_without_credentials_in_the_vault_the_nodes_own_are_used(inventory):
+    files = backup_host.files(inventory, Vault())
+    assert "/etc/backup-pg.aws" not in {f.path for f in files}
+    command = backup_host.put_command(files, {})
+    assert "rm -f /etc/backup-pg.aws" in command.script
+
+
+@pytest.mark.parametrize("there", [KEY, SECRET])
+def test_half_a_key_is_refused(inventory, there):
+    with pytest.raises(SwarmkeepError) as caught:
+        backup_host.files(inventory, Vault(**{there: "x"}))
+    missing = SECRET if there == KEY else KEY
+    assert missing in caught.value.message
+    assert f"inv secrets.set {missing}" in caught.value.hint
+
+
+def test_secrets_travel_through_stdin(inventory):
+    files = backup_host.files(inventory, Vault(**{KEY: "AK", SECRET: "s3cr3t"}))
+    command = backup_host.put_command(files, backup_host.programs("auto"))
+    assert "s3cr3t" not in command.script
+    assert "AK" not in command.script
+
+
+def test_the_cron_entry_has_the_schedule(inventory):
+    backup = replace(inventory.backup, schedule="30 3 * * 1-5")
+    lines = backup_host.cron_entry(backup).decode().splitlines()
+    jobs = [line for line in lines if "backup-pg.sh" in line and not line.startswith("#")]
+    assert len(jobs) == 1
+    assert jobs[0].startswith("30 3 * * 1-5 root /usr/local/bin/backup-pg.sh >>")
+
+
+def test_each_compressor_brings_its_package():
+    assert backup_host.programs("auto")["libdeflate-gzip"] == "libdeflate-tools"
+    assert backup_host.programs("igzip-3")["igzip"] == "isal"
+    assert "igzip" not in backup_host.programs("pigz-6")
+    assert backup_host.programs("gzip-6")["aws"] == "awscli"
+
+
+def test_the_fingerprint_changes_with_content_and_mode():
+    base = [RemoteFile("/a", b"x", 0o600)]
+    marks = {
+        backup_host.fingerprint(files)
+        for files in (base, [RemoteFile("/a", b"y", 0o600)], [RemoteFile("/a", b"x", 0o644)])
+    }
+    assert len(marks) == 3
+    assert backup_host.fingerprint(base) == backup_host.fingerprint(list(base))
