@@ -21,6 +21,9 @@ ENVIRONMENT = "SWARMKEEP_HOSTS"
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
 _ADDRESS = r"[A-Za-z0-9:][A-Za-z0-9._:-]{0,252}"
+# What Docker takes: an address or an interface's name, no host name.
+_ADVERTISE = r"\d{1,3}(\.\d{1,3}){3}|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*|[A-Za-z][A-Za-z0-9_.-]{0,14}"
+_REGISTRY = r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}(:[0-9]{1,5})?"
 _USER = r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,62}"
 _PG_NAME = r"[A-Za-z_][A-Za-z0-9_.-]{0,62}"
 _BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
@@ -67,6 +70,8 @@ class HostEntry:
     swarm: str
     role: str
     node: str
+    advertise_addr: str = ""
+    """The address (or network interface) by which the other nodes reach it; "": found out."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,8 @@ class Inventory:
     vault: Vault
     deploy_timeout: int
     resolve_image: str
+    registry: str = ""
+    """The private registry to log in to, as docker login names it; "" for none."""
 
     def managers(self) -> tuple[HostEntry, ...]:
         """The Swarm managers, in the order of the file."""
@@ -213,6 +220,7 @@ def _read(top: Section, path: Path) -> Inventory:
             "timeout", 600, low=1, high=86400
         ),
         resolve_image=deploy.choice("resolve_image", "changed", ("always", "changed", "never")),
+        registry=top.text("registry", "", pattern=_REGISTRY, want="host or host:port"),
     )
     if inventory.app.stack == inventory.postgres.stack:
         stacks.fail("app", f"{inventory.app.stack!r} is also stacks.db: want two separate stacks")
@@ -262,6 +270,9 @@ def _read_host(name: str, section: Section, ssh: Ssh) -> HostEntry:
         swarm=section.choice("swarm", "worker", ("manager", "worker")),
         role=section.choice("role", "none", ("db", "app", "none")).replace("none", ""),
         node=section.text("node", name, pattern=_NAME, want="a Swarm node's name"),
+        advertise_addr=section.text(
+            "advertise_addr", "", pattern=_ADVERTISE, want="an IP address or a network interface"
+        ),
     )
     section.finish()
     return host

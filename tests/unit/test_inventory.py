@@ -118,8 +118,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             "hosts": {
                 "m": {"address": "m.example.com", "swarm": "manager", "port": 1, "user": "u"},
                 "d": {"address": "::1", "role": "db", "node": "node-d"},
-                "a": {"address": "fe80::1", "role": "none"},
+                "a": {"address": "fe80::1", "role": "none", "advertise_addr": "10.0.0.3"},
             },
+            "registry": "reg.example.com:5000",
             "network": "net", "stacks": {"db": "dbs", "app": "apps"},
             "images": {"postgres": "reg.example.com:5000/pg:16.4-alpine3.20", "nocodb": "x/y:1"},
             "pg_db": "base", "pg_user": "owner", "db_service_name": "dbs_pg",
@@ -145,7 +146,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert found.hosts == (
         inventory.HostEntry("m", "m.example.com", 1, "u", "manager", "", "m"),
         inventory.HostEntry("d", "::1", 2222, "deploy", "worker", "db", "node-d"),
-        inventory.HostEntry("a", "fe80::1", 2222, "deploy", "worker", "", "a"),
+        inventory.HostEntry("a", "fe80::1", 2222, "deploy", "worker", "", "a", "10.0.0.3"),
     )
     assert found.postgres == inventory.Postgres(
         "dbs", "dbs_pg", "reg.example.com:5000/pg:16.4-alpine3.20", 16, "base", "owner", "d", "vip"
@@ -153,6 +154,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert found.app == inventory.App(
         "apps", "x/y:1", 2, 80, "host", "dnsrr", "https://noco.example.com/x"
     )
+    assert found.registry == "reg.example.com:5000"
     assert found.vault == inventory.Vault(tmp_path / "../v.yml", Path("/run/pass"))
     assert found.backup == inventory.Backup(
         "bucket", "eu-central-1", "*/5 * * * *", "/srv/dumps", 0, "pigz-5", 172800, 2**20,
