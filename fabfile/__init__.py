@@ -11,6 +11,9 @@ from fabfile.commands import lab as _lab
 from fabfile.commands import secrets as _secrets
 from fabfile.commands import status as _status
 from fabfile.commands import swarm as _swarm
+from fabfile.commands.edge import own_usage_errors as _own_usage_errors
+
+_own_usage_errors()
 
 namespace = Collection(
     _deploy.deploy_db,

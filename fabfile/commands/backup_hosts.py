@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+DRY = "dry run, nothing was changed"
+
 
 @command()
 def install(ctx: Context, hosts: str | None = None) -> None:
@@ -44,9 +46,7 @@ def install(ctx: Context, hosts: str | None = None) -> None:
             print(f"{name}: {done.checked}")
 
     with connected(ctx, inventory) as fleet:
-        _show_each(backup_host.install(fleet, inventory, secrets), show)
-    if is_dry(ctx):
-        print("dry run, nothing was changed")
+        _show_each(backup_host.install(fleet, inventory, secrets), show, dry=is_dry(ctx))
 
 
 @command()
@@ -60,6 +60,8 @@ def run(ctx: Context, hosts: str | None = None) -> None:
         host = backup_host.find_host(fleet, inventory)
         print(f"{host.name}: {backup_host.SCRIPT}", flush=True)
         code = backup_host.run(host, lambda line: print(line, flush=True))
+    if is_dry(ctx):
+        print(DRY)
     if code:
         raise Exit(code=code)
 
@@ -95,18 +97,25 @@ def uninstall(ctx: Context, hosts: str | None = None) -> None:
             print(f"{name}: nothing to remove")
 
     with connected(ctx, inventory) as fleet:
-        _show_each(backup_host.uninstall(fleet, inventory), show)
+        _show_each(backup_host.uninstall(fleet, inventory), show, dry=is_dry(ctx))
     print(f"left in place: {inventory.backup.directory} and {backup_host.LOG}")
 
 
-def _show_each(outcomes: Sequence[Outcome[T]], show: Callable[[str, T], None]) -> None:
-    """Show what every host did; afterwards exit with the worst host's code, if one failed."""
+def _show_each(
+    outcomes: Sequence[Outcome[T]], show: Callable[[str, T], None], *, dry: bool = False
+) -> None:
+    """Show what every host did; afterwards exit with the worst host's code, if one failed.
+
+    In a dry run the commands have been shown, and no host did anything.
+    """
     errors = []
     for outcome in outcomes:
         if outcome.error:
             errors.append(outcome.error)
-        elif outcome.value is not None:
+        elif outcome.value is not None and not dry:
             show(outcome.entry.name, outcome.value)
+    if dry:
+        print(DRY)
     sys.stdout.flush()
     for error in errors:
         show_error(error)

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from invoke.context import Context
-from invoke.exceptions import Exit
+from invoke.exceptions import Exit, ParseError
+from invoke.parser import Parser, ParseResult
 from invoke.tasks import task
 
-from fabfile.errors import FAILED, SwarmkeepError
+from fabfile.errors import CONFIG, FAILED, ConfigError, SwarmkeepError
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -68,6 +69,29 @@ def command(**options: Any) -> Callable[[Callable[..., None]], Any]:
         return task(run, **options)
 
     return decorate
+
+
+def own_usage_errors() -> None:
+    """Give a wrong command line our message and exit code 2 instead of Invoke's 1.
+
+    Invoke has no hook for it: it exits with 1, and shows a traceback where a flag wants a
+    number and gets something else. So its parser is wrapped here, at this one place.
+    """
+    parse = Parser.parse_argv
+
+    def parse_argv(self: Parser, argv: list[str]) -> ParseResult:
+        try:
+            return parse(self, argv)
+        except ParseError as error:
+            context = getattr(error.context, "name", None)
+            problem = str(error)
+        except ValueError as error:
+            context, problem = None, f"a flag wants a whole number: {error}"
+        hint = f"see: inv --help {context}" if context else "see: inv --list"
+        show_error(ConfigError(problem, hint=hint))
+        raise Exit(code=CONFIG)
+
+    Parser.parse_argv = parse_argv  # type: ignore[method-assign]
 
 
 def show_error(error: SwarmkeepError) -> None:
