@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from fabfile.errors import ConfigError
+from fabfile.errors import ConfigError, SwarmkeepError
 from lab import docker, engine, files, images, locks, members, network, s3, swarm, waiting
 from lab.model import DEFAULT_NAME, LABEL, MEMBERS, NODES, S3, Lab, directory_of
 from lab.progress import Progress, Step
@@ -40,6 +40,13 @@ def _lab(name: str, directory: Path, root: Path | None) -> Lab:
     try:
         lab = Lab.load(name, root=root)
     except ConfigError:
+        if _anything(f"{LABEL}={name}"):
+            # It may be somebody's, made from another folder: not ours to throw away unasked.
+            raise SwarmkeepError(
+                f"Docker has a lab {name} whose keys are not in {directory}",
+                hint=f"choose another name: inv lab.up --name NAME; "
+                f"or remove it with its data: inv lab.down --name {name}",
+            ) from None
         lab = Lab(name, directory, network.choose_subnet())
     network.ensure(lab)
     files.remember(lab)

@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 import yaml
 
+from lab import cluster, engine
 from lab.model import Lab
+from lab.progress import Progress
 
 ROOT = Path(__file__).parents[2]
 NAME = os.environ.get("SWARMKEEP_TEST_LAB", "swarmkeep-test")
@@ -94,11 +96,14 @@ class Product:
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    command = [sys.executable, "-m", "invoke"]
-    subprocess.run([*command, "lab.up", "--name", NAME], cwd=ROOT, check=True)
-    yield Lab.load(NAME)
+    with Progress(print) as progress:
+        engine.ensure(progress)
     if not KEEP:
-        subprocess.run([*command, "lab.down", "--name", NAME], cwd=ROOT, check=True)
+        # What an earlier run may have left that was ended half-way.
+        cluster.down(NAME, say=print)
+    yield cluster.up(NAME, say=print)
+    if not KEEP:
+        cluster.down(NAME, say=print)
 
 
 @pytest.fixture(scope="session")
