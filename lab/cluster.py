@@ -48,8 +48,9 @@ def _lab(name: str, directory: Path, root: Path | None) -> Lab:
                 f"or remove it with its data: inv lab.down --name {name}",
             ) from None
         lab = Lab(name, directory, network.choose_subnet())
-    network.ensure(lab)
+    # Before anything is made in Docker, so that whatever ends us there, the next run knows it.
     files.remember(lab)
+    network.ensure(lab)
     return lab
 
 
