@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
-from fabfile.swarm import Cluster, Service, Task
+from fabfile.swarm import Cluster, Service, Task, age_seconds
 
 FAILURES_ALLOWED = 2
 """Failed tasks of one service that are put down to bad luck; one more is a failed deploy."""
@@ -115,7 +114,7 @@ def _is_good(task: Task, service: Service, now: str) -> bool:
     if not same_specification(task, service):
         return False
     checked = service.template["ContainerSpec"].get("Healthcheck")
-    return bool(checked) or _age(task.since, now) >= STEADY_SECONDS
+    return bool(checked) or age_seconds(task.since, now) >= STEADY_SECONDS
 
 
 def same_specification(task: Task, service: Service) -> bool:
@@ -151,7 +150,7 @@ def _is_unplaced(task: Task, now: str) -> bool:
         task.state == "pending"
         and task.desired == "running"
         and "no suitable node" in task.error
-        and _age(task.created, now) > UNPLACED_SECONDS
+        and age_seconds(task.created, now) > UNPLACED_SECONDS
     )
 
 
@@ -160,12 +159,3 @@ def _doing(tasks: Sequence[Task], update: str) -> str:
     current = next((task for task in tasks if task.desired == "running"), None)
     word = current.state if current else "waiting for a task"
     return f"{word}, {update}" if update == "updating" else word
-
-
-def _age(since: str, now: str) -> float:
-    return (_time(now) - _time(since)).total_seconds()
-
-
-def _time(text: str) -> datetime:
-    # Docker gives nanoseconds, which datetime cannot hold; whole seconds do here.
-    return datetime.fromisoformat(text[:19] + "+00:00")

@@ -17,6 +17,8 @@ class LabelChange:
     node: str
     add: Mapping[str, str]
     remove: tuple[str, ...] = ()
+    loses: str = ""
+    """The role that the node loses by it, and with it the tasks that run there; "" for none."""
 
     def __str__(self) -> str:
         words = [f"{key}={value}" for key, value in self.add.items()]
@@ -43,9 +45,13 @@ def role_changes(inventory: Inventory, cluster: Cluster) -> list[LabelChange]:
         if node is None or node.labels.get(ROLE_LABEL, "") == host.role:
             continue
         if host.role:
-            changes.append(LabelChange(node.name, {ROLE_LABEL: host.role}))
+            changes.append(
+                LabelChange(
+                    node.name, {ROLE_LABEL: host.role}, loses=node.labels.get(ROLE_LABEL, "")
+                )
+            )
         else:
-            changes.append(LabelChange(node.name, {}, (ROLE_LABEL,)))
+            changes.append(LabelChange(node.name, {}, (ROLE_LABEL,), loses=node.labels[ROLE_LABEL]))
     return changes
 
 
@@ -99,7 +105,7 @@ def data_changes(stack: str, host: HostEntry, cluster: Cluster) -> list[LabelCha
         if node.name == host.node and not has:
             changes.append(LabelChange(node.name, {DATA_LABEL: stack}))
         elif node.name != host.node and has:
-            changes.append(LabelChange(node.name, {}, (DATA_LABEL,)))
+            changes.append(LabelChange(node.name, {}, (DATA_LABEL,), loses="db"))
     return changes
 
 

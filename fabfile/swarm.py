@@ -10,7 +10,8 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from fabfile.errors import SwarmkeepError
@@ -22,6 +23,10 @@ DATA_LABEL = "swarmkeep.pgdata"
 SECRET_LABEL = "swarmkeep.secret"  # noqa: S105 - the name of a label
 """On every secret version we made; its value is the secret's name without version."""
 STACK_LABEL = "com.docker.stack.namespace"
+IMAGE_LABEL = "com.docker.stack.image"
+"""Set by `docker stack deploy`: the image as the compose file names it, without a digest."""
+RECORD_LABEL = "swarmkeep"
+"""On every Docker config that we keep our own records in (releases, the lock)."""
 
 _SECTION = re.compile(r"^--swarmkeep (\w+)--\n", re.MULTILINE)
 
@@ -86,6 +91,15 @@ class Service:
 
 
 @dataclass(frozen=True)
+class Record:
+    """A Docker config in which we keep something for ourselves; its content is not read here."""
+
+    id: str
+    name: str
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Cluster:
     """What one manager knows, from one command."""
 
@@ -96,6 +110,9 @@ class Cluster:
     secrets: tuple[SecretVersion, ...]
     services: tuple[Service, ...]
     tasks: tuple[Task, ...]
+    networks: Mapping[str, str] = field(default_factory=dict)
+    """Names of the Swarm's networks by id."""
+    records: tuple[Record, ...] = ()
 
     def node(self, name: str) -> Node | None:
         """The node of this name."""
@@ -130,9 +147,18 @@ def observe(network: str, stacks: Sequence[str]) -> Command:
         + _docker_json("cli", "docker version --format '{{.Client.Version}}' 2>&1")
         + _docker_json("now", "date -u +%Y-%m-%dT%H:%M:%SZ")
         # On a machine that is no manager the rest can only fail; `info` tells that story.
-        + "docker node ls -q >/dev/null 2>&1 || exit 0\n"
-        + _docker_json("nodes", "docker node inspect $(docker node ls -q)")
+        + "n=$(docker node ls -q 2>/dev/null) || exit 0\n"
+        + _docker_json("nodes", "docker node inspect $n")
         + _docker_json("network", f"docker network inspect {shlex.quote(network)} 2>/dev/null || :")
+        + _docker_json(
+            "networks",
+            "docker network ls --no-trunc --filter scope=swarm --format '{{.ID}} {{.Name}}'",
+        )
+        + _docker_json(
+            "records",
+            f"docker config ls --filter label={RECORD_LABEL} "
+            "--format '{{.ID}} {{.Name}} {{.Labels}}'",
+        )
         + "s=$(docker secret ls -q --filter " + f"label={SECRET_LABEL})\n"
         + _docker_json("secrets", '[ -z "$s" ] || docker secret inspect $s')
         + f"s=$({filters})\n"
@@ -147,28 +173,32 @@ def observe(network: str, stacks: Sequence[str]) -> Command:
 
 
 def parse_cluster(result: Result) -> Cluster:
-    """Given the output of `observe`, return the Cluster.
+    """Given the result of `observe`, return the Cluster. Raises SwarmkeepError as below."""
+    return parse_sections(result.host, split_sections(result.stdout), result.stderr)
+
+
+def parse_sections(host: str, sections: Mapping[str, str], stderr: str = "") -> Cluster:
+    """Given the sections of what `observe` printed on a host, return the Cluster.
 
     Raises SwarmkeepError if Docker does not answer there or it is not a manager.
     """
-    sections = split_sections(result.stdout)
     info = _first_json(sections.get("info", ""))
     if not isinstance(info, dict) or info.get("ServerErrors"):
-        said = (sections.get("info", "") or result.stderr).strip().splitlines()
+        said = (sections.get("info", "") or stderr).strip().splitlines()
         raise SwarmkeepError(
-            f"{result.host}: Docker does not answer: {said[-1] if said else 'no output'}",
+            f"{host}: Docker does not answer: {said[-1] if said else 'no output'}",
             hint="is Docker installed and running there? try: systemctl status docker",
         )
     swarm = info.get("Swarm") or {}
     if not swarm.get("ControlAvailable"):
         state = swarm.get("LocalNodeState", "inactive")
         raise SwarmkeepError(
-            f"{result.host}: is not a Swarm manager (Swarm is {state} there)",
+            f"{host}: is not a Swarm manager (Swarm is {state} there)",
             hint="check 'swarm: manager' in hosts.yaml, or make it one: docker swarm init",
         )
     if "nodes" not in sections:
         raise SwarmkeepError(
-            f"{result.host}: the Swarm does not answer: {result.stderr.strip()}",
+            f"{host}: the Swarm does not answer: {stderr.strip()}",
             hint="has it lost its quorum of managers? see docker node ls",
         )
     networks = _json_list(sections["network"])
@@ -182,7 +212,19 @@ def parse_cluster(result: Result) -> Cluster:
             sorted(map(_service, _json_list(sections["services"])), key=lambda s: s.name)
         ),
         tasks=tuple(_task(item) for item in _json_list(sections["tasks"])),
+        networks=dict(line.split(" ", 1) for line in _lines(sections.get("networks", ""))),
+        records=tuple(_record(line) for line in _lines(sections.get("records", ""))),
     )
+
+
+def age_seconds(since: str, now: str) -> float:
+    """Given two of Docker's times (RFC 3339 in UTC), return the whole seconds between them."""
+    return (_time(now) - _time(since)).total_seconds()
+
+
+def _time(text: str) -> datetime:
+    # Docker gives nanoseconds, which datetime cannot hold; whole seconds do here.
+    return datetime.fromisoformat(text[:19] + "+00:00")
 
 
 def split_sections(text: str) -> dict[str, str]:
@@ -287,6 +329,22 @@ def _task(item: dict[str, Any]) -> Task:
         exit_code=container.get("ExitCode", 0),
         spec=item["Spec"],
     )
+
+
+def _record(line: str) -> Record:
+    id_, name, labels = _words(line, 3)
+    # Our labels hold neither commas nor equals signs: see releases.py and lock.py.
+    pairs = (pair.partition("=") for pair in labels.split(","))
+    return Record(id_, name, {key: value for key, _, value in pairs if key})
+
+
+def _lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def _words(line: str, count: int) -> tuple[str, ...]:
+    words = line.split(" ", count - 1)
+    return tuple(words + [""] * (count - len(words)))
 
 
 def _json_list(text: str) -> list[dict[str, Any]]:

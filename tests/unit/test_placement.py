@@ -94,7 +94,7 @@ def test_role_changes_set_and_remove(tmp_path):
     changes = sorted(placement.role_changes(inv, seen), key=lambda change: change.node)
     assert changes == [
         LabelChange("db1", {"role": "db"}),
-        LabelChange("manager1", {}, ("role",)),
+        LabelChange("manager1", {}, ("role",), loses="db"),
     ]
 
 
@@ -109,7 +109,7 @@ def test_the_data_label_is_on_one_node_only(tmp_path):
     db2 = inv.hosts[2]
     seen = cluster(nodes=nodes(labelled="db1"))
     assert placement.data_changes("dbstack", db2, seen) == [
-        LabelChange("db1", {}, ("swarmkeep.pgdata",)),
+        LabelChange("db1", {}, ("swarmkeep.pgdata",), loses="db"),
         LabelChange("db2", {"swarmkeep.pgdata": "dbstack"}),
     ]
 

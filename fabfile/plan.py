@@ -1,0 +1,189 @@
+"""What a deploy would change: wanted specifications against the live ones. Pure; no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fabfile.placement import LabelChange
+from fabfile.servicespec import specification
+from fabfile.specfields import fields
+from fabfile.stacks import Wanted
+from fabfile.swarm import IMAGE_LABEL, Cluster, Service
+
+# These change without a new task (swarmkit: the task template and the endpoint make one).
+_WITHOUT_RESTART = ("placement", "update_config", "rollback_config", "replicas", "deploy.labels")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field that differs; None means that it is not there on that side."""
+
+    name: str
+    old: str | None
+    new: str | None
+
+
+@dataclass(frozen=True)
+class ServicePlan:
+    """What would happen to one service: create, update, remove, unchanged or left.
+
+    `left` is a service that the compose file no longer has and that stays.
+    `unknown` are things that cannot be compared: the service then counts as changed.
+    """
+
+    name: str
+    action: str
+    fields: tuple[Field, ...] = ()
+    unknown: tuple[str, ...] = ()
+    restarts: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a deploy of one stack would change."""
+
+    stack: str
+    role: str
+    labels: tuple[LabelChange, ...]
+    network: str
+    """The network's name if it would be made, else ""."""
+    secrets: tuple[str, ...]
+    """Secrets, by name without version, that would get another version."""
+    services: tuple[ServicePlan, ...]
+    resolve_anew: bool = False
+    """Whether Docker would keep an image that was changed by hand unless told otherwise."""
+
+    @property
+    def deploys(self) -> bool:
+        """Whether `docker stack deploy` has something to do."""
+        return any(service.action in ("create", "update") for service in self.services)
+
+    @property
+    def removes(self) -> tuple[str, ...]:
+        """The services that would be removed."""
+        return tuple(service.name for service in self.services if service.action == "remove")
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """What happens to services, a line each."""
+        return tuple(
+            f"{service.name}: {service.action}"
+            for service in self.services
+            if service.action in ("create", "update", "remove")
+        )
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything would be changed."""
+        return bool(self.labels or self.network or self.secrets or self.deploys or self.removes)
+
+    @property
+    def interrupts(self) -> tuple[str, ...]:
+        """The existing services whose tasks would or may be restarted, moved or removed."""
+        return tuple(service.name for service in self.services if service.restarts)
+
+    @property
+    def touches_database(self) -> bool:
+        """Whether the database that runs would or may be restarted, moved or removed."""
+        moved = any(change.loses == "db" for change in self.labels)
+        return moved or (self.role == "db" and bool(self.interrupts))
+
+
+def make(
+    wanted: Wanted,
+    cluster: Cluster,
+    labels: Sequence[LabelChange],
+    *,
+    network: str,
+    resolve_image: str,
+    prune: bool,
+) -> Plan:
+    """Given what is wanted and what is there, return what a deploy would change."""
+    present = {version.name for version in cluster.secrets}
+    new = [s.version.base for s in wanted.secrets if s.version.name not in present]
+    moved = any(change.loses == wanted.role for change in labels)
+    services = []
+    again = False
+    for key in wanted.compose["services"]:
+        name = f"{wanted.name}_{key}"
+        service = cluster.service(name)
+        spec, unknown = specification(wanted.compose, key, wanted.name)
+        if service is None:
+            services.append(ServicePlan(name, "create", _compared({}, spec, {}), unknown))
+            continue
+        if resolve_image == "always":
+            unknown += ("image: its digest is asked from the registry at each deploy",)
+        drifted = _image_drifted(spec, service)
+        again = again or drifted
+        services.append(_update_plan(service, spec, unknown, cluster, moved=moved))
+    for service in cluster.stack(wanted.name):
+        if service.name not in wanted.services:
+            action = "remove" if prune else "left"
+            services.append(ServicePlan(service.name, action, restarts=prune))
+    return Plan(
+        wanted.name,
+        wanted.role,
+        tuple(labels),
+        network if cluster.network is None else "",
+        tuple(new),
+        tuple(services),
+        again,
+    )
+
+
+def _update_plan(
+    service: Service,
+    spec: Mapping[str, Any],
+    unknown: tuple[str, ...],
+    cluster: Cluster,
+    *,
+    moved: bool,
+) -> ServicePlan:
+    found = _compared(service.spec, _with_live_image(spec, service), cluster.networks)
+    restarts = bool(unknown) or any(not f.name.startswith(_WITHOUT_RESTART) for f in found)
+    action = "update" if found or unknown else "unchanged"
+    return ServicePlan(service.name, action, found, unknown, restarts or moved)
+
+
+def _with_live_image(spec: Mapping[str, Any], service: Service) -> Mapping[str, Any]:
+    """The wanted spec, with the digest that Docker found for the same image earlier.
+
+    Docker keeps the resolved image as long as the compose file names the same one; what
+    it named then is in a label.
+    """
+    container = spec["TaskTemplate"]["ContainerSpec"]
+    image = container["Image"]
+    named = (service.spec.get("Labels") or {}).get(IMAGE_LABEL, image)
+    if named != image or service.image.partition("@")[0] != image.partition("@")[0]:
+        return spec
+    template = {**spec["TaskTemplate"], "ContainerSpec": {**container, "Image": service.image}}
+    return {**spec, "TaskTemplate": template}
+
+
+def _image_drifted(spec: Mapping[str, Any], service: Service) -> bool:
+    """Whether the image was changed by hand: Docker would then keep it (its label says no news)."""
+    image = spec["TaskTemplate"]["ContainerSpec"]["Image"]
+    named = (service.spec.get("Labels") or {}).get(IMAGE_LABEL)
+    return bool(named == image and service.image.partition("@")[0] != image.partition("@")[0])
+
+
+def _compared(
+    old: Mapping[str, Any], new: Mapping[str, Any], networks: Mapping[str, str]
+) -> tuple[Field, ...]:
+    before, after = (fields(spec, networks) if spec else {} for spec in (old, new))
+    names = sorted(set(before) | set(after))
+    return tuple(
+        _field(name, before.get(name), after.get(name))
+        for name in names
+        if before.get(name) != after.get(name)
+    )
+
+
+def _field(name: str, old: str | None, new: str | None) -> Field:
+    if name.startswith("secrets.") and old is not None and new is not None:
+        return Field(name, "a version", "another version")
+    if name.startswith("secrets."):
+        return Field(name, old and "a version", new and "a version")
+    return Field(name, old, new)
