@@ -7,10 +7,13 @@ from invoke.collection import Collection
 from fabfile.commands import backup as _backup
 from fabfile.commands import backup_hosts as _backup_hosts
 from fabfile.commands import deploy as _deploy
+from fabfile.commands import doctor as _doctor
 from fabfile.commands import lab as _lab
+from fabfile.commands import registry as _registry
 from fabfile.commands import secrets as _secrets
 from fabfile.commands import status as _status
 from fabfile.commands import swarm as _swarm
+from fabfile.commands import swarm_nodes as _swarm_nodes
 from fabfile.commands.edge import own_usage_errors as _own_usage_errors
 
 _own_usage_errors()
@@ -20,7 +23,16 @@ namespace = Collection(
     _deploy.deploy_app,
     _deploy.deploy,
     _status.status,
-    Collection.from_module(_swarm, name="swarm"),
+    _doctor.doctor,
+    Collection(
+        "swarm",
+        _swarm_nodes.init,
+        _swarm.label,
+        _swarm.network,
+        _swarm_nodes.drain,
+        _swarm_nodes.activate,
+    ),
+    Collection.from_module(_registry, name="registry"),
     Collection(
         "backup",
         _backup_hosts.install,

@@ -1,0 +1,81 @@
+"""inv swarm.init, swarm.drain, swarm.activate: machines in, out of work, back to work."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from invoke.context import Context
+
+from fabfile.commands.edge import command, connected, is_dry, read_inventory
+from fabfile.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fabfile.drain import Move
+
+_NODE = "the host as hosts.yaml calls it, or the node as 'docker node ls' does"
+_TIMEOUT = "how long to wait, such as 90s or 5m (default 2m)"
+
+
+@command()
+def init(ctx: Context, hosts: str | None = None) -> None:
+    """Make bare hosts a Swarm, with labels and network."""
+    inventory = read_inventory(hosts)
+
+    from fabfile.bootstrap import Bootstrap
+    from fabfile.units import format_duration
+
+    start = time.monotonic()
+    with connected(ctx, inventory) as fleet:
+        changes = Bootstrap(fleet, _say).run()
+    seconds = format_duration(time.monotonic() - start)
+    if is_dry(ctx):
+        print("dry run, nothing was changed")
+    elif changes:
+        print(f"the Swarm of {len(inventory.hosts)} nodes is ready ({seconds}); next: inv deploy")
+    else:
+        print(f"the Swarm of {len(inventory.hosts)} nodes: nothing to change ({seconds})")
+
+
+@command(
+    positional=["node"],
+    help={
+        "node": _NODE,
+        "force": "drain it even if nothing else can run the database",
+        "timeout": _TIMEOUT,
+    },
+)
+def drain(
+    ctx: Context, node: str, force: bool = False, timeout: str = "2m", hosts: str | None = None
+) -> None:
+    """Take the work off a node, wait until it is gone."""
+    _move(ctx, hosts, timeout, lambda move: move.drain(node, force=force))
+
+
+@command(positional=["node"], help={"node": _NODE, "timeout": _TIMEOUT})
+def activate(ctx: Context, node: str, timeout: str = "2m", hosts: str | None = None) -> None:
+    """Let a node work again, wait until both stacks run."""
+    _move(ctx, hosts, timeout, lambda move: move.activate(node))
+
+
+def _move(ctx: Context, hosts: str | None, timeout: str, act: Callable[[Move], None]) -> None:
+    from fabfile.units import parse_duration
+
+    try:
+        seconds = parse_duration(timeout)
+    except ValueError as error:
+        raise ConfigError(f"--timeout {timeout}: {error}") from None
+    inventory = read_inventory(hosts)
+
+    from fabfile.drain import Move
+
+    with connected(ctx, inventory) as fleet:
+        act(Move(fleet, seconds, _say))
+    if is_dry(ctx):
+        print("dry run, nothing was changed")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,186 @@
+"""Verdicts on the Swarm as a whole. Pure: what its managers and all hosts said -> findings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fabfile import placement
+from fabfile.doctor import Finding, failure
+from fabfile.doctor_facts import Facts
+from fabfile.errors import SwarmkeepError
+from fabfile.host_facts import version_of
+from fabfile.inventory import Inventory
+from fabfile.preflight import check_network
+from fabfile.stacks import Wanted
+from fabfile.swarm import DATA_LABEL, Cluster
+from fabfile.verify import Check
+
+GROUP = "swarm"
+
+
+def judge_swarm(
+    inventory: Inventory, facts: Mapping[str, Facts], wanted: Sequence[Wanted] | None
+) -> list[Finding]:
+    """Every check of the Swarm. `facts` are those of the hosts that could be asked, by name;
+    `wanted` the stacks as they should be, None where they cannot be known.
+    """
+    told = [facts[m.name] for m in inventory.managers() if m.name in facts]
+    witness = next((f for f in told if f.cluster), None)
+    engines = _engines(facts)
+    if witness is None or witness.cluster is None:
+        reasons = "; ".join(f.cluster_problem for f in told) or "no manager could be asked"
+        lost = Check("managers", False, reasons, "see the managers' own checks; inv swarm.init")
+        return [Finding(GROUP, lost, unreachable=not told), *engines]
+    cluster = witness.cluster
+    checks = [
+        _quorum(witness.quorum),
+        *_known(inventory, cluster),
+        _nodes(inventory, cluster),
+        _labels(inventory, cluster),
+        _data(inventory, cluster),
+        _secrets(cluster, wanted),
+    ]
+    checks += _gossip(facts)
+    return [*(Finding(GROUP, c) for c in checks), _network(inventory, cluster), *engines]
+
+
+def _quorum(managers: Mapping[str, str]) -> Check:
+    gone = sorted(name for name, state in managers.items() if state not in ("Leader", "Reachable"))
+    count = len(managers)
+    spare = (count - 1) // 2 - len(gone)
+    detail = f"{count - len(gone)} of {count} reachable"
+    if not gone:
+        can = {0: "none may fail", 1: "one may fail"}.get(spare, f"{spare} may fail")
+        detail += f", {can}" + ("; an odd number is better" if count % 2 == 0 else "")
+        return Check("managers", True, detail)
+    return Check(
+        "managers",
+        False,
+        f"{detail}, {', '.join(gone)} is not; "
+        + (f"{spare} more may fail" if spare > 0 else "one more and the Swarm stands still"),
+        "bring it back: is the host up, its Docker running, 2377/tcp open?",
+    )
+
+
+def _known(inventory: Inventory, cluster: Cluster) -> list[Check]:
+    try:
+        placement.check_nodes(inventory, cluster)
+    except SwarmkeepError as error:
+        return [Check("members", False, error.message, "inv swarm.init joins them; or set 'node:'")]
+    return [Check("members", True, f"all {len(inventory.hosts)} hosts are nodes of it")]
+
+
+def _nodes(inventory: Inventory, cluster: Cluster) -> Check:
+    mine = [n for n in cluster.nodes if inventory.host_of_node(n.name)]
+    bad = [n for n in mine if (n.state, n.availability) != ("ready", "active")]
+    drained = [n for n in bad if n.state == "ready"]
+    hint = (
+        f"inv swarm.activate {drained[0].name}"
+        if drained
+        else "is the host up, its Docker running, 7946 and 2377 open?"
+    )
+    said = ", ".join(f"{n.name} is {n.state}/{n.availability}" for n in bad)
+    return Check("nodes", not bad, said or "all ready and active", hint)
+
+
+def _labels(inventory: Inventory, cluster: Cluster) -> Check:
+    changes = placement.role_changes(inventory, cluster)
+    wrong = "; ".join(f"{change.node} needs {change}" for change in changes)
+    others = placement.strangers(inventory, cluster)
+    more = f"; {', '.join(others)}: a role label, but not in hosts.yaml" if others else ""
+    return Check(
+        "labels", not changes, (wrong or "as hosts.yaml says") + more, "inv swarm.label sets them"
+    )
+
+
+def _data(inventory: Inventory, cluster: Cluster) -> Check:
+    stack = inventory.postgres.stack
+    holders = [n.name for n in cluster.nodes if n.labels.get(DATA_LABEL) == stack]
+    deployed = bool(cluster.stack(stack))
+    if len(holders) == 1:
+        entry = inventory.host_of_node(holders[0])
+        named = inventory.postgres.data_host
+        ok = bool(entry and entry.role == "db" and named in ("", entry.name))
+        return Check(
+            "data node",
+            ok,
+            f"{holders[0]} holds the data"
+            + ("" if ok else f", hosts.yaml wants {named or 'a host with role db'}"),
+            "set db.data_host and the host's role in hosts.yaml to where the data is",
+        )
+    if not holders and not deployed:
+        return Check("data node", True, f"{stack} is not deployed yet")
+    return Check(
+        "data node",
+        False,
+        f"{', '.join(holders) or 'no node'} carries {DATA_LABEL}={stack}, want exactly one node",
+        "inv deploy-db sets it; with several: remove it where the data is not",
+    )
+
+
+def _secrets(cluster: Cluster, wanted: Sequence[Wanted] | None) -> Check:
+    if wanted is None:
+        return Check("secrets", False, "cannot be compared", "see the checks 'vault' and 'compose'")
+    present = {version.name for version in cluster.secrets}
+    deployed = [stack for stack in wanted if cluster.stack(stack.name)]
+    old = [s.version.base for w in deployed for s in w.secrets if s.version.name not in present]
+    missing = [w.name for w in wanted if w not in deployed]
+    detail = f"not what the vault says: {', '.join(old)}" if old else "as the vault says"
+    if missing:
+        detail += f"; not deployed yet: {', '.join(missing)}"
+    return Check("secrets", not old, detail, "inv deploy brings the vault's secrets in")
+
+
+def _network(inventory: Inventory, cluster: Cluster) -> Finding:
+    name = inventory.network
+    try:
+        check_network(name, cluster)
+    except SwarmkeepError as error:
+        return failure(GROUP, "network", error)
+    there = cluster.network is not None
+    return Finding(
+        GROUP,
+        Check(
+            "network",
+            there,
+            f"{name} {'is an attachable overlay' if there else 'does not exist yet'}",
+            "inv swarm.network makes it (inv deploy does too)",
+        ),
+    )
+
+
+def _gossip(facts: Mapping[str, Facts]) -> list[Check]:
+    """Whether the nodes with tasks on our network hear each other: that needs 7946/tcp and udp."""
+    addresses = {n: str((f.info.get("Swarm") or {}).get("NodeAddr", "")) for n, f in facts.items()}
+    inside = [name for name, fact in facts.items() if addresses[name] in fact.peers]
+    if len(inside) < 2:
+        return []
+    deaf = [
+        f"{one} does not hear {other}"
+        for one in inside
+        for other in inside
+        if addresses[other] not in facts[one].peers
+    ]
+    return [
+        Check(
+            "gossip",
+            not deaf,
+            "; ".join(deaf) or f"{', '.join(inside)} hear each other on the network",
+            "open 7946/tcp and 7946/udp between these nodes in both directions",
+        )
+    ]
+
+
+def _engines(facts: Mapping[str, Facts]) -> list[Finding]:
+    versions = {n: str(f.info["ServerVersion"]) for n, f in facts.items() if f.info}
+    if not versions:
+        return []
+    same = len({version_of(version)[0] for version in versions.values()}) == 1
+    all_of = ", ".join(sorted({v.partition("+")[0] for v in versions.values()}))
+    detail = (
+        f"{all_of} everywhere"
+        if same
+        else ", ".join(f"{name} has {version}" for name, version in sorted(versions.items()))
+    )
+    check = Check("engines", same, detail, "bring all nodes to the same major version")
+    return [Finding(GROUP, check)]
