@@ -9,7 +9,10 @@ from fabfile.commands import backup_hosts as _backup_hosts
 from fabfile.commands import deploy as _deploy
 from fabfile.commands import doctor as _doctor
 from fabfile.commands import lab as _lab
+from fabfile.commands import locking as _locking
+from fabfile.commands import plan as _plan
 from fabfile.commands import registry as _registry
+from fabfile.commands import releases as _releases
 from fabfile.commands import secrets as _secrets
 from fabfile.commands import status as _status
 from fabfile.commands import swarm as _swarm
@@ -22,6 +25,11 @@ namespace = Collection(
     _deploy.deploy_db,
     _deploy.deploy_app,
     _deploy.deploy,
+    _plan.plan,
+    _releases.releases,
+    _releases.rollback,
+    _locking.unlock,
+    _locking.audit_log,
     _status.status,
     _doctor.doctor,
     Collection(

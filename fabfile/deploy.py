@@ -1,162 +1,179 @@
-"""Deploying a stack: look, check everything, then change, then wait for the truth.
+"""Deploying a stack: look, plan, ask; then, under the lock, change, and wait for the truth.
 
-Nothing is changed before everything that can be checked has been checked; and a change
-that fails is taken back as far as Swarm can.
+Nothing is changed before everything that can be checked has been checked; a stack that is
+right already is not touched; and a change that fails is taken back as far as Swarm can.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import contextlib
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 
-from fabfile import convergence, placement, swarm
+from fabfile import convergence, endings, lock, releases, swarm
+from fabfile import plan as plans
+from fabfile.change_script import ChangeScript
+from fabfile.endings import Options, Report
 from fabfile.errors import SwarmkeepError, UnreachableError
-from fabfile.inventory import HostEntry, Inventory
-from fabfile.preflight import (
-    Survey,
-    check_database_runs,
-    check_network,
-    observe,
-    pull,
-    survey,
-)
+from fabfile.inventory import Inventory
+from fabfile.lock import Lease, LockLostError
+from fabfile.plan import Plan
+from fabfile.preflight import Look, check, lacking_image, look, observe, observe_command, pull
 from fabfile.stacks import Wanted
 from fabfile.swarm import Cluster
-from fabfile.transport import Command, Fleet, Host, Outcome, values
+from fabfile.transport import Command, Fleet, Host, values
 from fabfile.waiting import await_stack, take_back
 
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a deploy did. `services` maps full names to created, updated or unchanged."""
-
-    stack: str
-    changes: tuple[str, ...]
-    services: Mapping[str, str]
-
-    @property
-    def changed(self) -> bool:
-        """Whether anything was changed."""
-        return bool(self.changes) or any(v != "unchanged" for v in self.services.values())
+def make_plan(
+    inventory: Inventory,
+    wanted: Wanted,
+    seen: Look,
+    *,
+    prune: bool = False,
+    move_data_host: bool = False,
+    database_first: bool = False,
+) -> Plan:
+    """Check what can be checked and return what a deploy would change. Raises SwarmkeepError."""
+    labels = check(
+        inventory, wanted, seen, move_data_host=move_data_host, database_first=database_first
+    )
+    return plans.make(
+        wanted,
+        seen.cluster,
+        labels,
+        network=inventory.network,
+        resolve_image=inventory.resolve_image,
+        prune=prune,
+    )
 
 
 @dataclass
 class Deployment:
-    """One stack's way into the Swarm."""
+    """One stack's way into the Swarm.
+
+    `show` is given each plan; `confirm` is asked before a plan is carried out and raises
+    to refuse it; `verify` looks at the converged stack and raises if it does not work.
+    """
 
     fleet: Fleet
     wanted: Wanted
+    options: Options
     say: Say
-    keep_failed: bool = False
-    move_data_host: bool = False
+    show: Callable[[Plan], None]
+    confirm: Callable[[Plan], None]
+    verify: Callable[[Cluster], None]
+    _done: list[str] = field(default_factory=list)
 
     @property
     def inventory(self) -> Inventory:
         """The inventory all this is for."""
         return self.fleet.inventory
 
-    def run(self) -> Report:
-        """Deploy, wait for convergence, clean up. Raises SwarmkeepError with the failing task."""
-        manager, cluster, surveys = self._look()
-        labels = self._check(cluster, surveys)
-        self._pull_images(surveys)
-        changes = prepare_swarm(manager, self.inventory, cluster, labels)
-        changes += self._create_secrets(manager, cluster)
-        for line in changes:
-            self.say(line)
-        for step in self._steps(cluster):
-            after = self._apply(manager, step, cluster)
-        if self.fleet.dry:
-            return Report(self.wanted.name, tuple(changes), {})
-        self._remove_old_secrets(manager, after)
-        return Report(self.wanted.name, tuple(changes), _compare(cluster, after, self.wanted))
+    def run(self, seen: Look | None = None) -> Report:
+        """Deploy, wait for convergence, clean up. Raises SwarmkeepError with the failing task.
 
-    def _look(self) -> tuple[Host, Cluster, list[Outcome[Survey]]]:
-        """Ask a manager and the stack's hosts, all at the same time."""
-        hosts = self.inventory.with_role(self.wanted.role)
-        outcomes = self.fleet.fan_out(_unique([*self.inventory.managers()[:1], *hosts]), self._ask)
-        surveys = [
-            Outcome(o.entry, o.value[1] if o.value else None, o.error)
-            for o in outcomes
-            if o.entry in hosts
-        ]
-        manager = self.fleet.first_manager()
-        known = next((o.value[0] for o in outcomes if o.value and o.value[0]), None)
-        return manager, known or observe(manager), surveys
+        `seen` is a look at the cluster that is fresh enough to plan from.
+        """
+        seen = seen or look(self.fleet, [self.wanted])
+        plan = self._plan(seen)
+        while True:
+            self.show(plan)
+            if not plan.changes and self._is_settled(seen.cluster):
+                return self._report(seen.cluster, seen.cluster, 0)
+            if self.fleet.dry:
+                return self._dry(seen, plan)
+            self.confirm(plan)
+            self._pull_images(seen)
+            with self._lock(seen.manager) as lease:
+                # What was planned may be old: somebody else may have held the lock.
+                cluster = swarm.parse_sections(seen.manager.name, lease.output)
+                seen = replace(seen, cluster=cluster)
+                again = self._plan(seen)
+                if again == plan:
+                    return self._under_lock(lease, seen, plan)
+            self.say("the cluster has changed meanwhile: planning again")
+            plan = again
 
-    def _ask(self, host: Host) -> tuple[Cluster | None, Survey]:
-        cluster = None
-        if host.entry == self.inventory.managers()[0]:
-            cluster = observe(host)
-        if host.entry.role != self.wanted.role:
-            return cluster, Survey(False, False)
-        return cluster, survey(host, self.wanted)
-
-    def _check(
-        self, cluster: Cluster, surveys: Sequence[Outcome[Survey]]
-    ) -> list[placement.LabelChange]:
-        """Everything that can be known beforehand; returns the labels to change."""
-        placement.check_nodes(self.inventory, cluster)
-        check_network(self.inventory.network, cluster)
-        changes = placement.role_changes(self.inventory, cluster)
-        if self.wanted.role == "db":
-            host = self._data_host(cluster, surveys)
-            self._check_ready(cluster, [host])
-            return changes + placement.data_changes(self.wanted.name, host, cluster)
-        self._check_ready(cluster, self.inventory.with_role("app"))
-        check_database_runs(self.inventory, cluster)
-        return changes
-
-    def _data_host(self, cluster: Cluster, surveys: Sequence[Outcome[Survey]]) -> HostEntry:
-        with_volume = [s.entry for s in surveys if s.value and s.value.has_volume]
-        pinned = [n for n in cluster.nodes if n.labels.get(swarm.DATA_LABEL) == self.wanted.name]
-        if not pinned:
-            # Nothing says where the data is: every db host must tell whether it has it.
-            values(surveys)
-        host = placement.data_host(self.inventory, cluster, with_volume, move=self.move_data_host)
-        values([s for s in surveys if s.entry == host])
-        return host
-
-    def _check_ready(self, cluster: Cluster, hosts: Sequence[HostEntry]) -> None:
-        if not hosts:
-            raise SwarmkeepError(
-                f"{self.wanted.name}: no host has 'role: {self.wanted.role}'",
-                hint="give one host of hosts.yaml that role",
-            )
-        nodes = [cluster.node(host.node) for host in hosts]
-        if any(n and n.state == "ready" and n.availability == "active" for n in nodes):
-            return
-        states = ", ".join(f"{n.name} is {n.state}/{n.availability}" for n in nodes if n)
-        raise SwarmkeepError(
-            f"{self.wanted.name}: no node can run it: {states}",
-            hint="bring the node up, or: docker node update --availability active NODE",
+    def _plan(self, seen: Look) -> Plan:
+        return make_plan(
+            self.inventory,
+            self.wanted,
+            seen,
+            prune=self.options.prune,
+            move_data_host=self.options.move_data_host,
         )
 
-    def _pull_images(self, surveys: Sequence[Outcome[Survey]]) -> None:
+    def _lock(self, manager: Host) -> AbstractContextManager[Lease]:
+        return lock.held(
+            manager,
+            self.options.origin,
+            self.options.command,
+            wait=self.options.wait,
+            say=self.say,
+            also=observe_command(self.inventory).script,
+        )
+
+    def _is_settled(self, cluster: Cluster) -> bool:
+        """Whether an unchanged stack needs nothing at all: it runs, works and is on record."""
+        ours = [
+            one
+            for one in convergence.judge(cluster, self.wanted.name, convergence.baseline(cluster))
+            if one.service.name in self.wanted.services
+        ]
+        if not all(one.done for one in ours) or not releases.is_recorded(self.wanted, cluster):
+            return False
+        self.verify(cluster)
+        return True
+
+    def _dry(self, seen: Look, plan: Plan) -> Report:
+        for step in self._steps(seen.cluster):
+            script = self._script(step, seen.cluster, plan)
+            if script.steps:
+                seen.manager.run(Command(script.text, script.stdin))
+        return Report(self.wanted.name, (), {})
+
+    def _pull_images(self, seen: Look) -> None:
         """Fetch the image where it is missing, while everything old still runs."""
-        lacking = [s.entry for s in surveys if s.value and not s.value.has_image]
-        reachable = [s for s in surveys if s.value]
-        if not reachable:
-            values(surveys)
+        lacking = lacking_image(self.wanted, seen)
         if not lacking:
             return
         self.say(f"pulling {self.wanted.image} on {', '.join(h.name for h in lacking)}")
-        outcomes = self.fleet.fan_out(lacking, lambda host: pull(host, self.wanted.image))
-        values(outcomes)
+        values(self.fleet.fan_out(lacking, lambda host: pull(host, self.wanted.image)))
 
-    def _create_secrets(self, manager: Host, cluster: Cluster) -> list[str]:
-        present = {version.name for version in cluster.secrets}
-        created = []
-        for secret in self.wanted.secrets:
-            if secret.version.name in present:
-                continue
-            command = Command(swarm.create_secret(secret.version), stdin=secret.content)
-            manager.check(command, f"creating the secret {secret.version.name}")
-            created.append(f"secret {secret.version.base}: new version {secret.version.name}")
-        return created
+    def _under_lock(self, lease: Lease, seen: Look, plan: Plan) -> Report:
+        """Carry the plan out and put the outcome on record, whatever it is."""
+        start = time.monotonic()
+        try:
+            after = self._change(lease, seen, plan)
+            self.verify(after)
+        except (UnreachableError, LockLostError):
+            # The manager is gone or not ours to change: nothing can be written there.
+            raise
+        except BaseException as error:
+            said = error.message if isinstance(error, SwarmkeepError) else "interrupted"
+            # Ctrl-C may have closed the connection.
+            with contextlib.suppress(SwarmkeepError):
+                self._finish(lease, seen.cluster, plan, start, self.wanted.redact(said))
+            raise
+        number = self._finish(lease, after, plan, start)
+        return self._report(seen.cluster, after, number)
+
+    def _change(self, lease: Lease, seen: Look, plan: Plan) -> Cluster:
+        before = seen.cluster
+        after = before
+        for step in self._steps(before):
+            self._apply(lease, self._script(step, before, plan))
+            after = self._await(lease, step, before)
+        for name in plan.removes:
+            script = ChangeScript()
+            script.remove(name)
+            self._apply(lease, script)
+        return after
 
     def _steps(self, cluster: Cluster) -> list[Wanted]:
         """One step, or two: two first starts of NocoDB on an empty database race each other."""
@@ -166,18 +183,33 @@ class Deployment:
             return [self.wanted.with_replicas("nocodb", 1), self.wanted]
         return [self.wanted]
 
-    def _apply(self, manager: Host, wanted: Wanted, before: Cluster) -> Cluster:
-        command = Command(
-            swarm.deploy_stack(
-                wanted.name,
+    def _script(self, step: Wanted, before: Cluster, plan: Plan) -> ChangeScript:
+        script = ChangeScript()
+        if not self._done:
+            script.labels(plan.labels)
+            if plan.network:
+                script.network(plan.network)
+            present = {version.name for version in before.secrets}
+            script.secrets([s for s in step.secrets if s.version.name not in present])
+        if plan.deploys:
+            script.stack(
+                step.name,
+                step.stack_input,
                 cli_major=before.cli_major,
-                resolve_image=self.inventory.resolve_image,
-            ),
-            stdin=wanted.stack_input.encode(),
-        )
-        manager.check(command, f"docker stack deploy {wanted.name}")
-        if self.fleet.dry:
-            return before
+                resolve_image="always" if plan.resolve_anew else self.inventory.resolve_image,
+            )
+        return script
+
+    def _apply(self, lease: Lease, script: ChangeScript) -> None:
+        if not script.steps:
+            return
+        script.check(lease.change(script.text, script.stdin))
+        self._done += script.done
+        for line in script.done:
+            self.say(line)
+
+    def _await(self, lease: Lease, wanted: Wanted, before: Cluster) -> Cluster:
+        manager = lease.manager
         try:
             return await_stack(
                 lambda: observe(manager),
@@ -193,56 +225,41 @@ class Deployment:
             # Nothing can be taken back on a manager that is gone; Swarm itself goes on.
             raise
         except SwarmkeepError:
-            if not self.keep_failed:
-                take_back(manager, wanted, before, observe, self.say)
-            self._remove_old_secrets(manager, before)
+            if not self.options.keep_failed:
+                take_back(lease.change, lambda: observe(manager), wanted, before, self.say)
             raise
 
-    def _remove_old_secrets(self, manager: Host, cluster: Cluster) -> None:
-        """Remove the versions no service uses. Docker refuses to remove one in use."""
-        bases = {secret.version.base for secret in self.wanted.secrets}
-        used = _secrets_in_use(cluster)
-        ours = {s.version for s in self.wanted.secrets} | set(cluster.secrets)
-        old = sorted(v.name for v in ours if v.base in bases and v.name not in used)
-        if old:
-            manager.run(Command(swarm.remove_secrets(old)))
+    def _finish(
+        self, lease: Lease, cluster: Cluster, plan: Plan, start: float, error: str = ""
+    ) -> int:
+        """In one round trip: keep the release, let old secrets go, write the log, unlock.
 
+        Returns the release's number, 0 where none was kept.
+        """
+        ending = endings.make(
+            self.wanted,
+            cluster,
+            self.options,
+            changes=[*self._done, *plan.actions],
+            seconds=time.monotonic() - start,
+            error=error,
+        )
+        result = lease.release(ending.script, ending.stdin)
+        if ending.number and "kept" not in result.stdout.split():
+            said = result.stderr.strip().splitlines()
+            self.say(f"warning: the release could not be kept: {said[-1] if said else '?'}")
+            return 0
+        return ending.number
 
-def prepare_swarm(
-    manager: Host,
-    inventory: Inventory,
-    cluster: Cluster,
-    labels: Sequence[placement.LabelChange],
-) -> list[str]:
-    """Set labels and make the network, in one round trip; return a line per change."""
-    commands = [swarm.label_node(c.node, c.add, c.remove) + " >/dev/null" for c in labels]
-    done = [f"node {change.node}: {change}" for change in labels]
-    if cluster.network is None:
-        commands.append(swarm.create_network(inventory.network) + " >/dev/null")
-        done.append(f"network {inventory.network}: created")
-    if commands:
-        manager.check(Command(" &&\n".join(commands)), "preparing the Swarm")
-    return done
-
-
-def _secrets_in_use(cluster: Cluster) -> set[str]:
-    return {
-        str(secret["SecretName"])
-        for service in cluster.services
-        for secret in service.template["ContainerSpec"].get("Secrets") or ()
-    }
-
-
-def _compare(before: Cluster, after: Cluster, wanted: Wanted) -> dict[str, str]:
-    outcome = {}
-    for service in after.stack(wanted.name):
-        old = before.service(service.name)
-        if old is None:
-            outcome[service.name] = "created"
-        else:
-            outcome[service.name] = "unchanged" if old.spec == service.spec else "updated"
-    return outcome
-
-
-def _unique(entries: Sequence[Any]) -> list[Any]:
-    return list(dict.fromkeys(entries))
+    def _report(self, before: Cluster, after: Cluster, release: int) -> Report:
+        outcome = {}
+        for service in after.stack(self.wanted.name):
+            old = before.service(service.name)
+            if service.name not in self.wanted.services:
+                if self.options.prune:
+                    outcome[service.name] = "removed"
+            elif old is None:
+                outcome[service.name] = "created"
+            else:
+                outcome[service.name] = "unchanged" if old.spec == service.spec else "updated"
+        return Report(self.wanted.name, tuple(self._done), outcome, release)

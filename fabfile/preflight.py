@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fabfile import swarm
+from fabfile import placement, swarm
 from fabfile.errors import SwarmkeepError
-from fabfile.inventory import Inventory
+from fabfile.inventory import HostEntry, Inventory
+from fabfile.placement import LabelChange
 from fabfile.stacks import Wanted
-from fabfile.swarm import Cluster
-from fabfile.transport import Command, Host
+from fabfile.swarm import DATA_LABEL, Cluster
+from fabfile.transport import Command, Fleet, Host, Outcome, values
 
 PULL_TIMEOUT = 1800.0
 """Seconds of silence allowed to `docker pull`, which prints nothing without a terminal."""
@@ -22,6 +24,113 @@ class Survey:
 
     has_image: bool
     has_volume: bool
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the hosts said before a deploy: a manager about the Swarm, each host about itself."""
+
+    manager: Host
+    cluster: Cluster
+    surveys: Mapping[str, tuple[Outcome[Survey], ...]]
+    """By role."""
+
+
+def look(fleet: Fleet, stacks: Sequence[Wanted]) -> Look:
+    """Ask a manager and the stacks' hosts, all at the same time: one round trip each."""
+    inventory = fleet.inventory
+    first = inventory.managers()[0]
+    by_role = {stack.role: stack for stack in stacks}
+    hosts = [host for role in by_role for host in inventory.with_role(role)]
+
+    def ask(host: Host) -> tuple[Cluster | None, Survey | None]:
+        stack = by_role.get(host.entry.role)
+        return (
+            observe(host) if host.entry == first else None,
+            survey(host, stack) if stack else None,
+        )
+
+    outcomes = fleet.fan_out(list(dict.fromkeys([first, *hosts])), ask)
+    surveys = {
+        role: tuple(
+            Outcome(o.entry, o.value[1] if o.value else None, o.error)
+            for o in outcomes
+            if o.entry.role == role
+        )
+        for role in by_role
+    }
+    manager = fleet.first_manager()
+    known = next((o.value[0] for o in outcomes if o.value and o.value[0]), None)
+    return Look(manager, known or observe(manager), surveys)
+
+
+def check(
+    inventory: Inventory,
+    wanted: Wanted,
+    seen: Look,
+    *,
+    move_data_host: bool,
+    database_first: bool = False,
+) -> list[LabelChange]:
+    """Check everything that can be known beforehand; return the labels to change.
+
+    `database_first` says that the database is deployed before this stack, in the same
+    go. Raises SwarmkeepError.
+    """
+    cluster, surveys = seen.cluster, seen.surveys[wanted.role]
+    placement.check_nodes(inventory, cluster)
+    check_network(inventory.network, cluster)
+    changes = placement.role_changes(inventory, cluster)
+    if wanted.role == "db":
+        host = _data_host(inventory, wanted, cluster, surveys, move=move_data_host)
+        _check_ready(wanted, cluster, [host])
+        return changes + placement.data_changes(wanted.name, host, cluster)
+    _check_ready(wanted, cluster, inventory.with_role("app"))
+    if not database_first:
+        check_database_runs(inventory, cluster)
+    return changes
+
+
+def _data_host(
+    inventory: Inventory,
+    wanted: Wanted,
+    cluster: Cluster,
+    surveys: Sequence[Outcome[Survey]],
+    *,
+    move: bool,
+) -> HostEntry:
+    with_volume = [s.entry for s in surveys if s.value and s.value.has_volume]
+    pinned = [n for n in cluster.nodes if n.labels.get(DATA_LABEL) == wanted.name]
+    if not pinned:
+        # Nothing says where the data is: every db host must tell whether it has it.
+        values(surveys)
+    host = placement.data_host(inventory, cluster, with_volume, move=move)
+    values([s for s in surveys if s.entry == host])
+    return host
+
+
+def _check_ready(wanted: Wanted, cluster: Cluster, hosts: Sequence[HostEntry]) -> None:
+    if not hosts:
+        raise SwarmkeepError(
+            f"{wanted.name}: no host has 'role: {wanted.role}'",
+            hint="give one host of hosts.yaml that role",
+        )
+    nodes = [cluster.node(host.node) for host in hosts]
+    if any(n and n.state == "ready" and n.availability == "active" for n in nodes):
+        return
+    states = ", ".join(f"{n.name} is {n.state}/{n.availability}" for n in nodes if n)
+    raise SwarmkeepError(
+        f"{wanted.name}: no node can run it: {states}",
+        hint="bring the node up, or: docker node update --availability active NODE",
+    )
+
+
+def lacking_image(wanted: Wanted, seen: Look) -> list[HostEntry]:
+    """The hosts that lack the image. Raises if no host could be asked at all."""
+    surveys = seen.surveys[wanted.role]
+    if not any(s.value for s in surveys):
+        values(surveys)
+    return [s.entry for s in surveys if s.value and not s.value.has_image]
 
 
 def observe_command(inventory: Inventory) -> Command:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from fabfile.convergence import Baseline, Progress, baseline, judge
 from fabfile.errors import SwarmkeepError
 from fabfile.stacks import Wanted
-from fabfile.swarm import Cluster
-from fabfile.transport import Command, Host
+from fabfile.swarm import Cluster, Service
+from fabfile.transport import Result
 
 POLL_SECONDS = 0.5
 ROLLBACK_SECONDS = 120.0
@@ -38,7 +38,7 @@ def await_stack(
     shown: dict[str, str] = {}
     while True:
         cluster = look()
-        progress = judge(cluster, wanted.name, before)
+        progress = _progress(cluster, wanted, before)
         for one in progress:
             line = f"{one.service.name}: {one.running}/{one.wanted} running ({one.doing})"
             if not one.done and shown.get(one.service.name) != line:
@@ -55,45 +55,53 @@ def await_stack(
 
 
 def take_back(
-    manager: Host,
+    change: Callable[[str], Result],
+    look: Callable[[], Cluster],
     wanted: Wanted,
     before: Cluster,
-    observe: Callable[[Host], Cluster],
     say: Say,
 ) -> None:
     """After a failed deploy: remove services that are new, roll back those that changed.
 
     Swarm rolls back by itself where it saw a task fail; it does not where a task finds no
-    node or the deadline passed.
+    node or the deadline passed. `change` runs a script on the manager.
     """
-    for service in observe(manager).stack(wanted.name):
+    for service in _ours(look().stack(wanted.name), wanted):
         old = before.service(service.name)
         name = shlex.quote(service.name)
         if old is None:
-            manager.run(Command(f"docker service rm {name}"))
+            change(f"docker service rm {name}")
             say(f"{service.name}: removed again, it never worked")
         elif old.spec != service.spec and not str(service.update.get("State", "")).startswith(
             "rollback"
         ):
-            manager.run(Command(f"docker service rollback --detach {name}"))
+            change(f"docker service rollback --detach {name}")
             say(f"{service.name}: rolling back")
-    _await_old(manager, wanted, before, observe)
+    _await_old(look, wanted, before)
 
 
-def _await_old(
-    manager: Host, wanted: Wanted, before: Cluster, observe: Callable[[Host], Cluster]
-) -> None:
+def _await_old(look: Callable[[], Cluster], wanted: Wanted, before: Cluster) -> None:
     """Until the old tasks run again, or the time is over: the deploy's own error comes next."""
     end = time.monotonic() + ROLLBACK_SECONDS
-    olds = {service.name: service for service in before.stack(wanted.name)}
+    olds = {service.name for service in before.stack(wanted.name)}
     while time.monotonic() < end:
-        cluster = observe(manager)
-        now = cluster.stack(wanted.name)
+        cluster = look()
+        now = {service.name for service in cluster.stack(wanted.name)}
         # As if seen for the first time: the failures of the change are not the old version's.
-        quiet = judge(cluster, wanted.name, baseline(cluster))
-        if {s.name for s in now} <= set(olds) and all(p.running == p.wanted for p in quiet):
+        quiet = _progress(cluster, wanted, baseline(cluster))
+        if now <= olds and all(p.running == p.wanted for p in quiet):
             return
         time.sleep(POLL_SECONDS)
+
+
+def _ours(services: tuple[Service, ...], wanted: Wanted) -> list[Service]:
+    """Without those of the stack that its compose file no longer has."""
+    return [service for service in services if service.name in wanted.services]
+
+
+def _progress(cluster: Cluster, wanted: Wanted, before: Baseline) -> tuple[Progress, ...]:
+    found = judge(cluster, wanted.name, before)
+    return tuple(one for one in found if one.service.name in wanted.services)
 
 
 def _failure(

@@ -15,7 +15,7 @@ STDLIB = sys.stdlib_module_names
 
 # Lower rooms may not import higher ones.
 LAYERS = [
-    ["errors", "units", "secret"],
+    ["errors", "units", "secret", "origin"],
     ["schema", "yamltext", "vault_format"],
     ["inventory"],
     ["vault_password"],
@@ -24,9 +24,11 @@ LAYERS = [
     ["channel", "ssh_connection"],
     ["transport"],
     ["swarm", "compose"],
-    ["placement", "convergence", "stacks"],
-    ["waiting", "preflight", "probe", "status"],
-    ["deploy"],
+    ["servicespec_parts", "specfields", "lock_text"],
+    ["placement", "convergence", "stacks", "servicespec", "lock", "audit"],
+    ["waiting", "preflight", "probe", "status", "plan", "releases", "change_script"],
+    ["plan_text", "endings"],
+    ["deploy", "preparing"],
 ]
 
 

@@ -71,6 +71,21 @@ def test_what_docker_made_of_it_is_unchanged(everything):
     assert not result.changes
 
 
+def test_order_of_services_and_settings_does_not_matter(everything):
+    wanted, there = everything
+
+    def turned(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: turned(item) for key, item in reversed(value.items())}
+        return value
+
+    compose = turned(wanted.compose)
+    for key in ("environment", "ports", "volumes", "configs", "cap_add"):
+        compose["services"]["many"][key] = compose["services"]["many"][key][::-1]
+    result = made(replace(wanted, compose=compose), there)
+    assert [s.fields for s in result.services] == [(), (), ()]
+
+
 # One changed setting, and the one field in which it must show.
 CHANGES = [
     ("image", "other:2", "image", "other:2", True),

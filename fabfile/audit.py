@@ -1,0 +1,90 @@
+"""The audit log on the managers: one JSON line per command that changed, or tried to change."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from fabfile.errors import SwarmkeepError
+from fabfile.origin import Origin
+from fabfile.transport import Command, Fleet, Host, values
+
+PATH = "/var/log/swarmkeep-audit.jsonl"
+
+
+def entry(
+    origin: Origin,
+    command: str,
+    outcome: str,
+    *,
+    stack: str = "",
+    changes: Sequence[str] = (),
+    error: str = "",
+    seconds: float | None = None,
+    release: int | None = None,
+) -> dict[str, Any]:
+    """One line of the log, without its time, which is the manager's. Never holds a secret.
+
+    `outcome` is "ok" or "failed"; `error` must have been redacted.
+    """
+    line: dict[str, Any] = {"command": command, "outcome": outcome, "who": origin.who}
+    optional = {
+        "stack": stack,
+        "release": release,
+        "changes": list(changes),
+        "error": error,
+        "seconds": None if seconds is None else round(seconds, 1),
+        "commit": origin.commit,
+    }
+    return line | {key: value for key, value in optional.items() if value not in ("", None, [])}
+
+
+def append_script(line: dict[str, Any]) -> str:
+    """The script that appends a line; a log that cannot be written stops nothing."""
+    rest = json.dumps(line, ensure_ascii=False)[1:]
+    return (
+        '(umask 077; printf \'{"time": "%s", %s\\n\' '
+        f'"$(date -u +%Y-%m-%dT%H:%M:%SZ)" {shlex.quote(rest)} >>{PATH}) || :\n'
+    )
+
+
+def record(manager: Host, line: dict[str, Any]) -> None:
+    """Append a line on a manager, in a round trip of its own."""
+    manager.run(Command(append_script(line)))
+
+
+def read(fleet: Fleet, lines: int) -> list[dict[str, Any]]:
+    """The last lines of every manager's log, the oldest first.
+
+    Managers that cannot be reached are left out as long as one can.
+    """
+    script = f"[ ! -e {PATH} ] || tail -n {lines} {PATH}"
+    outcomes = fleet.fan_out(
+        fleet.inventory.managers(),
+        lambda host: host.check(Command(script, changes=False), "reading the audit log").stdout,
+    )
+    found = [outcome for outcome in outcomes if outcome.value is not None]
+    texts = values(found or outcomes)
+    entries = parse((outcome.entry.name, text) for outcome, text in zip(found, texts, strict=True))
+    return entries[-lines:]
+
+
+def parse(texts: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Given each manager's name and lines, return the entries by time, with their manager.
+
+    Raises SwarmkeepError for a line that is no JSON object: somebody wrote into the log.
+    """
+    entries = []
+    for manager, text in texts:
+        for line in text.splitlines():
+            try:
+                item = json.loads(line)
+                entries.append({"time": item["time"], "manager": manager} | item)
+            except (ValueError, KeyError, TypeError):
+                raise SwarmkeepError(
+                    f"{manager}: {PATH} holds a line that is not ours: {line[:60]!r}",
+                    hint="look at the file; remove that line if it is damaged",
+                ) from None
+    return sorted(entries, key=lambda item: str(item["time"]))

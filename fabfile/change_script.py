@@ -1,0 +1,98 @@
+"""The one script that changes the Swarm: labels, network, secrets, stack. Text; runs nothing."""
+
+from __future__ import annotations
+
+import base64
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from fabfile import swarm
+from fabfile.errors import SwarmkeepError
+from fabfile.placement import LabelChange
+from fabfile.stacks import SecretContent
+from fabfile.transport import Result
+
+
+@dataclass
+class ChangeScript:
+    """Steps in order; the first that fails ends it. What steps read comes through stdin.
+
+    Each step announces itself, so that a failure can be named; docker's own output is
+    only of interest where it is an error.
+    """
+
+    steps: list[str] = field(default_factory=list)
+    inputs: list[bytes] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+    """A line for people per change."""
+
+    def labels(self, changes: Sequence[LabelChange]) -> None:
+        """Set and remove labels of nodes."""
+        for change in changes:
+            self._step(
+                f"labelling node {change.node}",
+                swarm.label_node(change.node, change.add, change.remove),
+            )
+            self.done.append(f"node {change.node}: {change}")
+
+    def network(self, name: str) -> None:
+        """Make the shared network."""
+        self._step(f"creating the network {name}", swarm.create_network(name))
+        self.done.append(f"network {name}: created")
+
+    def secrets(self, contents: Sequence[SecretContent]) -> None:
+        """Make secret versions. One that is there already has this content: its name says so."""
+        for secret in contents:
+            name = shlex.quote(secret.version.name)
+            self._step(
+                f"creating the secret {secret.version.name}",
+                f"{{ docker secret inspect {name} >/dev/null 2>&1 || "
+                f"{swarm.create_secret(secret.version)}; }}",
+                secret.content,
+            )
+            self.done.append(f"secret {secret.version.base}: new version {secret.version.name}")
+
+    def stack(self, name: str, compose: str, *, cli_major: int, resolve_image: str) -> None:
+        """Deploy a stack."""
+        self._step(
+            f"docker stack deploy {name}",
+            swarm.deploy_stack(name, cli_major=cli_major, resolve_image=resolve_image),
+            compose.encode(),
+        )
+
+    def remove(self, service: str) -> None:
+        """Remove a service."""
+        self._step(f"removing the service {service}", f"docker service rm {shlex.quote(service)}")
+
+    @property
+    def text(self) -> str:
+        """The whole script."""
+        return "set -e\n" + "\n".join(self.steps) + "\n"
+
+    @property
+    def stdin(self) -> bytes:
+        """A line of base64 for each step that reads something."""
+        return b"".join(base64.b64encode(item) + b"\n" for item in self.inputs)
+
+    def check(self, result: Result) -> None:
+        """Raise SwarmkeepError naming the step that failed, if one did."""
+        if result.exit_code == 0:
+            return
+        begun = result.stdout.strip().splitlines()
+        said = result.stderr.strip().splitlines()
+        raise SwarmkeepError(
+            f"{result.host}: {begun[-1] if begun else 'changing the Swarm'} failed: "
+            f"{said[-1] if said else f'exit code {result.exit_code}'}",
+            details=tuple(said[-6:-1]),
+        )
+
+    def _step(self, what: str, command: str, content: bytes | None = None) -> None:
+        text = f"echo {shlex.quote(what)}\n"
+        if content is None:
+            text += f"{command} >/dev/null"
+        else:
+            self.inputs.append(content)
+            # printf is the shell's own: what it prints is in no process list.
+            text += f'IFS= read -r body; printf %s "$body" | base64 -d | {command} >/dev/null'
+        self.steps.append(text)

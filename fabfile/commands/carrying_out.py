@@ -1,0 +1,115 @@
+"""What deploys and rollbacks share at the terminal: plan, question, progress, verdict."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fabfile.errors import ConfigError, SwarmkeepError
+
+if TYPE_CHECKING:
+    from fabfile.endings import Options, Report
+    from fabfile.plan import Plan
+    from fabfile.preflight import Look
+    from fabfile.stacks import Wanted
+    from fabfile.swarm import Cluster
+    from fabfile.transport import Fleet
+
+YES_HELP = "do not ask before something restarts the database"
+WAIT_HELP = "wait while another deploy is running"
+
+
+def carry_out(
+    fleet: Fleet, wanted: Wanted, options: Options, *, yes: bool, seen: Look | None = None
+) -> Report:
+    """Deploy one stack, with everything a person sees of it."""
+    from fabfile.deploy import Deployment
+
+    start = time.monotonic()
+    print(f"{wanted.name}: checking", flush=True)
+    deployment = Deployment(
+        fleet,
+        wanted,
+        options,
+        say=say,
+        show=lambda plan: _show(plan, wanted),
+        confirm=lambda plan: _confirm(plan, yes=yes),
+        verify=_verifier(fleet, wanted),
+    )
+    report = deployment.run(seen)
+    _print_report(report, time.monotonic() - start, fleet.dry)
+    return report
+
+
+def say(line: str) -> None:
+    """Print a line of progress."""
+    print(f"  {line}", flush=True)
+
+
+def ask(question: str, *, yes: bool, refusal: str) -> None:
+    """Ask on a terminal; `yes` answers beforehand.
+
+    Raises ConfigError with `refusal` where nobody can be asked, SwarmkeepError for a no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError(refusal, hint="nobody is here to be asked: run again with --yes")
+    if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+        raise SwarmkeepError("not confirmed: nothing was changed")
+
+
+def show_round_trips(fleet: Fleet) -> None:
+    """With SWARMKEEP_DEBUG set, tell what the command cost in round trips."""
+    if os.environ.get("SWARMKEEP_DEBUG"):
+        print(f"round trips: {fleet.round_trips}", file=sys.stderr)
+
+
+def _show(plan: Plan, wanted: Wanted) -> None:
+    from fabfile import plan_text
+
+    text = plan_text.to_text([plan], wanted.redact, all_services=False)
+    if text:
+        print(text, flush=True)
+        print(f"  plan: {plan_text.summary([plan])}", flush=True)
+
+
+def _confirm(plan: Plan, *, yes: bool) -> None:
+    if plan.touches_database:
+        names = ", ".join(plan.interrupts) or "the database"
+        ask(
+            f"This interrupts the database ({names}) for a moment. Go on?",
+            yes=yes,
+            refusal=f"{plan.stack}: this would interrupt the database ({names})",
+        )
+
+
+def _verifier(fleet: Fleet, wanted: Wanted) -> Callable[[Cluster], None]:
+    def verify(cluster: Cluster) -> None:
+        if wanted.role != "app" or fleet.dry:
+            return
+        from fabfile.probe import await_app
+
+        await_app(fleet, fleet.inventory, cluster)
+        say(f"{wanted.name}: NocoDB answers from its database")
+
+    return verify
+
+
+def _print_report(report: Report, seconds: float, dry: bool) -> None:
+    from fabfile.units import format_duration
+
+    for name, outcome in report.services.items():
+        say(f"{name}: {outcome}")
+    if report.release:
+        say(f"kept as release {report.release}")
+    if dry:
+        verdict = "dry run, nothing was changed"
+    elif report.changed:
+        verdict = "converged"
+    else:
+        verdict = "converged, nothing to change"
+    print(f"{report.stack}: {verdict} ({format_duration(seconds)})", flush=True)

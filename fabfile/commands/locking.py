@@ -1,0 +1,78 @@
+"""inv unlock, audit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from invoke.context import Context
+
+from fabfile.commands.edge import command, is_dry, read_inventory, sudo_password
+from fabfile.commands.plan import JSON_HELP
+from fabfile.errors import ConfigError
+
+
+@command(help={"yes": "do not ask"})
+def unlock(ctx: Context, hosts: str = "", yes: bool = False) -> None:
+    """Take the deploy lock away from a client that is gone."""
+    inventory = read_inventory(hosts)
+
+    from fabfile import audit, lock, origin
+    from fabfile.commands.carrying_out import ask
+    from fabfile.transport import connect
+
+    with connect(inventory, sudo_password=sudo_password(ctx), dry=is_dry(ctx), echo=print) as fleet:
+        manager = fleet.first_manager()
+        holder = lock.peek(manager)
+        if holder is None:
+            print("unlock: nobody holds the lock")
+            return
+        print(f"the lock is held by {holder}")
+        refusal = f"unlock: this ends the lock of {holder.who}"
+        ask("Take it away? Its deploy will stop at its next step.", yes=yes, refusal=refusal)
+        if not lock.take_away(manager, holder):
+            print("unlock: it has just been given back")
+            return
+        if fleet.dry:
+            return
+        change = f"lock of {holder.who} for '{holder.why}' taken away"
+        audit.record(manager, audit.entry(origin.find(), "unlock", "ok", changes=[change]))
+    print("unlock: the lock is free")
+
+
+@command(name="audit", help={"lines": "how many of the last lines", "json": JSON_HELP})
+def audit_log(ctx: Context, hosts: str = "", lines: int = 20, json: bool = False) -> None:
+    """Show who changed what, and how it ended."""
+    if lines < 1:
+        raise ConfigError(f"--lines: {lines} is too few", hint="say how many lines, at least 1")
+    inventory = read_inventory(hosts)
+
+    from fabfile import audit, report
+    from fabfile.transport import connect
+
+    with connect(inventory, sudo_password=sudo_password(ctx)) as fleet:
+        entries = audit.read(fleet, lines)
+    if json:
+        print(report.to_json(entries))
+    elif entries:
+        headers = ["when", "who", "command", "stack", "outcome", "what"]
+        print(report.table(headers, [_row(entry) for entry in entries]))
+    else:
+        print("audit: nothing is on record yet")
+
+
+def _row(entry: dict[str, Any]) -> list[str]:
+    from fabfile.report import plain
+
+    good = entry.get("outcome") == "ok"
+    what = [str(entry["error"])] if "error" in entry else []
+    what += [str(change) for change in entry.get("changes", ())]
+    if "release" in entry:
+        what.append(f"release {entry['release']}")
+    return [
+        plain(str(entry["time"])),
+        plain(str(entry.get("who", ""))),
+        plain(str(entry.get("command", ""))),
+        plain(str(entry.get("stack", ""))),
+        f"[{'green' if good else 'red'}]{plain(str(entry.get('outcome', '')))}[/]",
+        plain("; ".join(what)),
+    ]

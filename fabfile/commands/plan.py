@@ -1,0 +1,91 @@
+"""inv plan."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from invoke.context import Context
+from invoke.exceptions import Exit
+
+from fabfile.commands.edge import command, read_inventory, read_vault, sudo_password
+from fabfile.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fabfile.inventory import Inventory
+    from fabfile.stacks import Wanted
+    from fabfile.vault import Secrets
+
+CHANGES = 5
+"""Exit code of a plan that has something to do."""
+STACK_HELP = "db or app; both where it is not given"
+PRUNE_HELP = "remove services of the stack that are no longer in its compose file"
+MOVE_HELP = "let PostgreSQL start on another node, without the data of the old one"
+JSON_HELP = "print one JSON document for programs"
+
+
+@command(
+    help={
+        "stack": STACK_HELP, "prune": PRUNE_HELP, "move-data-host": MOVE_HELP, "json": JSON_HELP
+    }
+)  # fmt: skip
+def plan(
+    ctx: Context,
+    hosts: str = "",
+    stack: str = "",
+    prune: bool = False,
+    move_data_host: bool = False,
+    json: bool = False,
+) -> None:
+    """Show what a deploy would change; exit code 5 if anything."""
+    inventory = read_inventory(hosts)
+    secrets = read_vault(inventory)
+    wanted = [wanted_stack(role, inventory, secrets) for role in roles(stack)]
+
+    from fabfile import plan_text, preflight, report
+    from fabfile.deploy import make_plan
+    from fabfile.transport import connect
+
+    with connect(inventory, sudo_password=sudo_password(ctx)) as fleet:
+        seen = preflight.look(fleet, wanted)
+        plans = [
+            make_plan(
+                inventory,
+                one,
+                seen,
+                prune=prune,
+                move_data_host=move_data_host,
+                database_first=len(wanted) > 1,
+            )
+            for one in wanted
+        ]
+        trips = fleet.round_trips
+    if json:
+        data = plan_text.to_data(plans, wanted[0].redact) | {"round_trips": trips}
+        print(report.to_json(data))
+    else:
+        print(plan_text.to_text(plans, wanted[0].redact, all_services=True))
+        print(f"\nplan: {plan_text.summary(plans)}")
+    if any(one.changes for one in plans):
+        raise Exit(code=CHANGES)
+
+
+def roles(stack: str) -> tuple[str, ...]:
+    """Given the --stack flag, return the roles it means. Raises ConfigError."""
+    if not stack:
+        return ("db", "app")
+    return (check_role(stack),)
+
+
+def check_role(stack: str) -> str:
+    """Given what a user calls a stack, return its role. Raises ConfigError."""
+    if stack not in ("db", "app"):
+        raise ConfigError(f"{stack!r} is no stack of ours", hint="say db or app")
+    return stack
+
+
+def wanted_stack(role: str, inventory: Inventory, secrets: Secrets) -> Wanted:
+    """The stack of a role as hosts.yaml, the vault and its compose file want it."""
+    from fabfile import stacks
+
+    make = stacks.database if role == "db" else stacks.application
+    return make(inventory, secrets)

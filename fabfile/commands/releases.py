@@ -1,0 +1,152 @@
+"""inv releases, rollback."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from invoke.context import Context
+
+from fabfile.commands.carrying_out import WAIT_HELP, YES_HELP
+from fabfile.commands.edge import command, is_dry, read_inventory, read_vault, sudo_password
+from fabfile.commands.plan import JSON_HELP, STACK_HELP, check_role, roles, wanted_stack
+from fabfile.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fabfile.inventory import Inventory
+    from fabfile.releases import Release
+
+_TO_HELP = "number of the release to go back to; else the one before the current one"
+_SECRETS_HELP = "with the vault's secrets of today, where those of the release are gone"
+
+
+@command(help={"stack": STACK_HELP, "json": JSON_HELP})
+def releases(ctx: Context, hosts: str = "", stack: str = "", json: bool = False) -> None:
+    """List the releases kept of each stack, the current one last."""
+    inventory = read_inventory(hosts)
+    names = [_stack_name(inventory, role) for role in roles(stack)]
+
+    from fabfile import releases as kept
+    from fabfile import report
+    from fabfile.transport import connect
+
+    with connect(inventory, sudo_password=sudo_password(ctx)) as fleet:
+        manager = fleet.first_manager()
+        found = {name: kept.read(manager, name) for name in names}
+    if json:
+        data = {name: [_as_data(release) for release in items] for name, items in found.items()}
+        print(report.to_json({"stacks": data}))
+        return
+    for name, items in found.items():
+        print(_as_table(name, items) if items else f"{name}: no release is kept yet")
+        print()
+
+
+@command(
+    positional=["stack"],
+    help={
+        "stack": "db or app",
+        "to": _TO_HELP,
+        "with-current-secrets": _SECRETS_HELP,
+        "yes": YES_HELP,
+        "wait": WAIT_HELP,
+        "keep-failed": "leave a failed change in place, to look into it",
+    },
+)
+def rollback(
+    ctx: Context,
+    stack: str,
+    hosts: str = "",
+    to: str = "",
+    with_current_secrets: bool = False,
+    yes: bool = False,
+    wait: bool = False,
+    keep_failed: bool = False,
+) -> None:
+    """Go back to an earlier release of one stack."""
+    role, number = check_role(stack), _number(to)
+    inventory = read_inventory(hosts)
+    present = wanted_stack(role, inventory, read_vault(inventory))
+
+    from fabfile import origin, preflight
+    from fabfile import releases as kept
+    from fabfile.commands.carrying_out import carry_out, show_round_trips
+    from fabfile.endings import Options
+    from fabfile.transport import connect
+
+    with connect(inventory, sudo_password=sudo_password(ctx), dry=is_dry(ctx), echo=print) as fleet:
+        release = kept.choose(kept.read(fleet.first_manager(), present.name), present.name, number)
+        print(f"{present.name}: going back to release {release.number} ({_words(release)})")
+        wanted = kept.as_wanted(release, present.hidden)
+        if with_current_secrets:
+            wanted = kept.with_secrets(wanted, release, present.secrets)
+        seen = preflight.look(fleet, [wanted])
+        kept.check_secrets(wanted, release, seen.cluster)
+        options = Options(
+            f"rollback {role} --to {release.number}",
+            origin.find(),
+            keep_failed=keep_failed,
+            wait=wait,
+            goes_back_to=release.origin or release.number,
+        )
+        report = carry_out(fleet, wanted, options, yes=yes, seen=seen)
+        show_round_trips(fleet)
+    if report.changed:
+        print(
+            "hosts.yaml, the vault and compose/ are as they were: the next deploy brings their "
+            "state back (inv plan shows it)"
+        )
+
+
+def _stack_name(inventory: Inventory, role: str) -> str:
+    return inventory.postgres.stack if role == "db" else inventory.app.stack
+
+
+def _number(text: str) -> int | None:
+    if not text:
+        return None
+    if not text.isascii() or not text.isdecimal():
+        raise ConfigError(f"--to: {text!r} is not a release's number", hint="see: inv releases")
+    return int(text)
+
+
+def _words(release: Release) -> str:
+    commit = f", commit {release.commit}" if release.commit else ""
+    return f"{_when(release)} by {release.who}{commit}"
+
+
+def _when(release: Release) -> str:
+    return f"{release.at[:10]} {release.at[11:19]} UTC"
+
+
+def _as_table(name: str, items: list[Release]) -> str:
+    from fabfile.report import plain, table
+
+    current = items[-1].number
+    rows = [
+        [
+            f"[green]{release.number} (current)[/]" if release.number == current
+            else str(release.number),
+            _when(release),
+            plain(release.who),
+            plain(release.commit or "-"),
+            plain(", ".join(sorted(set(release.images.values())))),
+            plain(release.command) + (f" (as {release.origin})" if release.origin else ""),
+        ]
+        for release in items
+    ]  # fmt: skip
+    headers = ["release", "when", "who", "commit", "images", "by"]
+    return table(headers, rows, title=name)
+
+
+def _as_data(release: Release) -> dict[str, Any]:
+    return {
+        "number": release.number,
+        "at": release.at,
+        "who": release.who,
+        "commit": release.commit,
+        "command": release.command,
+        "goes_back_to": release.origin or None,
+        "images": dict(release.images),
+        "secrets": list(release.secrets),
+        "compose": dict(release.compose),
+    }

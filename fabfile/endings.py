@@ -1,0 +1,107 @@
+"""How a deploy ends: what is kept, what is let go, the line in the log. Text; runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fabfile import audit, releases, swarm
+from fabfile.origin import Origin
+from fabfile.stacks import Wanted
+from fabfile.swarm import Cluster
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the flags of a deploy say. `command` is what the lock and the audit log call it."""
+
+    command: str
+    origin: Origin
+    keep_failed: bool = False
+    move_data_host: bool = False
+    prune: bool = False
+    wait: bool = False
+    goes_back_to: int = 0
+    """The release that this deploy goes back to; 0 for none."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a deploy did. `services` maps full names to created, updated, unchanged or removed.
+
+    `release` is the number under which it is kept now, 0 where there was nothing to keep.
+    """
+
+    stack: str
+    changes: tuple[str, ...]
+    services: Mapping[str, str]
+    release: int = 0
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was changed."""
+        return bool(self.changes) or any(v != "unchanged" for v in self.services.values())
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The last script of a deploy and its stdin; `number` of the release it keeps, or 0."""
+
+    number: int
+    script: str
+    stdin: bytes
+
+
+def make(
+    wanted: Wanted,
+    cluster: Cluster,
+    options: Options,
+    *,
+    changes: Sequence[str],
+    seconds: float,
+    error: str,
+) -> Ending:
+    """The ending of a deploy that led to `cluster`, or that failed with `error`.
+
+    A release is kept only of a success, and only where the newest one is another.
+    """
+    number, keep, content = 0, "", b""
+    if not error and not releases.is_recorded(wanted, cluster):
+        number, keep, content = releases.record_script(
+            wanted,
+            cluster,
+            who=options.origin.who,
+            commit=options.origin.commit,
+            command=options.command,
+            origin=options.goes_back_to,
+        )
+    line = audit.entry(
+        options.origin,
+        options.command,
+        "failed" if error else "ok",
+        stack=wanted.name,
+        changes=changes,
+        error=error,
+        seconds=seconds,
+        release=number or None,
+    )
+    script = keep + _remove_old_secrets(wanted, cluster) + audit.append_script(line)
+    return Ending(number, script, content)
+
+
+def _remove_old_secrets(wanted: Wanted, cluster: Cluster) -> str:
+    """Versions that neither a service nor a kept release needs. Docker keeps one in use."""
+    bases = {secret.version.base for secret in wanted.secrets}
+    kept = releases.marks(cluster, wanted.name)[-releases.KEPT :]
+    needed = _secrets_in_use(cluster) | releases.secrets_to_keep(kept)
+    ours = {s.version for s in wanted.secrets} | set(cluster.secrets)
+    old = sorted(v.name for v in ours if v.base in bases and v.name not in needed)
+    return swarm.remove_secrets(old) + "\n" if old else ""
+
+
+def _secrets_in_use(cluster: Cluster) -> set[str]:
+    return {
+        str(secret["SecretName"])
+        for service in cluster.services
+        for secret in service.template["ContainerSpec"].get("Secrets") or ()
+    }

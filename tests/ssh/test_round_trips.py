@@ -1,0 +1,111 @@
+"""What an unchanged deploy costs in round trips: a number that must not grow."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fabfile import preflight, releases, stacks
+from fabfile.deploy import Deployment, make_plan
+from fabfile.endings import Options
+from fabfile.inventory import Inventory
+from fabfile.origin import Origin
+from fabfile.servicespec import specification
+from fabfile.stacks import Wanted
+from fabfile.transport import connect
+from tests.unit.test_stacks import Vault
+
+NOW = "2026-11-22T10:00:00.0Z"
+
+
+@pytest.fixture
+def database(tmp_path: Path, make_server, make_inventory) -> tuple[Inventory, Wanted]:
+    """One host that is manager and db host, and on which the database runs as wanted."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    inventory = make_inventory(make_server(path=folder))
+    wanted = stacks.database(inventory, Vault())
+    answers = _answers(wanted)
+    cases = "\n".join(
+        f"  {shlex.quote(words)}*) printf '%s\\n' {shlex.quote(text)} ;;"
+        for words, text in answers.items()
+    )
+    # Whatever else is asked would be a change, and is refused.
+    script = f'#!/bin/sh\ncase "$*" in\n{cases}\n  *) echo "docker $*?" >&2; exit 9 ;;\nesac\n'
+    (folder / "docker").write_text(script)
+    (folder / "docker").chmod(0o755)
+    return inventory, wanted
+
+
+def _answers(wanted: Wanted) -> dict[str, str]:
+    spec, unknown = specification(wanted.compose, "root_db", wanted.name)
+    assert unknown == ()
+    labels = {"role": "db", "swarmkeep.pgdata": wanted.name}
+    node = {
+        "ID": "n1",
+        "Description": {"Hostname": "host1"},
+        "Status": {"State": "ready"},
+        "Spec": {"Availability": "active", "Role": "manager", "Labels": labels},
+    }
+    task = {
+        "ID": "t1",
+        "ServiceID": "s1",
+        "NodeID": "n1",
+        "CreatedAt": NOW,
+        "DesiredState": "running",
+        "Status": {"State": "running", "Timestamp": NOW},
+        "Spec": spec["TaskTemplate"],
+    }
+    version = wanted.secrets[0].version
+    secret = {"Spec": {"Name": version.name, "Labels": {"swarmkeep.secret": version.base}}}
+    record = (
+        f"c1 r1 swarmkeep=release,swarmkeep.stack={wanted.name},swarmkeep.number=1,"
+        f"swarmkeep.digest={releases.digest(wanted)},swarmkeep.secrets={version.name}"
+    )
+    network = {"Driver": "overlay", "Scope": "swarm", "Attachable": True}
+    service = {"ID": "s1", "Spec": spec, "UpdatedAt": NOW}
+    found: dict[str, Any] = {
+        "info": {"Swarm": {"ControlAvailable": True}},
+        "node inspect": [node],
+        "network inspect": [network],
+        "secret inspect": [secret],
+        "service inspect": [service],
+        "inspect --type task": [task],
+        "image inspect": [],
+        "volume inspect": [],
+    }
+    return {key: json.dumps(value) for key, value in found.items()} | {
+        "version": "20.10.24",
+        "node ls": "n1",
+        "network ls": "backend backend",
+        "config ls": record,
+        "secret ls": "x",
+        "service ls": "s1",
+        "service ps": "t1",
+    }
+
+
+def test_plan_and_unchanged_deploy_only_look(database):
+    inventory, wanted = database
+    plans = []
+    with connect(inventory) as fleet:
+        seen = preflight.look(fleet, [wanted])
+        # This host is asked about the Swarm and about itself.
+        assert fleet.round_trips == 2
+        assert not make_plan(inventory, wanted, seen).changes
+        report = Deployment(
+            fleet,
+            wanted,
+            Options("deploy-db", Origin("a@b", "")),
+            say=print,
+            show=plans.append,
+            confirm=lambda plan: pytest.fail(f"asked: {plan}"),
+            verify=lambda cluster: None,
+        ).run(seen)
+        assert fleet.round_trips == 2
+    assert not report.changed
+    assert len(plans) == 1

@@ -1,0 +1,104 @@
+"""The script that changes the Swarm, run by the real sh against a docker that writes down."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+from fabfile.change_script import ChangeScript
+from fabfile.errors import SwarmkeepError
+from fabfile.placement import LabelChange
+from fabfile.stacks import SecretContent
+from fabfile.swarm import SecretVersion
+from fabfile.transport import Result
+
+DOCKER = """#!/bin/sh
+echo "$*" >>"$LOG"
+case "$*" in
+  "secret inspect"*) exit ${HAS_SECRET:-1} ;;
+  *" -") cat >>"$LOG"; echo >>"$LOG" ;;
+  *"stack deploy"*)
+    cat >>"$LOG"; echo >>"$LOG"
+    [ -z "$BROKEN" ] || { echo "$BROKEN" >&2; exit 1; } ;;
+esac
+"""
+SECRET = SecretContent(SecretVersion("db_pw_1f", "db_pw"), b"p'w \"$(x)\n\xff")
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "docker").write_text(DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    log = tmp_path / "log"
+
+    def do(script: ChangeScript, **env: str) -> tuple[Result, bytes]:
+        log.write_bytes(b"")
+        done = subprocess.run(
+            ["sh", "-c", script.text],
+            input=script.stdin,
+            capture_output=True,
+            check=False,
+            env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "LOG": str(log), **env},
+        )
+        result = Result("m1", done.returncode, done.stdout.decode(), done.stderr.decode())
+        return result, log.read_bytes()
+
+    return do
+
+
+def everything() -> ChangeScript:
+    script = ChangeScript()
+    script.labels([LabelChange("db1", {"role": "db"}, ("old",))])
+    script.network("backend")
+    script.secrets([SECRET])
+    script.stack("dbstack", "services: {}\n", cli_major=20, resolve_image="changed")
+    script.remove("dbstack_old")
+    return script
+
+
+def test_all_steps_run_in_order_each_with_its_own_input(run):
+    script = everything()
+    result, log = run(script)
+    script.check(result)
+    lines = log.split(b"\n")
+    assert lines[0] == b"node update --label-add role=db --label-rm old db1"
+    assert lines[1] == b"network create --driver overlay --attachable backend"
+    assert lines[2] == b"secret inspect db_pw_1f"
+    assert lines[3] == b"secret create --label swarmkeep.secret=db_pw db_pw_1f -"
+    assert b"\n".join(lines[4:6]) == SECRET.content
+    assert b"services: {}" in log
+    assert lines[-2] == b"service rm dbstack_old"
+
+
+def test_nothing_of_a_secret_is_in_the_script():
+    assert "p'w" not in everything().text
+    assert "create" in everything().text
+
+
+def test_secret_that_is_there_already_is_left_alone(run):
+    script = ChangeScript()
+    script.secrets([SECRET])
+    result, log = run(script, HAS_SECRET="0")
+    script.check(result)
+    assert b"secret create" not in log
+
+
+def test_first_failure_ends_it_and_is_named(run):
+    script = everything()
+    result, log = run(script, BROKEN="network backend is wrong")
+    with pytest.raises(SwarmkeepError) as caught:
+        script.check(result)
+    assert (
+        caught.value.message == "m1: docker stack deploy dbstack failed: network backend is wrong"
+    )
+    assert b"service rm" not in log
+
+
+def test_what_was_done_is_told():
+    assert everything().done == [
+        "node db1: role=db -old",
+        "network backend: created",
+        "secret db_pw: new version db_pw_1f",
+    ]

@@ -1,0 +1,180 @@
+"""Keeping releases and choosing one to go back to."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from fabfile import releases, stacks
+from fabfile.errors import SwarmkeepError
+from fabfile.releases import Release
+from fabfile.swarm import Cluster, Record, SecretVersion
+from fabfile.transport import Result
+from tests.unit.clusters import cluster, service, spec
+from tests.unit.test_stacks import Vault, inventory
+
+SECRET = "appstack_nocodb_database"
+
+
+def release(number: int, origin: int = 0, **changes: Any) -> Release:
+    fields: dict[str, Any] = {
+        "stack": "appstack",
+        "role": "app",
+        "at": "2026-11-22T09:00:00.5Z",
+        "who": "alice@laptop",
+        "commit": "abc",
+        "command": "deploy-app",
+        "compose": {
+            "services": {"nocodb": {"image": "noco:1"}},
+            "secrets": {"x": {"external": True, "name": f"{SECRET}_0001"}},
+        },
+        "images": {"nocodb": "noco:1@sha256:aa"},
+        "secrets": (f"{SECRET}_0001",),
+    }
+    return Release(number=number, origin=origin, **(fields | changes))
+
+
+@pytest.mark.parametrize(
+    ("kept", "chosen"),
+    [
+        ([1, 2], 1),
+        ([3, 4, 7], 4),
+        # 3 went back to 1: before that there is nothing; 4 went back to 2: then comes 1.
+        ([1, 2, 3, (4, 2)], 1),
+        ([1, 2, (3, 1), 4], 3),
+    ],
+)
+def test_way_back_is_one_step_before_what_is_there_now(kept, chosen):
+    items = [release(*k) if isinstance(k, tuple) else release(k) for k in kept]
+    assert releases.choose(items, "appstack", None).number == chosen
+
+
+def test_named_release_is_taken_and_an_unknown_one_refused():
+    items = [release(4), release(5)]
+    assert releases.choose(items, "appstack", 4).number == 4
+    with pytest.raises(SwarmkeepError, match="there is no release 9") as caught:
+        releases.choose(items, "appstack", 9)
+    assert "4, 5" in caught.value.hint
+
+
+@pytest.mark.parametrize("kept", [[], [1], [1, 2, (3, 1)]])
+def test_nothing_to_go_back_to(kept):
+    items = [release(*k) if isinstance(k, tuple) else release(k) for k in kept]
+    with pytest.raises(SwarmkeepError, match=r"appstack: no release"):
+        releases.choose(items, "appstack", None)
+
+
+def test_going_back_pins_the_image_that_really_ran():
+    wanted = releases.as_wanted(release(1), ("hidden",))
+    assert wanted.image == "noco:1@sha256:aa"
+    assert wanted.compose["services"]["nocodb"]["image"] == "noco:1@sha256:aa"
+    assert wanted.redact("a hidden b") == "a [redacted] b"
+
+
+def test_secret_version_that_is_gone_is_named_and_can_be_replaced():
+    old = release(1)
+    wanted = releases.as_wanted(old, ())
+    present = cluster(secrets=(SecretVersion(f"{SECRET}_0002", SECRET),))
+    with pytest.raises(SwarmkeepError, match=f"needs the secret {SECRET}_0001, which is gone") as e:
+        releases.check_secrets(wanted, old, present)
+    assert "--with-current-secrets" in e.value.hint
+    today = stacks.SecretContent(SecretVersion(f"{SECRET}_0002", SECRET), b"x")
+    mended = releases.with_secrets(wanted, old, [today])
+    assert mended.compose["secrets"]["x"]["name"] == f"{SECRET}_0002"
+    assert mended.secrets == (today,)
+    releases.check_secrets(mended, old, present)
+
+
+def records(*numbers: int, stack: str = "appstack") -> tuple[Record, ...]:
+    return tuple(
+        Record(
+            f"id{n}",
+            f"name{n}",
+            {
+                "swarmkeep": "release",
+                "swarmkeep.stack": stack,
+                "swarmkeep.number": str(n),
+                "swarmkeep.digest": f"d{n}",
+                "swarmkeep.secrets": f"s{n}:t{n}",
+            },
+        )
+        for n in numbers
+    )
+
+
+def test_marks_are_of_one_stack_in_the_order_of_their_numbers():
+    seen = cluster(records=records(10, 9) + records(3, stack="other"))
+    found = releases.marks(seen, "appstack")
+    assert [mark.number for mark in found] == [9, 10]
+    assert releases.secrets_to_keep(found) == {"s9", "t9", "s10", "t10"}
+
+
+def recorded(tmp_path, seen: Cluster) -> tuple[stacks.Wanted, int, str, dict[str, Any]]:
+    wanted = stacks.application(inventory(tmp_path), Vault())
+    number, script, stdin = releases.record_script(
+        wanted, seen, who="a@b", commit="c", command="deploy", origin=0
+    )
+    return wanted, number, script, json.loads(stdin)
+
+
+def test_record_is_numbered_holds_what_ran_and_no_secret(tmp_path):
+    app = service("appstack_nocodb", template=spec("noco:1@sha256:aa"))
+    wanted, number, script, content = recorded(tmp_path, cluster((app,), records=records(1, 2)))
+    assert number == 3
+    assert "swarmkeep-release-appstack-3 -" in script
+    assert f"swarmkeep.digest={releases.digest(wanted)}" in script
+    assert "docker config rm" not in script
+    assert content["images"] == {"nocodb": "noco:1@sha256:aa"}
+    assert "p@ss" not in json.dumps(content)
+
+
+def test_only_the_last_ten_are_kept(tmp_path):
+    *_, script, _ = recorded(tmp_path, cluster(records=records(*range(1, 12))))
+    assert "docker config rm id1 id2 " in script
+    assert "id3" not in script
+
+
+def test_what_was_written_is_read_again(tmp_path):
+    wanted, number, script, content = recorded(tmp_path, cluster())
+    labels = dict(
+        word.removeprefix("--label ").split("=", 1)
+        for word in script.replace("--label ", "\n--label ").splitlines()
+        if word.startswith("--label ")
+    )
+    item = {
+        "ID": "x",
+        "CreatedAt": "2026-11-22T09:00:00.5Z",
+        "Spec": {
+            "Labels": {key: value.split(" ")[0] for key, value in labels.items()},
+            "Data": base64.b64encode(json.dumps(content).encode()).decode(),
+        },
+    }
+
+    class Manager:
+        def check(self, *_args: Any, **_options: Any) -> Result:
+            return Result("manager1", 0, json.dumps([item]), "")
+
+    (read,) = releases.read(Manager(), "appstack")
+    assert (read.number, read.stack, read.role) == (number, "appstack", "app")
+    assert read.compose == wanted.compose
+    assert releases.digest(releases.as_wanted(read, ())) == releases.digest(wanted)
+
+
+def test_newest_release_tells_whether_this_content_is_on_record(tmp_path):
+    wanted = stacks.application(inventory(tmp_path), Vault())
+    (mark,) = records(1)
+    same = replace(mark, labels={**mark.labels, "swarmkeep.digest": releases.digest(wanted)})
+    assert releases.is_recorded(wanted, cluster(records=(same,)))
+    assert not releases.is_recorded(wanted, cluster(records=(mark,)))
+    assert not releases.is_recorded(wanted, cluster())
+
+
+def test_config_names_fit_dockers_64_characters():
+    long = "s" * 63
+    assert len(releases._name(long, 123456)) <= 64
+    assert releases._name(long, 1) != releases._name("s" * 62, 1)
+    assert releases._name("appstack", 12) == "swarmkeep-release-appstack-12"
