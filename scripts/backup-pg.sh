@@ -105,7 +105,7 @@ mkdir -m 700 "$work"
 trap "rm -rf $work" EXIT
 ((lanes <= 4)) || lanes=4
 pass_on() { wait "${begun[$1]}"; cat "$work/$1.gz"; rm "$work/$1.gz"; }
-while dd bs=8M count=1 iflag=fullblock status=none >"$work/$n" && [[ -s $work/$n ]]; do
+while dd bs=4M count=1 iflag=fullblock status=none >"$work/$n" && [[ -s $work/$n ]]; do
   libdeflate-gzip "-$1" "$work/$n" &
   begun[n]=$!
   n=$((n + 1))

@@ -1,0 +1,1 @@
+"""`make bench-backup`: the backup script against the literal pipeline, side by side in the lab."""

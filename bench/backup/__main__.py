@@ -1,0 +1,182 @@
+"""A backup from start to object in the bucket, against pg_dump -Fc, gzip, aws s3 cp one by one.
+
+Run as `make bench-backup`; needs root and the lab, which it brings up. It fills a database of its
+own beside the real one, runs both ways in turn, prints medians, and removes everything again.
+Exit code 1 if a goal is missed.
+"""
+
+from __future__ import annotations
+
+import signal
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.backup.watch import Watched, run
+from fabfile.errors import SwarmkeepError
+from fabfile.report import table
+from fabfile.units import format_size
+from lab import docker, s3
+from lab.model import DEFAULT_NAME, Lab
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVICE = "dbstack_root_db"
+DATABASE = "bench_backup"
+ROWS = 450_000
+ROUNDS = 3
+NODE = "db1"
+FOLDER = "/var/backups/bench"
+CONFIG = "/etc/backup-pg-bench.conf"
+SCRIPT = "/root/backup-pg-bench.sh"
+GOAL_RATIO, GOAL_SIZE, GOAL_MEMORY = 2.0, 1.05, 200e6
+SLACK = 1_000_000
+"""Bytes of the folder that are not dump: checksum files, file system blocks."""
+
+# What most people would write, and what the design calls the literal pipeline.
+LITERAL = f"""set -e
+. {CONFIG}
+export AWS_SHARED_CREDENTIALS_FILE AWS_DEFAULT_REGION="$AWS_REGION"
+mkdir -p {FOLDER}/literal
+cd {FOLDER}/literal
+id=$(docker ps -q --filter label=com.docker.swarm.service.name=$DB_SERVICE_NAME)
+docker exec "$id" pg_dump -U "$PG_USER" -Fc "$PG_DB" >dump
+gzip dump
+aws --endpoint-url "$S3_ENDPOINT_URL" s3 cp --only-show-errors dump.gz \\
+  "s3://$S3_BUCKET/postgres/$PG_DB/literal.gz"
+stat -c 'bytes=%s' dump.gz
+rm -r {FOLDER}/literal
+"""
+
+
+@dataclass
+class Side:
+    """One way of making a backup, with its runs so far and its object's size in bytes."""
+
+    name: str
+    argv: tuple[str, ...]
+    runs: list[Watched] = field(default_factory=list)
+    size: int = 0
+
+    def go(self, container: str) -> None:
+        """Run it once; SwarmkeepError with its output if it fails."""
+        done = run(container, FOLDER, *self.argv)
+        if done.exit_code:
+            raise SwarmkeepError(
+                f"{self.name} failed with exit code {done.exit_code}",
+                details=tuple(done.output.splitlines()[-8:]),
+            )
+        self.size = int(done.output.rpartition("bytes=")[2].split()[0])
+        self.runs.append(done)
+        print(f"  {self.name}: {done.seconds:.1f} s", flush=True)
+
+    @property
+    def seconds(self) -> float:
+        """The median."""
+        return statistics.median(done.seconds for done in self.runs)
+
+    @property
+    def memory(self) -> int:
+        """The most of all runs."""
+        return max(done.memory for done in self.runs)
+
+    @property
+    def disk(self) -> int:
+        """The most of all runs."""
+        return max(done.disk for done in self.runs)
+
+
+def prepare(lab: Lab) -> None:
+    """Bring up what is measured, with this tree's script, and fill the database."""
+    for command in (["lab.up", "--name", lab.name], ["deploy-db"], ["backup.install"]):
+        subprocess.run(
+            [sys.executable, "-m", "invoke", *command],
+            cwd=ROOT, env=lab.environment(), check=True,
+        )  # fmt: skip
+    node = lab.container(NODE)
+    keep = 'umask 077; cat >"$1"; chmod 700 "$1"'
+    script = (ROOT / "scripts/backup-pg.sh").read_bytes()
+    docker.inside(node, "sh", "-c", keep, "sh", SCRIPT, input=script)
+    config = docker.inside(node, "cat", "/etc/backup-pg.conf")
+    config += f"PG_DB={DATABASE}\nBACKUP_DIR={FOLDER}\nKEEP_LOCAL_DAYS=0\n"
+    docker.inside(node, "sh", "-c", keep, "sh", CONFIG, input=config.encode())
+    docker.inside(node, "mkdir", "-p", FOLDER)
+    print(f"filling database {DATABASE}", flush=True)
+    sql(lab, "postgres", f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
+    sql(lab, "postgres", f"CREATE DATABASE {DATABASE}")
+    sql(lab, DATABASE, (ROOT / "bench/backup/fill.sql").read_text())
+    size = sql(lab, DATABASE, "SELECT pg_database_size(current_database())")
+    print(f"  {format_size(int(size))}", flush=True)
+
+
+def sql(lab: Lab, database: str, text: str) -> str:
+    """Run SQL in the database's container and return its output."""
+    node = lab.container(NODE)
+    found = docker.inside(
+        node, "docker", "ps", "-q", "--filter", f"label=com.docker.swarm.service.name={SERVICE}"
+    ).split()
+    if not found:
+        raise SwarmkeepError(f"{SERVICE} does not run on {NODE}", hint="inv status")
+    psql = ("psql", "-XAtq", "-U", "nocodb", "-d", database)
+    psql += ("-v", "ON_ERROR_STOP=1", "-v", f"rows={ROWS}")
+    return docker.inside(
+        node, "docker", "exec", "-i", found[0], *psql, input=text.encode(), timeout=600
+    ).strip()
+
+
+def remove(lab: Lab) -> None:
+    """Remove the database, the node's files and the objects."""
+    # A run that was broken off here runs on in the node.
+    docker.exec(lab.container(NODE), "pkill", "-f", f"{SCRIPT} --config")
+    sql(lab, "postgres", f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
+    docker.inside(lab.container(NODE), "rm", "-rf", FOLDER, CONFIG, SCRIPT)
+    client = s3.client(lab, lab.secrets[s3.OPERATOR])
+    listed = client.list_objects_v2(Bucket=lab.bucket, Prefix=f"postgres/{DATABASE}/")
+    for item in listed.get("Contents", []):
+        client.delete_object(Bucket=lab.bucket, Key=item["Key"])
+
+
+def verdicts(literal: Side, script: Side) -> list[tuple[str, bool]]:
+    """Each goal in words, and whether it is met."""
+    ratio, size = literal.seconds / script.seconds, script.size / literal.size
+    over = script.disk - script.size
+    return [
+        (f"{ratio:.2f} times as fast (goal {GOAL_RATIO:.0f})", ratio >= GOAL_RATIO),
+        (f"object {100 * (size - 1):+.1f} % (goal at most +5 %)", size <= GOAL_SIZE),
+        (f"{script.memory / 1e6:.0f} MB of memory (goal 200 MB)", script.memory < GOAL_MEMORY),
+        (f"disk: one dump and {max(over, 0)} bytes (goal: one dump)", over <= SLACK),
+    ]
+
+
+def main() -> int:
+    """Prepare, run both in turn, report, remove."""
+    lab = Lab.load(sys.argv[1] if len(sys.argv) > 1 else DEFAULT_NAME)
+    # Ended from outside, it removes what it made, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    literal = Side("literal pipeline", ("bash", "-c", LITERAL))
+    script = Side("backup-pg.sh", (SCRIPT, "--config", CONFIG))
+    try:
+        prepare(lab)
+        for _ in range(ROUNDS):
+            literal.go(lab.container(NODE))
+            script.go(lab.container(NODE))
+    finally:
+        remove(lab)
+    rows = [
+        [side.name, f"{side.seconds:.1f}", f"{min(run.seconds for run in side.runs):.1f}",
+         f"{side.size / 1e6:.1f}", f"{side.memory / 1e6:.0f}", f"{side.disk / 1e6:.1f}"]
+        for side in (literal, script)
+    ]  # fmt: skip
+    print(table(["", "seconds (median)", "(best)", "object MB", "memory MB", "disk MB"], rows))
+    found = verdicts(literal, script)
+    for words, good in found:
+        print(f"{'ok' if good else 'MISSED'}  {words}")
+    return int(not all(good for _, good in found))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except SwarmkeepError as error:
+        sys.exit("\n  ".join([f"error: {error.message}", *error.details, error.hint]).rstrip())
