@@ -235,6 +235,17 @@ def test_what_an_old_kernel_does_not_know_is_not_lacking():
     assert capabilities.missing(status_with((1 << 38) - 1), 37) == []
 
 
+@pytest.mark.parametrize("version", ["20.10.24+dfsg1", "19.03.15"])
+def test_an_old_engine_is_not_told_about_capabilities_it_does_not_know(version):
+    # What a container has that such an engine made, without SYS_RESOURCE, on a new kernel.
+    assert capabilities.lacking_for(version, status_with(0x3FFEFFFFFF), 40) == ["SYS_RESOURCE"]
+
+
+@pytest.mark.parametrize("version", ["23.0.0-rc.1", "28.2.2"])
+def test_a_newer_engine_knows_by_itself_what_the_machine_lacks(version):
+    assert capabilities.lacking_for(version, status_with(0x3FFEFFFFFF), 40) == []
+
+
 def test_a_whole_machine_gives_privileged_nodes():
     assert capabilities.flags_for([], True, "/x") == ["--privileged", "--cgroupns", "private"]
 
