@@ -101,8 +101,6 @@ setting() {
 readonly PIECES='
 set -euo pipefail
 work=$2 n=0 begun=() lanes=$(nproc)
-mkdir -m 700 "$work"
-trap "rm -rf $work" EXIT
 ((lanes <= 4)) || lanes=4
 pass_on() { wait "${begun[$1]}"; cat "$work/$1.gz"; rm "$work/$1.gz"; }
 while dd bs=4M count=1 iflag=fullblock status=none >"$work/$n" && [[ -s $work/$n ]]; do
@@ -127,7 +125,7 @@ choose_compression() {
   COMPRESS=("$tool" "-$level" -c)
   if [[ $tool == libdeflate ]]; then
     tool=libdeflate-gzip
-    COMPRESS=(bash -c "$PIECES" pieces "$level" "/dev/shm/backup-pieces.$RUN")
+    COMPRESS=(bash -c "$PIECES" pieces "$level" "$PIECES_DIR")
   fi
   need "$tool"
   DECOMPRESS=(gzip -dc)
@@ -162,6 +160,9 @@ finish() {
 # Runs a program that answers at once or never.
 ask() { timeout --kill-after=5 60 "$@"; }
 
+# Whoever has the lock is alone: what is unfinished is ours, or of a run that was killed.
+remove_unfinished() { rm -rf -- "$DIR"/*.partial* "$PIECES_DIR"; }
+
 cleanup() {
   local code=$?
   trap - EXIT
@@ -174,7 +175,7 @@ cleanup() {
   ((${#CHILDREN[@]} == 0)) || kill -- "${CHILDREN[@]}" 2>/dev/null
   wait
   [[ -z $PIPE_DIR ]] || rm -rf -- "$PIPE_DIR"
-  [[ -z $HAVE_LOCK ]] || rm -f -- "$DIR"/*.partial* # without the lock they are another run's
+  [[ -z $HAVE_LOCK ]] || remove_unfinished
   exit "$code"
 }
 
@@ -307,9 +308,8 @@ dump() {
   compressor=$STARTED
   start "${ENTER[@]}" pg_dump -Fc -Z0 -w --lock-wait-timeout=10min >&8 7<&- 2>"$DIR/pg.partial" </dev/null
   close_pipe "$STARTED" "$compressor" && return
-  if grep -q 'No space left' "$ERRORS" || (($(free_bytes) < 1048576)); then
+  (($(free_bytes) >= 1048576)) ||
     die $DISK_FULL "the disk of $DIR filled up, the unfinished dump is removed" "make room and run it again"
-  fi
   tell "$COMPRESSOR" "$ERRORS"
   tell pg_dump "$DIR/pg.partial"
   die $DUMP_FAILED "the dump failed (exit codes: pg_dump $THERE, $COMPRESSOR $HERE) and is removed" \
@@ -416,13 +416,15 @@ prune() {
 
 prepare() {
   need aws docker flock gzip mkfifo setpriv sha256sum timeout
-  choose_compression
   mkdir -p -- "$DIR" || die $USAGE "$DIR cannot be made" "correct backup.directory, or its parent's owner"
   exec 9>"$BACKUP_DIR/.lock"
   flock -n 9 || die $LOCKED "another run is in progress" "wait for it; 'fuser -v $BACKUP_DIR/.lock' shows it"
+  PIECES_DIR=/dev/shm/backup-pieces.$(stat -c %d-%i -- "$BACKUP_DIR/.lock") # one for each lock
   HAVE_LOCK=yes
-  rm -f -- "$DIR"/*.partial* # of a run that was killed: whoever has the lock is alone
+  remove_unfinished
+  mkdir -m 700 -- "$PIECES_DIR"
   ERRORS=$DIR/errors.partial
+  choose_compression
 }
 
 backup() {

@@ -37,6 +37,9 @@ SETTINGS
 # Runs the script; $status and $output are what bats makes of it, stderr included.
 backup() { run "$SCRIPT" --config "$CONF" "$@"; }
 
+# The folder in memory for the pieces that libdeflate gets.
+pieces() { echo "/dev/shm/backup-pieces.$(stat -c %d-%i "$BATS_TEST_TMPDIR/dumps/.lock")"; }
+
 # Starts the script in the background and waits until file $1 of $FAKE is there: pg_dump at work.
 backup_in_background() {
   touch "$FAKE/hold"
@@ -83,8 +86,10 @@ one_error() {
   [[ $errors == 1 && $output == *"$1"* ]] || { echo "want one error with '$1'" >&2; return 1; }
 }
 
-# Fails unless the run left nothing unfinished: no partial file, no pipe in the container.
+# Fails unless the run left nothing unfinished: no partial file, no pieces in memory, no pipe in
+# the container.
 nothing_half_done() {
+  [[ ! -e $(pieces) ]]
   [[ -z $(find "$BATS_TEST_TMPDIR/dumps" -name '*.partial*' -o -name pipe) ]]
   [[ -z $(ls -A "$FAKE/container/root/dev/shm") ]]
 }
