@@ -12,7 +12,8 @@ from fabfile.swarm import split_sections
 from fabfile.transport import Command, Result
 
 PENDING_SECONDS = 10
-"""How long a Swarm that is being joined or read from disk may take to become something else."""
+"""How long an engine that was just started may take to read its Swarm from disk. (One without a
+node id is in none: its join hangs, and waiting does not help.)"""
 
 # sshd gives a command a short PATH; dockerd and friends are in the sbin folders.
 PATH = "PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin\n"
@@ -36,7 +37,11 @@ section info
 i=0
 while
   said=$(docker info --format '{{{{json .}}}}' 2>&1)
-  case $said in *'"LocalNodeState":"pending"'*) ;; *) false ;; esac && [ $i -lt {PENDING_SECONDS} ]
+  case $said in
+    *'"NodeID":""'*) false ;;
+    *'"LocalNodeState":"pending"'*) [ $i -lt {PENDING_SECONDS} ] ;;
+    *) false ;;
+  esac
 do sleep 1; i=$((i + 1)); done
 printf '%s\\n' "$said"
 section nodes

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fabfile.drain import Move
 
 _NODE = "the host as hosts.yaml calls it, or the node as 'docker node ls' does"
-_TIMEOUT = "how long to wait, such as 90s or 5m (default 2m)"
+_TIMEOUT = "how long to wait, such as 90s or 5m (default: deploy.timeout of the hosts file)"
 
 
 @command()
@@ -48,14 +48,14 @@ def init(ctx: Context, hosts: str | None = None) -> None:
     },
 )
 def drain(
-    ctx: Context, node: str, force: bool = False, timeout: str = "2m", hosts: str | None = None
+    ctx: Context, node: str, force: bool = False, timeout: str = "", hosts: str | None = None
 ) -> None:
     """Take the work off a node, wait until it is gone."""
     _move(ctx, hosts, timeout, lambda move: move.drain(node, force=force))
 
 
 @command(positional=["node"], help={"node": _NODE, "timeout": _TIMEOUT})
-def activate(ctx: Context, node: str, timeout: str = "2m", hosts: str | None = None) -> None:
+def activate(ctx: Context, node: str, timeout: str = "", hosts: str | None = None) -> None:
     """Let a node work again, wait until both stacks run."""
     _move(ctx, hosts, timeout, lambda move: move.activate(node))
 
@@ -63,11 +63,11 @@ def activate(ctx: Context, node: str, timeout: str = "2m", hosts: str | None = N
 def _move(ctx: Context, hosts: str | None, timeout: str, act: Callable[[Move], None]) -> None:
     from fabfile.units import parse_duration
 
+    inventory = read_inventory(hosts)
     try:
-        seconds = parse_duration(timeout)
+        seconds = parse_duration(timeout) if timeout else inventory.deploy_timeout
     except ValueError as error:
         raise ConfigError(f"--timeout {timeout}: {error}") from None
-    inventory = read_inventory(hosts)
 
     from fabfile.drain import Move
 
