@@ -84,7 +84,7 @@ class Deployment:
         while True:
             self.show(plan)
             if not plan.changes and self._is_settled(seen.cluster):
-                return self._report(seen.cluster, seen.cluster, 0)
+                return replace(self._report(seen.cluster, seen.cluster, 0), at_rest=True)
             if self.fleet.dry:
                 return self._dry(seen, plan)
             self.confirm(plan)

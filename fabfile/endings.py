@@ -36,6 +36,8 @@ class Report:
     changes: tuple[str, ...]
     services: Mapping[str, str]
     release: int = 0
+    at_rest: bool = False
+    """Whether the stack ran as wanted from the first look on: that look is still true."""
 
     @property
     def changed(self) -> bool:

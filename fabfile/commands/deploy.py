@@ -88,6 +88,6 @@ def _deploy(
         seen: preflight.Look | None = preflight.look(fleet, wanted)
         for stack in wanted:
             report = carry_out(fleet, stack, options, yes=yes, seen=seen)
-            # What was seen stays true only as long as nothing is changed.
-            seen = None if report.changed else seen
+            # What was seen stays true only as long as nothing is changed or waited for.
+            seen = seen if report.at_rest else None
         show_round_trips(fleet)

@@ -108,4 +108,6 @@ def test_plan_and_unchanged_deploy_only_look(database):
         ).run(seen)
         assert fleet.round_trips == 2
     assert not report.changed
+    # The next stack may be planned from the same look.
+    assert report.at_rest
     assert len(plans) == 1
