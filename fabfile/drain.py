@@ -79,12 +79,14 @@ class Move:
             self.say(f"{service['name']}: {service['running']}/{service['wanted']} running")
 
     def _set(self, node: Node, availability: str) -> None:
+        word = "drained" if availability == "drain" else availability
         if node.availability == availability:
-            self.say(f"{node.name}: is {availability} already")
+            self.say(f"{node.name}: is {word} already")
             return
         script = f"docker node update --availability {availability} {node.id} >/dev/null"
         self._manager.check(Command(script), f"setting {node.name} to {availability}")
-        self.say(f"{node.name}: {availability}")
+        if not self.fleet.dry:
+            self.say(f"{node.name}: is {word} now")
 
     def _still_there(self, node: Node) -> str:
         script = f"docker node ps --format '{{{{.CurrentState}}}} {{{{.Name}}}}' {node.id}"

@@ -267,7 +267,7 @@ def test_a_node_is_drained_and_works_again(deployed: Product, lab: Lab):
         assert "appstack_nocodb: 0/1 running" in ran.out
         running = docker(lab, "app1", "ps", "-q", "--filter", "label=com.docker.swarm.task")
         assert running == ""
-        assert "app1: is drain already" in deployed.ok("swarm.drain", "app1").out
+        assert "app1: is drained already" in deployed.ok("swarm.drain", "app1").out
         ran = deployed.fails(1, "doctor")
         assert "inv swarm.activate app1" in ran.text
     finally:
