@@ -40,7 +40,8 @@ test-unit: $(STAMP) lint types ## The quick tests: lint, types, unit, SSH (under
 test: test-unit ## Everything: the quick tests, the shell tests, the end-to-end tests in the lab
 	@tools/need.sh bats
 	bats --print-output-on-failure tests/shell
-	$(BIN)/pytest tests/e2e
+	@# Fixtures may take long: the lab's images are built there where they are missing.
+	$(BIN)/pytest -o timeout_func_only=true tests/e2e
 
 bench-backup: $(STAMP) ## Time a backup against the literal pipeline, side by side in the lab
 	$(BIN)/python -m bench.backup

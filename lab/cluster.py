@@ -15,7 +15,7 @@ from lab.progress import Progress, Step
 
 # Which node runs which image: it is loaded there only.
 LOADED = {"db1": images.POSTGRES, "app1": images.NOCODB}
-SSHD_BANNER_DEADLINE = 20.0  # seconds
+REMOVE_DEADLINE = 600.0  # seconds: a machine that is very busy deletes slowly
 
 
 def up(name: str = DEFAULT_NAME, *, say: Callable[[str], None], root: Path | None = None) -> Lab:
@@ -48,6 +48,7 @@ def _lab(name: str, directory: Path, root: Path | None) -> Lab:
                 f"or remove it with its data: inv lab.down --name {name}",
             ) from None
         lab = Lab(name, directory, network.choose_subnet())
+    members.refuse_strangers(lab)
     # Before anything is made in Docker, so that whatever ends us there, the next run knows it.
     files.remember(lab)
     network.ensure(lab)
@@ -215,7 +216,9 @@ def _remove_from_docker(label: str, name: str, progress: Progress) -> None:
         with progress.step(f"{len(containers)} containers"):
             # Their volumes go with them. Nobody waits for databases that are thrown away.
             def remove(container: str) -> None:
-                docker.run("container", "rm", "--force", "--volumes", container, timeout=180)
+                docker.run(
+                    "container", "rm", "--force", "--volumes", container, timeout=REMOVE_DEADLINE
+                )
 
             with ThreadPoolExecutor(len(containers)) as pool:
                 list(pool.map(remove, containers))

@@ -93,6 +93,7 @@ def manual(lab: Lab, url: str | None = None) -> bytes:
 
 def summary(lab: Lab) -> str:
     """The last words of the demo: where NocoDB is, how to log in, what to try next."""
+    name = "" if lab.name == DEFAULT_NAME else f" --name {lab.name}"
     return f"""\
 NocoDB        {lab.nocodb_url}   (base {BASE}, table {TABLE})
 login         {lab.directory / "nocodb.json"}
@@ -102,8 +103,8 @@ try next:     . {lab.directory / "env"}
               inv status
               inv backup.list
               inv backup.verify --deep
-              inv lab.status
-and away:     inv lab.down"""
+              inv lab.status{name}
+and away:     inv lab.down{name}"""
 
 
 def main(argv: list[str]) -> int:

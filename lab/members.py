@@ -6,7 +6,7 @@ import socket
 
 from fabfile.errors import SwarmkeepError
 from lab import capabilities, docker, images, waiting
-from lab.model import LABEL, NODES, ROLE_LABEL, S3, S3_PORT, Lab
+from lab.model import LABEL, MEMBERS, NODES, ROLE_LABEL, S3, S3_PORT, Lab
 
 HEALTH_DEADLINE = 90.0  # seconds
 SSH_PORT = 22
@@ -53,17 +53,24 @@ def look(lab: Lab, member: str) -> str:
         return f"{address[0]}:{port} cannot be reached from this machine: {error}"
 
 
+def refuse_strangers(lab: Lab) -> None:
+    """SwarmkeepError if a container has a member's name and is not this lab's: it stays."""
+    for member in MEMBERS:
+        name = lab.container(member)
+        found = docker.inspect("container", name)
+        if found and (found["Config"].get("Labels") or {}).get(LABEL) != lab.name:
+            raise SwarmkeepError(
+                f"Docker has a container {name} that is not this lab's",
+                hint="choose another name: inv lab.up --name NAME",
+            )
+
+
 def _ensure_runs(lab: Lab, member: str) -> str:
     name = lab.container(member)
     found = docker.inspect("container", name)
     if found is None:
         _create(lab, member)
         return "made"
-    if (found["Config"].get("Labels") or {}).get(LABEL) != lab.name:
-        raise SwarmkeepError(
-            f"Docker has a container {name} that is not this lab's",
-            hint="choose another name: inv lab.up --name NAME",
-        )
     state = found["State"]
     if state.get("Paused"):
         docker.run("unpause", name)

@@ -37,8 +37,9 @@ def ensure(lab: Lab) -> list[str]:
 
 def look(lab: Lab) -> str:
     """Return "" if every node of the lab is Ready, else what is wrong."""
-    ready = {node["Hostname"] for node in nodes(lab) if node["Status"] == "Ready"}
-    lacking = [name for name in NODES if name not in ready]
+    ready = {node["ID"] for node in nodes(lab) if node["Status"] == "Ready"}
+    # By id: a node that was lost stays "Ready" for a while beside its successor of the same name.
+    lacking = [name for name in NODES if _state(lab, name).get("NodeID") not in ready]
     return f"not Ready in the Swarm: {', '.join(lacking)}" if lacking else ""
 
 
@@ -92,10 +93,11 @@ def _join(lab: Lab, worker: str, *, leave_first: bool) -> None:
 
 
 def _forget_lost_nodes(lab: Lab) -> None:
-    """A node whose container was made anew leaves its former self behind as Down."""
+    """A node whose container was made anew leaves its former self behind, which goes Down later."""
+    members = {_state(lab, name).get("NodeID") for name in WORKERS}
     for node in nodes(lab):
-        if node["Status"] == "Down" and node["Hostname"] in WORKERS:
-            lab.exec(MANAGER, "docker", "node", "rm", "--force", node["ID"])
+        if node["Hostname"] in WORKERS and node["ID"] not in members:
+            docker.inside(lab.container(MANAGER), "docker", "node", "rm", "--force", node["ID"])
 
 
 def _state(lab: Lab, node: str) -> dict[str, Any]:

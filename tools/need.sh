@@ -11,10 +11,14 @@ for package in "$@"; do
 done
 [ ${#missing[@]} -eq 0 ] && exit 0
 
-if ! command -v apt-get >/dev/null || [ "$(id -u)" -ne 0 ]; then
-  echo "error: please install: ${missing[*]} (this needs root and apt; here it is not possible)" >&2
+fail() {
+  echo "error: $1" >&2
   exit 2
-fi
+}
+
+command -v apt-get >/dev/null ||
+  fail "please install: ${missing[*]} (Debian's names; this machine has no apt to do it with)"
+[ "$(id -u)" -eq 0 ] || fail "please install, as root: apt-get install ${missing[*]}"
 echo "installing ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
 install=(apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=120 "${missing[@]}")
@@ -23,6 +27,5 @@ trap 'rm -f "$log"' EXIT
 # Package lists may be missing or old on a new machine: only then are they fetched.
 "${install[@]}" >"$log" 2>&1 || { apt-get update -qq && "${install[@]}"; } >"$log" 2>&1 || {
   tail -n 5 "$log" >&2
-  echo "error: apt-get could not install ${missing[*]}: see above" >&2
-  exit 2
+  fail "apt-get could not install ${missing[*]}: see above"
 }

@@ -53,6 +53,7 @@ def down(_ctx: Context, name: str = NAME, images: bool = False) -> None:
 
 def _as_text(found: dict[str, Any]) -> str:
     from fabfile import report
+    from lab import model
 
     parts = []
     if "containers" in found:
@@ -73,7 +74,7 @@ def _as_text(found: dict[str, Any]) -> str:
     verdict = "healthy" if found["ok"] else f"NOT healthy: {found['problem']}"
     parts.append(f"lab {found['name']}: {verdict}")
     if not found["ok"]:
-        parts.append("  next: inv lab.up repairs it")
+        parts.append(f"  next: {model.up(found['name'])} repairs it")
     return "\n".join(parts)
 
 

@@ -359,15 +359,17 @@ def test_keys_that_work_are_kept_without_asking_the_server(lab, monkeypatch):
 # --- Swarm ---
 
 
-def test_nodes_that_are_down_or_absent_are_named(lab, monkeypatch):
-    monkeypatch.setattr(
-        swarm,
-        "nodes",
-        lambda lab: [
-            {"Hostname": "manager1", "Status": "Ready"},
-            {"Hostname": "db1", "Status": "Down"},
-        ],
-    )
+def test_nodes_that_are_down_or_absent_are_named_and_a_lost_ones_former_self_does_not_count(
+    lab, monkeypatch
+):
+    known = [
+        {"ID": "m", "Hostname": "manager1", "Status": "Ready"},
+        {"ID": "d", "Hostname": "db1", "Status": "Down"},
+        {"ID": "former", "Hostname": "app1", "Status": "Ready"},
+    ]
+    mine = {"manager1": "m", "db1": "d", "app1": "new"}
+    monkeypatch.setattr(swarm, "nodes", lambda lab: known)
+    monkeypatch.setattr(swarm, "_state", lambda lab, node: {"NodeID": mine[node]})
     assert swarm.look(lab) == "not Ready in the Swarm: db1, app1"
 
 
