@@ -165,6 +165,11 @@ class Host:
         return self._fleet.inventory
 
     @property
+    def is_connected(self) -> bool:
+        """Whether its connection is open, as far as can be seen from here."""
+        return bool(self._connection.is_connected)
+
+    @property
     def label(self) -> str:
         """The host's name and address, for messages."""
         return f"{self.name} ({self.entry.address}:{self.entry.port})"
@@ -201,7 +206,8 @@ class Fleet:
         """The connected host. Raises UnreachableError, naming it and the next step."""
         with self._lock:
             known = self._hosts.get(entry.name)
-        if known:
+        # One that has broken since its last command is opened anew.
+        if known and known.is_connected:
             return known
         connection = open_connection(self.inventory.ssh, entry, self._remember)
         host = Host(self, entry, connection)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fabfile.vault import Secrets
 
 HOSTS_HELP = "hosts file to use instead of $SWARMKEEP_HOSTS or ./hosts.yaml"
+VAULT_VARIABLES = ("SWARMKEEP_VAULT_PASSWORD", "SWARMKEEP_VAULT_PASSWORD_FILE")
 INTERRUPTED = 130
 
 
@@ -106,8 +107,10 @@ def show_error(error: SwarmkeepError) -> None:
 def read_inventory(hosts: str | None) -> Inventory:
     """Given the --hosts flag, return the inventory."""
     from fabfile import inventory
+    from fabfile.commands import kept
 
-    return inventory.load(inventory.locate(hosts))
+    path = inventory.locate(hosts)
+    return kept.read(path, ("hosts", path), lambda: inventory.load(path))
 
 
 def sudo_password(ctx: Context) -> str | None:
@@ -122,10 +125,13 @@ def is_dry(ctx: Context) -> bool:
 
 
 def connected(ctx: Context, inventory: Inventory) -> AbstractContextManager[Fleet]:
-    """The inventory's hosts, for a `with` block; --dry and the sudo password are heeded."""
-    from fabfile.transport import connect
+    """The inventory's hosts, for a `with` block; --dry and the sudo password are heeded.
 
-    return connect(inventory, sudo_password=sudo_password(ctx), dry=is_dry(ctx), echo=print)
+    Connections stay open for the next command of the same process.
+    """
+    from fabfile.commands import kept
+
+    return kept.fleet(inventory, sudo_password=sudo_password(ctx), dry=is_dry(ctx), echo=print)
 
 
 def read_vault(inventory: Inventory) -> Secrets:
@@ -133,5 +139,11 @@ def read_vault(inventory: Inventory) -> Secrets:
     from getpass import getpass
 
     from fabfile import vault
+    from fabfile.commands import kept
 
-    return vault.load(inventory.vault, ask=getpass if sys.stdin.isatty() else None)
+    ask = getpass if sys.stdin.isatty() else None
+    return kept.read(
+        inventory.vault.file,
+        ("vault", inventory.vault, *map(os.environ.get, VAULT_VARIABLES)),
+        lambda: vault.load(inventory.vault, ask=ask),
+    )
