@@ -19,7 +19,7 @@ INSTALL_HINT = "as root: apt-get install docker.io; or see docs.docker.com/engin
 
 
 def ensure(progress: Progress) -> None:
-    """Return when `docker info` answers. Installs and starts an engine if there is none.
+    """Return when an engine answers. Installs and starts an engine if there is none.
 
     Raises SwarmkeepError that names what to do where that is not ours to do.
     """
@@ -51,16 +51,17 @@ def ensure(progress: Progress) -> None:
 def look() -> str:
     """Return "" if an engine answers, else one line that says why not.
 
-    A `docker` command on the PATH proves nothing.
+    A `docker` command on the PATH proves nothing. (`docker info --format` of version 20.10 says
+    why in a way that nobody understands: "indirection through nil pointer".)
     """
     if not shutil.which("docker"):
         return "there is no docker command"
-    result = docker.attempt("info", "--format", "{{.ServerVersion}}", timeout=30)
+    result = docker.attempt("version", "--format", "{{.Server.Version}}", timeout=30)
     answer = result.stdout.decode().strip()
     if result.returncode == 0 and answer:
         return ""
     lines = (result.stderr or result.stdout).decode("utf-8", "replace").strip().splitlines()
-    return lines[-1] if lines else "docker info failed"
+    return lines[-1] if lines else "docker version failed"
 
 
 def _install(progress: Progress) -> None:

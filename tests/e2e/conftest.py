@@ -106,12 +106,17 @@ def lab() -> Iterator[Lab]:
         cluster.down(NAME, say=print)
 
 
-@pytest.fixture(scope="session")
-def product(lab: Lab) -> Product:
+def product_for(lab: Lab) -> Product:
+    """The product's commands, run against a lab that stands."""
     values = lab.secrets.values()
     flat = [v for value in values for v in (value.values() if isinstance(value, dict) else [value])]
     # Access key ids and names are no secrets; what is long and random is.
     return Product(lab, tuple(str(v) for v in flat if isinstance(v, str) and len(v) >= 16))
+
+
+@pytest.fixture(scope="session")
+def product(lab: Lab) -> Product:
+    return product_for(lab)
 
 
 @pytest.fixture(scope="session")
