@@ -6,13 +6,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LAB ?= swarmkeep
+# What bench-deploy compares with; and its flags, such as BENCH_FLAGS='--runs 9 --keep-lab'.
+BENCH_VENV := .bench-venv
+BENCH_FLAGS ?=
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo lint types test test-unit test-e2e bench-backup bench-verify bench-startup lock clean
+.PHONY: help venv demo lint types test test-unit test-e2e \
+  bench-backup bench-deploy bench-hosts bench-verify bench-startup lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,6 +50,16 @@ test: test-unit ## Everything: the quick tests, the shell tests, the end-to-end 
 bench-backup: $(STAMP) ## Time a backup against the literal pipeline, side by side in the lab
 	$(BIN)/python -m bench.backup
 
+bench-deploy: $(STAMP) $(BENCH_VENV)/.installed ## Time deploys beside Ansible, pyinfra and plain ssh, in a lab of its own
+	$(BIN)/python -m bench.deploy $(BENCH_FLAGS)
+
+$(BENCH_VENV)/.installed: requirements-bench.lock tools/venv.sh
+	@tools/venv.sh $(PYTHON) $(BENCH_VENV) requirements-bench.lock
+	@touch $@
+
+bench-hosts: $(STAMP) ## Time backup.install on 100 simulated hosts against 10
+	$(BIN)/python -m bench.many_hosts
+
 bench-verify: $(STAMP) ## Time backup.verify against 100,000 objects in the lab
 	$(BIN)/python -m bench.verify $(LAB)
 
@@ -56,4 +70,4 @@ lock: ## Renew the lock files from pyproject.toml
 	@tools/lock.sh $(PYTHON)
 
 clean: ## Remove .venv and caches (not the lab: inv lab.down)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
