@@ -5,7 +5,7 @@ from __future__ import annotations
 from invoke.context import Context
 
 from fabfile.commands.carrying_out import WAIT_HELP, YES_HELP
-from fabfile.commands.edge import command, is_dry, read_inventory, read_vault, sudo_password
+from fabfile.commands.edge import command, connected, read_inventory, read_vault
 from fabfile.commands.plan import MOVE_HELP, PRUNE_HELP
 
 _HELP = {
@@ -81,10 +81,9 @@ def _deploy(
     from fabfile import origin, preflight
     from fabfile.commands.carrying_out import carry_out, show_round_trips
     from fabfile.endings import Options
-    from fabfile.transport import connect
 
     options = Options(name, origin.find(), wait=wait, **flags)
-    with connect(inventory, sudo_password=sudo_password(ctx), dry=is_dry(ctx), echo=print) as fleet:
+    with connected(ctx, inventory) as fleet:
         seen: preflight.Look | None = preflight.look(fleet, wanted)
         for stack in wanted:
             report = carry_out(fleet, stack, options, yes=yes, seen=seen)
