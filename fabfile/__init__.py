@@ -13,6 +13,7 @@ from fabfile.commands import locking as _locking
 from fabfile.commands import plan as _plan
 from fabfile.commands import registry as _registry
 from fabfile.commands import releases as _releases
+from fabfile.commands import rotate as _rotate
 from fabfile.commands import secrets as _secrets
 from fabfile.commands import status as _status
 from fabfile.commands import swarm as _swarm
@@ -50,6 +51,8 @@ namespace = Collection(
         _backup.list_,
         _backup.verify,
     ),
-    Collection.from_module(_secrets, name="secrets"),
+    Collection(
+        "secrets", _secrets.init, _secrets.view, _secrets.edit, _secrets.set_, _rotate.rotate
+    ),
     Collection.from_module(_lab, name="lab"),
 )

@@ -1,0 +1,51 @@
+"""inv secrets.rotate."""
+
+from __future__ import annotations
+
+import sys
+
+from invoke.context import Context
+
+from fabfile.commands.carrying_out import WAIT_HELP, say
+from fabfile.commands.edge import command, connected, is_dry, read_inventory
+
+
+@command(help={"wait": WAIT_HELP})
+def rotate(ctx: Context, hosts: str | None = None, wait: bool = False) -> None:
+    """Give the database a new password."""
+    import time
+    from getpass import getpass
+
+    from fabfile import origin
+    from fabfile.endings import Options
+    from fabfile.rotation import Rotation
+    from fabfile.rotation_vault import RotatingVault
+    from fabfile.units import format_duration
+
+    start = time.monotonic()
+    inventory = read_inventory(hosts)
+    vault = RotatingVault(inventory.vault, getpass if sys.stdin.isatty() else None)
+    options = Options("secrets.rotate", origin.find(), wait=wait)
+    user = inventory.postgres.user
+    print(f"rotating the password of {user}: checking", flush=True)
+    with connected(ctx, inventory) as fleet:
+        rotated = Rotation(fleet, vault, options, say).run()
+    if rotated is None or is_dry(ctx):
+        print("dry run: could be rotated; nothing was changed")
+        return
+    if rotated.release:
+        say(f"{inventory.app.stack}: kept as release {rotated.release}")
+    print(f"rotated the password of {user} ({format_duration(time.monotonic() - start)})")
+    print(f"next: commit {vault.file} and push it: until then nobody else has the new password")
+    stack = inventory.postgres.stack
+    if rotated.asked:
+        print(
+            f"warning: PostgreSQL asks for a password on its own socket, and the backup reads it "
+            f"from the secret of {stack}, which is the old one: backups fail until you have run: "
+            "inv deploy-db"
+        )
+    else:
+        print(
+            f"{stack} still has the old password as its secret, which nothing reads once the "
+            "database exists; the next inv deploy-db exchanges it and restarts the database"
+        )
