@@ -68,11 +68,11 @@ def _judge_service(cluster: Cluster, service: Service, before: Baseline) -> Prog
     state = str(update.get("State", ""))
     stale = bool(update) and update == before.updates.get(service.id)
     progress = Progress(service, len(good), wanted, False, _doing(tasks, state), "", None)
+    unplaced = [task for task in tasks if _is_unplaced(task, cluster.now)]
     if state in _BACK and not stale:
-        return _gone_back(progress, update, state, failed)
+        return _gone_back(progress, update, state, failed, unplaced)
     if len(failed) > FAILURES_ALLOWED:
         return _with(progress, f"its task failed {len(failed)} times", failed[0])
-    unplaced = [task for task in tasks if _is_unplaced(task, cluster.now)]
     if unplaced:
         return _with(progress, "no suitable node for its task", unplaced[0])
     # "updating" lasts until Swarm has watched the new tasks for the monitoring time.
@@ -84,10 +84,16 @@ def _judge_service(cluster: Cluster, service: Service, before: Baseline) -> Prog
 
 
 def _gone_back(
-    progress: Progress, update: Mapping[str, Any], state: str, failed: Sequence[Task]
+    progress: Progress,
+    update: Mapping[str, Any],
+    state: str,
+    failed: Sequence[Task],
+    unplaced: Sequence[Task],
 ) -> Progress:
     said = str(update.get("Message", ""))
     culprit = failed[0] if failed else None
+    if state == "rollback_started" and unplaced:
+        return _with(progress, "rolling back, and no suitable node for its task", unplaced[0])
     if state == "rollback_started":
         # Swarm is still putting the old version back: report when that is over.
         return Progress(progress.service, progress.running, progress.wanted, False, "rolling back")
@@ -148,7 +154,8 @@ def _without_empty(value: Any) -> Any:
 def _is_unplaced(task: Task, now: str) -> bool:
     return (
         task.state == "pending"
-        and task.desired == "running"
+        # "ready" is one that waits for its predecessor's end, as on a node that is drained.
+        and task.desired in ("running", "ready")
         and "no suitable node" in task.error
         and age_seconds(task.created, now) > UNPLACED_SECONDS
     )

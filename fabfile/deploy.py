@@ -212,7 +212,7 @@ class Deployment:
         manager = lease.manager
         try:
             return await_stack(
-                lambda: observe(manager),
+                lambda: _watch(manager),
                 wanted,
                 convergence.baseline(before),
                 timeout=self.inventory.deploy_timeout,
@@ -263,3 +263,16 @@ class Deployment:
             else:
                 outcome[service.name] = "unchanged" if old.spec == service.spec else "updated"
         return Report(self.wanted.name, tuple(self._done), outcome, release)
+
+
+def _watch(manager: Host) -> Cluster:
+    """Observe while waiting: a manager that cannot tell is gone, its change has not failed."""
+    try:
+        return observe(manager)
+    except UnreachableError:
+        raise
+    except SwarmkeepError as error:
+        raise UnreachableError(
+            error.message,
+            hint="Swarm itself goes on with the change: run the same again when it answers",
+        ) from error

@@ -77,6 +77,14 @@ def test_rollback_in_progress_is_waited_for():
     assert not progress.done
 
 
+def test_rollback_that_finds_no_node_is_not_waited_for():
+    # A node that is drained while its service is updated: seen with 20.10.
+    db = service(update="rollback_started")
+    error = "no suitable node (scheduling constraints not satisfied on 3 nodes)"
+    progress = one(db, task(db, "pending", error=error, desired="ready"))
+    assert "rolling back, and no suitable node" in progress.failure
+
+
 def test_rollback_of_an_earlier_deploy_is_not_blamed_on_this_one():
     db = service(update="rollback_completed")
     before = baseline(cluster((db,), (task(db),)))
@@ -108,9 +116,11 @@ def test_rejected_tasks_count_as_failures():
     assert one(db, *bad).failure
 
 
-def test_no_suitable_node_fails_only_after_a_while():
+@pytest.mark.parametrize("desired", ["running", "ready"])
+def test_no_suitable_node_fails_only_after_a_while(desired):
     db = service()
-    stuck = task(db, "pending", error="no suitable node (1 node not available)", created=NOW)
+    error = "no suitable node (1 node not available)"
+    stuck = task(db, "pending", error=error, created=NOW, desired=desired)
     assert not one(db, stuck).failure
     assert "no suitable node" in one(db, replace(stuck, created="2026-11-22T09:59:00Z")).failure
 
