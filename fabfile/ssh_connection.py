@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
+import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +44,7 @@ def open_connection(
     Every connection made is handed to `remember` before it is opened, so that the
     caller can close it. Raises UnreachableError.
     """
+    _quiet()
     label = f"{entry.name} ({entry.address}:{entry.port})"
     gateway = None
     if ssh.gateway:
@@ -52,6 +55,16 @@ def open_connection(
     remember(connection)
     _open(connection, label, entry, ssh)
     return connection
+
+
+def _quiet() -> None:
+    """Keep paramiko's threads from printing tracebacks of what we report as one line.
+
+    Where no handler is set up, Python's logging prints everything from WARNING on.
+    """
+    logger = logging.getLogger("paramiko")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
 
 
 def _build(
@@ -80,7 +93,7 @@ def _build(
         # hosts.yaml is the one truth: ~/.ssh/config would silently win over it.
         config=fabric.Config(ssh_config=paramiko.SSHConfig(), lazy=True),
     )
-    _verify_host_keys(connection.client, ssh.known_hosts)
+    _verify_host_keys(connection.client, ssh.known_hosts, to)
     return connection
 
 
@@ -106,7 +119,9 @@ def _load_key(path: Path) -> paramiko.PKey:
         ) from None
 
 
-def _verify_host_keys(client: paramiko.SSHClient, known_hosts: Path) -> None:
+def _verify_host_keys(
+    client: paramiko.SSHClient, known_hosts: Path, to: HostEntry | Gateway
+) -> None:
     """Fabric accepts every host key (AutoAddPolicy is hard-coded): take that back."""
     import paramiko
 
@@ -115,9 +130,51 @@ def _verify_host_keys(client: paramiko.SSHClient, known_hosts: Path) -> None:
             raise UnknownHostKeyError(key)
 
     client.set_missing_host_key_policy(Refuse())
+    name = _known_as(to)
+    for kind, key in _known_keys(known_hosts, name).items():
+        client.get_host_keys().add(name, kind, key)
+
+
+def _known_as(to: HostEntry | Gateway) -> str:
+    """What OpenSSH calls a host in known_hosts."""
+    return to.address if to.port == 22 else f"[{to.address}]:{to.port}"
+
+
+def _known_keys(known_hosts: Path, name: str) -> dict[str, paramiko.PKey]:
+    """A host's keys in known_hosts by their kind; the first of each kind counts.
+
+    Only the host's own lines are parsed: paramiko's load() compares every line with all the
+    others, for every connection anew, which takes longer than the connections of 100 hosts.
+    """
+    import paramiko
+    from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
+
     # A missing file means that no host is known, which opening then says with the next step.
-    if known_hosts.is_file():
-        client.load_system_host_keys(str(known_hosts))
+    lines = known_hosts.read_text(errors="replace").splitlines() if known_hosts.is_file() else []
+    found: dict[str, paramiko.PKey] = {}
+    for line in map(str.strip, lines):
+        names = line.split(maxsplit=1)[0].split(",") if line else []
+        if not any(_is_name(pattern, name) for pattern in names):
+            continue
+        try:
+            entry = HostKeyEntry.from_line(line)
+        except (InvalidHostKey, paramiko.SSHException):
+            continue
+        if entry is not None and entry.key is not None:
+            found.setdefault(entry.key.get_name(), entry.key)
+    return found
+
+
+def _is_name(pattern: str, name: str) -> bool:
+    """Whether a name field of known_hosts, plain or hashed (HashKnownHosts), is this name's."""
+    if not pattern.startswith("|1|"):
+        return pattern == name
+    salt, _, digest = pattern.removeprefix("|1|").partition("|")
+    try:
+        key, wanted = base64.b64decode(salt), base64.b64decode(digest)
+    except ValueError:
+        return False
+    return hmac.digest(key, name.encode(), "sha1") == wanted
 
 
 def _dial(to: HostEntry | Gateway, timeout: float) -> socket.socket:
@@ -156,7 +213,7 @@ def explain(error: Exception, label: str, to: HostEntry | Gateway, ssh: Ssh) -> 
     import paramiko
 
     at = f"-p {to.port} {to.address}"
-    name = to.address if to.port == 22 else f"[{to.address}]:{to.port}"
+    name = _known_as(to)
     scan = f"ssh-keyscan {at} >> {ssh.known_hosts}"
     if isinstance(error, UnknownHostKeyError):
         return UnreachableError(
