@@ -21,7 +21,7 @@ _SECRETS_HELP = "with the vault's secrets of today, where those of the release a
 
 @command(help={"stack": STACK_HELP, "json": JSON_HELP})
 def releases(ctx: Context, hosts: str = "", stack: str = "", json: bool = False) -> None:
-    """List the releases kept of each stack, the current one last."""
+    """List the kept releases, the current one last."""
     inventory = read_inventory(hosts)
     names = [_stack_name(inventory, role) for role in roles(stack)]
 

@@ -13,7 +13,7 @@ from fabfile.errors import FAILED
 
 @command(help={"json": "print one JSON document for programs"})
 def status(ctx: Context, hosts: str = "", json: bool = False) -> None:
-    """Show nodes and services; exit code 1 if something is amiss."""
+    """Show nodes and services; exit code 1 if one is amiss."""
     inventory = read_inventory(hosts)
 
     from fabfile import report
