@@ -8,7 +8,7 @@ from typing import Any
 
 from fabfile.placement import LabelChange
 from fabfile.servicespec import specification
-from fabfile.specfields import fields
+from fabfile.specfields import fields, order
 from fabfile.stacks import Wanted
 from fabfile.swarm import IMAGE_LABEL, Cluster, Service
 
@@ -142,8 +142,10 @@ def _update_plan(
     moved: bool,
 ) -> ServicePlan:
     found = _compared(service.spec, _with_live_image(spec, service), cluster.networks)
-    restarts = bool(unknown) or any(not f.name.startswith(_WITHOUT_RESTART) for f in found)
     action = "update" if found or unknown else "unchanged"
+    restarts = bool(unknown) or any(not f.name.startswith(_WITHOUT_RESTART) for f in found)
+    if action == "update" and order(service.spec, cluster.networks) != order(spec, {}):
+        restarts = True
     return ServicePlan(service.name, action, found, unknown, restarts or moved)
 
 

@@ -98,7 +98,7 @@ class Stack:
                 "Mode": int(entry.get("mode", 0o444)),
             }
             result.append({"File": file, name: self.full_name(kind, source)})
-        return result
+        return sorted(result, key=lambda item: str(item[name]))
 
 
 def networks(
@@ -118,7 +118,8 @@ def networks(
     except (CannotCompareError, TypeError, AttributeError):
         unknown.append("networks")
         return None
-    return result
+    # Docker sorts these by name, as it does secrets and configs below; mounts it leaves.
+    return sorted(result, key=lambda item: item["Target"])
 
 
 def environment(value: Any) -> list[str]:

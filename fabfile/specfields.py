@@ -54,6 +54,27 @@ def fields(spec: Mapping[str, Any], networks: Mapping[str, str]) -> dict[str, st
     return flat
 
 
+def order(spec: Mapping[str, Any], networks: Mapping[str, str]) -> dict[str, list[str]]:
+    """The lists of a task template in their order, by what identifies their items.
+
+    Another order means the same, but makes Swarm replace the tasks once the service is
+    updated for whatever reason. `docker service update` sorts what it touches.
+    """
+    template = spec["TaskTemplate"]
+    container = template["ContainerSpec"]
+    attached = template.get("Networks") or spec.get("Networks") or ()
+    found = {
+        "Mounts": [str(mount["Target"]) for mount in container.get("Mounts") or ()],
+        "Env": [item.partition("=")[0] for item in container.get("Env") or ()],
+        "Networks": [networks.get(item["Target"], item["Target"]) for item in attached],
+    }
+    for kind in ("Secrets", "Configs"):
+        found[kind] = [
+            (item.get("File") or {}).get("Name", "") for item in container.get(kind) or ()
+        ]
+    return found
+
+
 def _flatten(value: Any, path: str, flat: dict[str, str]) -> None:
     if isinstance(value, Mapping):
         for key, item in value.items():

@@ -86,6 +86,18 @@ def test_order_of_services_and_settings_does_not_matter(everything):
     assert [s.fields for s in result.services] == [(), (), ()]
 
 
+def test_mounts_in_another_order_restart_the_tasks_of_an_update_but_make_none(everything):
+    # `docker service update` sorts them; Swarm compares lists as they are.
+    wanted, there = everything
+    many = copy.deepcopy(there.service("everything_many").spec)
+    many["TaskTemplate"]["ContainerSpec"]["Mounts"].reverse()
+    services = tuple(service(many) if s.name == many["Name"] else s for s in there.services)
+    there = replace(there, services=services)
+    assert not made(wanted, there).changes
+    relabelled = changed(wanted, "many", deploy__labels=["x=2"])
+    assert one(made(relabelled, there), "everything_many").restarts
+
+
 # One changed setting, and the one field in which it must show.
 CHANGES = [
     ("image", "other:2", "image", "other:2", True),
