@@ -149,11 +149,13 @@ def survey(host: Host, wanted: Wanted) -> Survey:
         shlex.quote(str((entry or {}).get("name") or f"{wanted.name}_{key}"))
         for key, entry in (wanted.compose.get("volumes") or {}).items()
     )
+    image = shlex.quote(wanted.image)
     script = (
-        "docker info >/dev/null || exit 1\n"
-        f"docker image inspect {shlex.quote(wanted.image)} >/dev/null 2>&1 && echo image\n"
-        f"docker volume inspect {volumes or '-'} >/dev/null 2>&1 && echo volume\n"
-        "exit 0"
+        f"i=$(docker image inspect {image} >/dev/null 2>&1 && echo image)\n"
+        f"v=$(docker volume inspect {volumes or '-'} >/dev/null 2>&1 && echo volume)\n"
+        'echo "$i $v"\n'
+        # Neither: because they are not there, or because Docker does not answer?
+        '[ -n "$i$v" ] || docker info >/dev/null'
     )
     result = host.check(
         Command(script, changes=False),
