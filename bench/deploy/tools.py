@@ -41,18 +41,22 @@ class Tool:
         """
         argv, environment = self.start(folder, lab)
         start = time.perf_counter()
-        done = subprocess.run(
-            argv,
-            cwd=ROOT,
-            env=_clean_environment() | environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LONGEST_RUN,
-            check=False,
-        )
-        seconds = time.perf_counter() - start
-        self.stop(folder)
+        try:
+            done = subprocess.run(
+                argv,
+                cwd=ROOT,
+                env=_clean_environment() | environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=LONGEST_RUN,
+                check=False,
+            )
+            seconds = time.perf_counter() - start
+        except subprocess.TimeoutExpired:
+            raise SwarmkeepError(f"{self.name}: no end after {LONGEST_RUN:.0f} s") from None
+        finally:
+            self.stop(folder)
         output = done.stdout + done.stderr
         if done.returncode or (unchanged and not re.search(self.unchanged, output, re.DOTALL)):
             why = f"exit code {done.returncode}" if done.returncode else "it changed something"
