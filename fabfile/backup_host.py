@@ -26,6 +26,8 @@ LOG = "/var/log/backup-pg.log"
 CHECKED = "/var/lib/backup-pg.checked"
 """Holds the fingerprint of what the last successful check was made with."""
 
+LOCKED = 10
+"""backup-pg.sh's exit code while another run is in progress."""
 NO_CONTAINER = 11
 """backup-pg.sh's exit code on a node that does not run the database now."""
 INSTALL_TIMEOUT = 600.0
@@ -214,6 +216,9 @@ def _check(host: Host, mark: str) -> str:
     result = host.run(Command(f"{SCRIPT} --check && {remember}"), timeout=INSTALL_TIMEOUT)
     if result.exit_code == 0:
         return "ready: the bucket can be written, the database answers"
+    if result.exit_code == LOCKED:
+        # Not remembered as checked: the next installation checks.
+        return "a backup is running now, so nothing could be checked: run this again after it"
     lines = [line.partition(" run=")[2] for line in result.stderr.splitlines() if " ERROR " in line]
     reasons = [line.partition(" ")[2] for line in lines] or ["it said nothing"]
     if result.exit_code == NO_CONTAINER:
