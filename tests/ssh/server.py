@@ -94,7 +94,8 @@ class SshServer:
             except OSError:
                 pass
             finally:
-                close()
+                with contextlib.suppress(OSError):
+                    close()
 
         for args in (
             (channel.recv, target.sendall, lambda: target.shutdown(socket.SHUT_WR)),
