@@ -87,7 +87,7 @@ teardown() {
   one_error "another run is in progress"
   [ "$(local_files)" = "$before" ]
   rm "$FAKE/hold"
-  wait "$RUNNING"
+  its_end
   RUNNING=
   [ "$(wc -l <"$FAKE/uploads")" -eq 1 ]
 }
@@ -299,7 +299,7 @@ CASES
     backup_in_background
     kill -s "$signal" "$RUNNING"
     local code=0
-    wait "$RUNNING" || code=$?
+    its_end || code=$?
     RUNNING=
     [ "$code" -eq $((128 + $(kill -l "$signal"))) ]
     grep -q "ERROR .*stopped by SIG$signal" "$FAKE/log"
@@ -318,7 +318,7 @@ CASES
     backup_in_background compressing
     [ -n "$(ls "$(pieces)")" ]
     kill -s "$signal" "$RUNNING"
-    wait "$RUNNING" || true
+    its_end || true
     RUNNING=
     wait_for none_runs
     [ "$signal" = KILL ] || nothing_half_done
@@ -332,7 +332,7 @@ CASES
 @test "killed hard half-way: nothing runs on, and the next run tidies up and succeeds" {
   backup_in_background
   kill -KILL "$RUNNING"
-  wait "$RUNNING" || true
+  its_end || true
   RUNNING=
   [ "$(find "$DUMPS" -name '*.dump.gz.partial' | wc -l)" -eq 1 ]
   rm "$FAKE/hold"

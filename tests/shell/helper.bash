@@ -43,8 +43,9 @@ pieces() { echo "/dev/shm/backup-pieces.$(stat -c %d-%i "$BATS_TEST_TMPDIR/dumps
 # Starts the script in the background and waits until file $1 of $FAKE is there: pg_dump at work.
 backup_in_background() {
   touch "$FAKE/hold"
-  # bats' own descriptor would be kept open; background jobs of a shell ignore SIGINT.
-  env --default-signal=INT "$SCRIPT" --config "$CONF" >"$FAKE/log" 2>&1 3>&- &
+  # bats' own descriptor would be kept open. A shell's background jobs ignore SIGINT, and what
+  # nohup runs SIGHUP; bash cannot trap what was ignored when it started.
+  env --default-signal "$SCRIPT" --config "$CONF" >"$FAKE/log" 2>&1 3>&- &
   RUNNING=$!
   wait_for test -e "$FAKE/${1-dumping}"
 }
@@ -56,6 +57,14 @@ libdeflate_stands_in() {
   chmod 755 "$FAKE/bin/libdeflate-gzip"
   settings "PATH='$FAKE/bin':\$PATH" COMPRESSION=libdeflate-6
 }
+
+# Waits for the script in the background, for at most 20 seconds, and returns its exit code.
+its_end() {
+  wait_for gone "$RUNNING" || return
+  wait "$RUNNING"
+}
+
+gone() { ! kill -0 "$1" 2>/dev/null; }
 
 # Waits until a command succeeds, for at most 20 seconds.
 wait_for() {
