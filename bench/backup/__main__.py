@@ -88,12 +88,9 @@ class Side:
 
 
 def prepare(lab: Lab) -> None:
-    """Bring up what is measured, with this tree's script, and fill the database."""
-    for command in (["lab.up", "--name", lab.name], ["deploy-db"], ["backup.install"]):
-        subprocess.run(
-            [sys.executable, "-m", "invoke", *command],
-            cwd=ROOT, env=lab.environment(), check=True,
-        )  # fmt: skip
+    """Deploy what is measured, with this tree's script, and fill the database."""
+    inv("deploy-db", env=lab.environment())
+    inv("backup.install", env=lab.environment())
     node = lab.container(NODE)
     keep = 'umask 077; cat >"$1"; chmod 700 "$1"'
     script = (ROOT / "scripts/backup-pg.sh").read_bytes()
@@ -108,6 +105,15 @@ def prepare(lab: Lab) -> None:
     sql(lab, DATABASE, (ROOT / "bench/backup/fill.sql").read_text())
     size = sql(lab, DATABASE, "SELECT pg_database_size(current_database())")
     print(f"  {format_size(int(size))}", flush=True)
+
+
+def inv(*command: str, env: dict[str, str] | None = None) -> None:
+    """Run a command of ours, with its output on the screen; SwarmkeepError if it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", "invoke", *command], cwd=ROOT, env=env, check=False
+    )
+    if done.returncode:
+        raise SwarmkeepError(f"inv {command[0]} failed with exit code {done.returncode}")
 
 
 def sql(lab: Lab, database: str, text: str) -> str:
@@ -151,7 +157,9 @@ def verdicts(literal: Side, script: Side) -> list[tuple[str, bool]]:
 
 def main() -> int:
     """Prepare, run both in turn, report, remove."""
-    lab = Lab.load(sys.argv[1] if len(sys.argv) > 1 else DEFAULT_NAME)
+    name = sys.argv[1] if len(sys.argv) > 1 else DEFAULT_NAME
+    inv("lab.up", "--name", name)
+    lab = Lab.load(name)
     # Ended from outside, it removes what it made, as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     literal = Side("literal pipeline", ("bash", "-c", LITERAL))
