@@ -124,8 +124,8 @@ def sql(lab: Lab, database: str, text: str) -> str:
     ).split()
     if not found:
         raise SwarmkeepError(f"{SERVICE} does not run on {NODE}", hint="inv status")
-    psql = ("psql", "-XAtq", "-U", "nocodb", "-d", database)
-    psql += ("-v", "ON_ERROR_STOP=1", "-v", f"rows={ROWS}")
+    psql = ["psql", "-XAtq", "-U", "nocodb", "-d", database]
+    psql += ["-v", "ON_ERROR_STOP=1", "-v", f"rows={ROWS}"]
     return docker.inside(
         node, "docker", "exec", "-i", found[0], *psql, input=text.encode(), timeout=600
     ).strip()
