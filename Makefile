@@ -39,9 +39,10 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 test-unit: $(STAMP) lint types ## The quick tests: lint, types, unit, SSH (under 20 s)
-	$(BIN)/pytest -q --numprocesses auto tests/unit tests/ssh
+	$(BIN)/pytest -q --numprocesses auto -m "not thorough" tests/unit tests/ssh
 
 test: test-unit ## Everything: the quick tests, the shell tests, the end-to-end tests in the lab
+	$(BIN)/pytest -q --numprocesses auto -m thorough tests/unit tests/ssh
 	@tools/need.sh bats
 	bats --print-output-on-failure tests/shell
 	@# Fixtures may take long: the lab's images are built there where they are missing.

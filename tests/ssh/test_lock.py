@@ -19,6 +19,8 @@ from fabfile.lock import Lease, LockedError, LockLostError
 from fabfile.origin import Origin
 from fabfile.transport import connect
 
+pytestmark = pytest.mark.thorough
+
 LONG_AGO = "2026-01-01T00:00:00.0Z"
 
 

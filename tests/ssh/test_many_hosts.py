@@ -19,6 +19,8 @@ from fabfile.commands import backup_hosts, kept
 from fabfile.errors import UNREACHABLE
 from tests.ssh.many import Crowd, SimulatedHost, all_right, write_inventory
 
+pytestmark = pytest.mark.thorough
+
 SERVERS = 98
 """With two dead ones they are a hundred; one of these is dead too, to who heeds its key."""
 PASSWORD = "vault-pass"

@@ -29,6 +29,8 @@ from fabfile.vault import POSTGRES_PASSWORD, load
 from fabfile.vault_format import decrypt, encrypt
 from tests.unit import clusters
 
+pytestmark = pytest.mark.thorough
+
 PASSWORD = "correct horse"
 OLD = "the-old-password"
 CLEAR = f"# ours\n{POSTGRES_PASSWORD}: '{OLD}'  # the database\nother: kept\n"
