@@ -14,8 +14,6 @@ from lab.progress import Progress, Step
 
 OFFICIAL = "debian:bookworm-slim"
 OWN = "swarmkeep-lab/rootfs:bookworm"
-MIRROR = "http://deb.debian.org/debian"
-SECURITY_MIRROR = "http://deb.debian.org/debian-security"
 PULL_TIMEOUT = 120  # seconds: a network that swallows packets must not hold us for ever
 # What the official slim image leaves out too; and device nodes, which Docker makes itself.
 LEFT_OUT = (
@@ -60,15 +58,18 @@ def _bootstrap(step: Step, labels: list[str]) -> None:
     root = folder / "root"
     try:
         docker.stream(
-            "debootstrap", "--variant=minbase", "bookworm", str(root), MIRROR,
+            "debootstrap", "--variant=minbase", "bookworm", str(root),
             on_line=step.doing,
             # Half of the time would go into syncing each file to disk.
             environment=dict(os.environ, DPKG_FORCE="unsafe-io"),
         )  # fmt: skip
-        (root / "etc/apt/sources.list").write_text(
-            f"deb {MIRROR} bookworm main\n"
-            f"deb {MIRROR} bookworm-updates main\n"
-            f"deb {SECURITY_MIRROR} bookworm-security main\n"
+        sources = root / "etc/apt/sources.list"
+        # debootstrap has written the mirror that it took itself: "deb URL bookworm main".
+        mirror = sources.read_text().split()[1].rstrip("/")
+        sources.write_text(
+            f"deb {mirror} bookworm main\n"
+            f"deb {mirror} bookworm-updates main\n"
+            f"deb {mirror}-security bookworm-security main\n"
         )
         step.doing("docker import")
         _import(root, labels)
