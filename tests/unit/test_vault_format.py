@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from fabfile.errors import CONFIG, ConfigError
 from fabfile.vault_format import MAGIC, decrypt, encrypt, is_vault, label_of
 
+pytestmark = pytest.mark.thorough
+
 PASSWORD = "correct horse"
 CLEAR = b"vault_postgres_password: geheim-1234\n"
 slow = settings(deadline=None, max_examples=25)  # every key derivation takes 8 ms
