@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from fabfile import backup_host, inventory, vault
+from fabfile import backup_host, hosts_file, vault
 from fabfile.transport import connect
 
 FEW, MANY, DEAD = 10, 100, 3
@@ -45,7 +45,7 @@ def serve(folder: Path, live: int, ports: list[int], pipe: Connection) -> None:
     # First in the file: while they keep threads busy, the living must not wait.
     dead = {f"a-dead{i}": port for i, port in enumerate(ports)}
     path = write_inventory(folder, hosts, dead, connect_timeout=CONNECT_TIMEOUT)
-    known = inventory.load(path)
+    known = hosts_file.load(path)
     crowd.answer = all_right(known, vault.load(known.vault))
     pipe.send(path)
     pipe.recv()
@@ -75,7 +75,7 @@ def simulated(live: int, dead: int) -> Iterator[Path]:
 
 def install(path: Path, live: int, dead: int) -> float:
     """Seconds of one installation on all hosts; raises if a host did not do as it should."""
-    known = inventory.load(path)
+    known = hosts_file.load(path)
     secrets = vault.load(known.vault)
     start = time.perf_counter()
     with connect(known) as fleet:

@@ -1,23 +1,26 @@
 """The S3 side: what lies in the bucket, and reading it. Only importer of boto3 and botocore.
 
-Everything here reads. The credentials are those of whoever runs the command, found where
-AWS tools look for them.
+The credentials are those of whoever runs the command, found where AWS tools look for them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fabfile.errors import UnreachableError
 from fabfile.inventory import Backup
-from fabfile.keys import EPOCH, Keys, moment
+from fabfile.keys import EPOCH, PARTS, Keys, moment
 from fabfile.newest import GROUP_END, Found, Page, Search
 from fabfile.refusals import failure, refusal
-from fabfile.verify import CLOCK_TOLERANCE, PREDECESSORS, Holding, Landed
+from fabfile.sets import BackupSet, Part, Proof, parse_manifest, parse_proof
+from fabfile.verify import CLOCK_TOLERANCE, PREDECESSORS, Holding
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody  # type: ignore[import-untyped]
@@ -27,7 +30,11 @@ if TYPE_CHECKING:
 BLOCK = 256 * 1024
 """Bytes read from an object at a time."""
 _PAGES = 4
-"""Listings that verify spends at most on finding more than the newest: with HEAD, 5 requests."""
+"""Listings that verify spends at most on finding more than the newest; then the manifest."""
+_AT_ONCE = 10
+"""Manifests and outcomes that are read side by side: as many connections as botocore keeps."""
+_SMALL = 64 * 1024 * 1024
+"""Bytes: no manifest is larger, so nothing larger is read as one."""
 _WINDOW = 8
 """The first listing starts this many times max_age ago: a daily backup and its predecessors."""
 _BREAKS = 5
@@ -41,7 +48,7 @@ class Bucket:
     def __init__(self, backup: Backup) -> None:
         self.requests = 0
         self._backup = backup
-        self._objects: dict[str, Landed] = {}
+        self._seen: dict[int, dict[str, Part]] = {}
 
     @property
     def name(self) -> str:
@@ -53,7 +60,7 @@ class Bucket:
         return f"s3://{self.name}/{Keys(database).folder}"
 
     def newest(self, database: str, now: datetime) -> Holding:
-        """The newest backup of a database with its metadata, and some predecessors.
+        """The newest set of a database with its manifest, and some predecessors.
 
         At most 5 requests unless there are thousands of objects a day.
         Raises UnreachableError or ConfigError, as everything here.
@@ -62,32 +69,56 @@ class Bucket:
         holding = self._holding(database, search.newest(1 + PREDECESSORS, patience=_PAGES))
         if not holding.backups:
             return holding
-        newest = self.look_at(holding.backups[0])
-        return Holding(
-            holding.place, (newest, *holding.backups[1:]), holding.future, holding.others
-        )
+        newest = self.with_manifest(database, holding.backups[0])
+        return replace(holding, backups=(newest, *holding.backups[1:]))
 
     def latest(self, database: str, now: datetime, limit: int) -> Holding:
-        """The newest `limit` backups of a database (0: all of them)."""
+        """The newest `limit` sets of a database (0: all of them), without their manifests."""
         if not limit:
             return self._holding(database, self._search(database, now, span=0).everything())
         search = self._search(database, now, span=(limit + _WINDOW) * self._backup.max_age)
         return self._holding(database, search.newest(limit))
 
-    def look_at(self, landed: Landed) -> Landed:
-        """Given a listed backup, return it with its metadata, as the object is now."""
-        with self._translated(f"looking at {landed.key}"):
-            head = self._client.head_object(Bucket=self.name, Key=landed.key)
-        return Landed(
-            landed.key,
-            landed.timestamp,
-            head["ContentLength"],
-            head["LastModified"].astimezone(UTC),
-            head["ETag"],
-            head["Metadata"],
-        )
+    def with_manifest(self, database: str, one: BackupSet) -> BackupSet:
+        """Given a listed set, return it with its manifest, or with what is wrong with that."""
+        text = self._small(one.parts["manifest"].key)
+        try:
+            if text is None:
+                raise ValueError("its manifest was deleted while this ran")
+            return replace(one, manifest=parse_manifest(text, database), damaged="")
+        except ValueError as error:
+            return replace(one, manifest=None, damaged=str(error))
 
-    def read(self, landed: Landed) -> Iterator[bytes]:
+    def with_proofs(self, database: str, sets: Sequence[BackupSet]) -> list[BackupSet]:
+        """Given listed sets, return them with their manifests and proofs, read side by side."""
+
+        def look(one: BackupSet) -> BackupSet:
+            proofs = {}
+            for name in ("deep", "drill"):
+                if name in one.parts and (text := self._small(one.parts[name].key)) is not None:
+                    proofs[name] = _proof(text)
+            return replace(self.with_manifest(database, one), proofs=proofs)
+
+        with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+            return list(pool.map(look, sets))
+
+    def last_drill(self, database: str) -> Proof | None:
+        """The outcome of the last good drill of a database, whichever set it was of."""
+        text = self._small(Keys(database).drilled)
+        return None if text is None else _proof(text)
+
+    def record(self, one: BackupSet, part: str, outcome: Mapping[str, Any]) -> None:
+        """Write an outcome ("deep" or "drill") next to a set."""
+        key = one.key.removesuffix(PARTS["manifest"]) + PARTS[part]
+        with self._translated(f"writing {key}"):
+            self._client.put_object(
+                Bucket=self.name,
+                Key=key,
+                Body=json.dumps(outcome, indent=1).encode(),
+                ContentType="application/json",
+            )
+
+    def read(self, part: Part) -> Iterator[bytes]:
         """The bytes of an object, block by block, once.
 
         A connection that breaks is taken up again where it broke, so long as it is still
@@ -95,15 +126,15 @@ class Bucket:
         """
         place = 0
         breaks = 0
-        while place < landed.size:
-            body = self._open(landed, place)
+        while place < part.size:
+            body = self._open(part, place)
             try:
-                for block in self._blocks(body, landed.key):
+                for block in self._blocks(body, part.key):
                     place += len(block)
                     yield block
-                if place < landed.size:
+                if place < part.size:
                     raise UnreachableError(
-                        f"{self._where} ended {landed.key} after {place} of {landed.size} bytes",
+                        f"{self._where} ended {part.key} after {place} of {part.size} bytes",
                         hint="run again; if it stays, see what aws s3api head-object says of it",
                     )
             except UnreachableError:
@@ -111,16 +142,29 @@ class Bucket:
                 if breaks > _BREAKS:
                     raise
 
-    def _open(self, landed: Landed, place: int) -> StreamingBody:
+    def _small(self, key: str) -> bytes | None:
+        """The content of a small object; None if there is none."""
+        try:
+            with self._translated(f"reading {key}"):
+                answer = self._client.get_object(Bucket=self.name, Key=key)
+                with answer["Body"] as body:
+                    content: bytes = body.read(_SMALL)
+                    return content
+        except UnreachableError as error:
+            if _code(error.__cause__) in ("NoSuchKey", "404"):
+                return None
+            raise
+
+    def _open(self, part: Part, place: int) -> StreamingBody:
         """Ask for an object from a byte on, refusing one that has changed since it was listed."""
         rest: dict[str, Any] = {"Range": f"bytes={place}-"} if place else {}
-        with self._translated(f"reading {landed.key}"):
+        with self._translated(f"reading {part.key}"):
             answer = self._client.get_object(
-                Bucket=self.name, Key=landed.key, IfMatch=landed.etag, **rest
+                Bucket=self.name, Key=part.key, IfMatch=part.etag, **rest
             )
         if place and not answer.get("ContentRange", "").startswith(f"bytes {place}-"):
             raise UnreachableError(
-                f"{self._where} broke off {landed.key} and cannot go on from byte {place}",
+                f"{self._where} broke off {part.key} and cannot go on from byte {place}",
                 hint="run again, over a better connection",
             )
         return answer["Body"]
@@ -144,12 +188,15 @@ class Bucket:
         return Search(page, keys, now=second + CLOCK_TOLERANCE, first=second - span)
 
     def _holding(self, database: str, found: Found) -> Holding:
-        keys = Keys(database)
+        def sets(seconds: Sequence[int]) -> tuple[BackupSet, ...]:
+            return tuple(BackupSet(moment(second), dict(self._seen[second])) for second in seconds)
+
         return Holding(
             self.place(database),
-            tuple(self._objects[keys.of(second)] for second in found.seconds),
-            tuple(self._objects[keys.of(second)] for second in found.future),
+            sets(found.seconds),
+            sets(found.future),
             found.others,
+            tuple(moment(second) for second in found.incomplete),
         )
 
     def _page(self, keys: Keys, start_after: str, *, grouped: bool) -> Page:
@@ -185,14 +232,11 @@ class Bucket:
             return answer
 
     def _remember(self, keys: Keys, item: ObjectTypeDef) -> None:
-        second = keys.second(item["Key"])
-        if second is not None:
-            self._objects[item["Key"]] = Landed(
-                item["Key"],
-                moment(second),
-                item["Size"],
-                item["LastModified"].astimezone(UTC),
-                item["ETag"],
+        found = keys.parse(item["Key"])
+        if found:
+            second, name = found
+            self._seen.setdefault(second, {})[name] = Part(
+                item["Key"], item["Size"], item["LastModified"].astimezone(UTC), item["ETag"]
             )
 
     @cached_property
@@ -250,6 +294,14 @@ class Bucket:
         except (BotoCoreError, OSError) as error:
             kind = "OSError" if isinstance(error, OSError) else type(error).__name__
             raise failure(self._where, action, kind, str(error)) from error
+
+
+def _proof(text: bytes) -> Proof:
+    """An outcome; one that cannot be read proves nothing."""
+    try:
+        return parse_proof(text)
+    except ValueError as error:
+        return Proof(False, "", 0.0, f"its outcome cannot be read: {error}")
 
 
 def _code(error: BaseException | None) -> str:

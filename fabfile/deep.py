@@ -12,8 +12,9 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from fabfile.sets import Recorded
 from fabfile.units import format_size
-from fabfile.verify import Check, Landed
+from fabfile.verify import Check
 
 MAGIC = b"PGDMP"
 """What pg_dump's custom format starts with (pg_backup_custom.c)."""
@@ -166,8 +167,8 @@ Sink = Callable[[Reading], Verdict]
 """Reads an archive to its end and says whether it is whole."""
 
 
-def inspect(landed: Landed, reading: Reading, choose: Callable[[bytes], Sink]) -> list[Check]:
-    """Given a backup and its bytes, read it completely and return the checks.
+def inspect(recorded: Recorded, reading: Reading, choose: Callable[[bytes], Sink]) -> list[Check]:
+    """Given what is recorded of a dump and its bytes, read it completely and return the checks.
 
     `choose` is given the archive's first bytes and returns the sink that can read it.
     """
@@ -178,19 +179,16 @@ def inspect(landed: Landed, reading: Reading, choose: Callable[[bytes], Sink]) -
         verdict = Verdict(False, "it is no archive of pg_dump -Fc", _HINT)
     reading.finish()
     return [
-        _sha256(landed, reading),
+        _sha256(recorded, reading),
         _gzip(reading),
         Check("archive", verdict.ok, verdict.detail, verdict.hint or _HINT),
     ]
 
 
-def _sha256(landed: Landed, reading: Reading) -> Check:
-    recorded = (landed.metadata or {}).get("sha256", "")
-    if not recorded:
-        detail = f"none is recorded to compare with; it is {reading.sha256}"
-        return Check("sha256", False, detail, "inv backup.run uploads one that has it recorded")
-    ok = recorded == reading.sha256 and reading.size == landed.size
-    what = "as recorded" if ok else f"differs: {recorded} was recorded, it is {reading.sha256}"
+def _sha256(recorded: Recorded, reading: Reading) -> Check:
+    ok = recorded.sha256 == reading.sha256 and reading.size == recorded.size
+    differs = f"differs: {recorded.sha256} was recorded, it is {reading.sha256}"
+    what = "as recorded" if ok else differs
     return Check("sha256", ok, f"{what}, over {reading.size} bytes", _HINT)
 
 

@@ -1,8 +1,9 @@
 """The names of a database's objects in the bucket, and the times in them. Pure.
 
-`postgres/<database>/backup_<YYYYMMDDTHHMMSSZ>.dump.gz`: keys of one database sort by
-time, which is what lets newest.py find the newest without listing the rest. Times are
-whole seconds since 1970, UTC.
+One run of the backup makes one set: objects whose names share a time stamp,
+`postgres/<database>/backup_<YYYYMMDDTHHMMSSZ>.<part>`. Keys of one database sort by time,
+which is what lets newest.py find the newest without listing the rest. The manifest is
+uploaded last: where it lies, the set is complete. Times are whole seconds since 1970, UTC.
 """
 
 from __future__ import annotations
@@ -17,7 +18,29 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 END = int((datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC) - EPOCH).total_seconds()) + 1
 """The first second no key can carry."""
 
-_STAMP = re.compile(r"(\d{4})(\d\d)(\d\d)(?:T(\d\d)(\d\d)(\d\d)Z\.dump\.gz)?", re.ASCII)
+PARTS = {
+    "dump": ".dump.gz",
+    "globals": ".globals.sql.gz",
+    "manifest": ".manifest.json",
+    "deep": ".deep.json",
+    "drill": ".drill.json",
+}
+"""What belongs to a set, and how it ends. The last two are written later: the outcome of having
+read the dump completely, and of having restored it."""
+
+_ENDS = {end: part for part, end in PARTS.items()}
+_DAY = re.compile(r"(\d{4})(\d\d)(\d\d)", re.ASCII)
+_STAMP = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z", re.ASCII)
+
+
+def stamp(second: int) -> str:
+    """Given seconds since 1970, return the time as names of sets carry it."""
+    return f"{moment(second):%Y%m%dT%H%M%SZ}"
+
+
+def second_of(text: str) -> int | None:
+    """Given a time stamp of a set, return its time; None if it is no such or no real date."""
+    return _second(_STAMP.fullmatch(text))
 
 
 def moment(second: int) -> datetime:
@@ -41,17 +64,32 @@ class Keys:
         """What all keys of backups start with: "postgres/nocodb/backup_"."""
         return f"{self.folder}backup_"
 
-    def of(self, second: int) -> str:
-        """Given a time, return the key of the dump made then."""
-        return f"{self.prefix}{moment(second):%Y%m%dT%H%M%SZ}.dump.gz"
+    @property
+    def drilled(self) -> str:
+        """The key of the last good drill's outcome, whichever set it was of."""
+        return f"{self.folder}drill.json"
 
-    def second(self, key: str) -> int | None:
-        """Given a key, return its time; None if it is no dump's key or no real date."""
-        return self._parse(key, groups=6)
+    def part(self, second: int, part: str) -> str:
+        """Given a time and the name of a part, return its key."""
+        return f"{self.prefix}{stamp(second)}{PARTS[part]}"
+
+    def of(self, second: int) -> str:
+        """Given a time, return the key of the manifest of the set made then."""
+        return self.part(second, "manifest")
+
+    def parse(self, key: str) -> tuple[int, str] | None:
+        """Given a key, return its set's time and its part; None if it is of no set."""
+        if not key.startswith(self.prefix):
+            return None
+        name, dot, end = key[len(self.prefix) :].partition(".")
+        part, second = _ENDS.get(dot + end), second_of(name)
+        return None if part is None or second is None else (second, part)
 
     def day(self, group: str) -> int | None:
         """Given a day's common start of keys ("...backup_20261122T"), return its midnight."""
-        return self._parse(group.removesuffix("T"), groups=3)
+        if not group.startswith(self.prefix):
+            return None
+        return _second(_DAY.fullmatch(group[len(self.prefix) :].removesuffix("T")))
 
     def day_start(self, second: int) -> str:
         """Given a time, return what sorts before every key of its day and after the day before."""
@@ -59,22 +97,19 @@ class Keys:
 
     def second_start(self, second: int) -> str:
         """Given a time, return what sorts before its key and after every earlier key."""
-        return f"{self.prefix}{moment(second):%Y%m%dT%H%M%SZ}"
+        return f"{self.prefix}{stamp(second)}"
 
     def after(self, key: str) -> int:
         """Given any string, return the first time whose key sorts after it; END if none does."""
         return bisect_right(range(END), key, key=self.of)
 
-    def _parse(self, text: str, *, groups: int) -> int | None:
-        if not text.startswith(self.prefix):
-            return None
-        match = _STAMP.fullmatch(text, len(self.prefix))
-        if match is None or match.lastindex != groups:
-            return None
-        year, month, day, hour, minute, sec = (int(part) for part in match.groups(default="0"))
-        try:
-            when = datetime(year, month, day, hour, minute, sec, tzinfo=UTC)
-        except ValueError:
-            return None
-        second = int((when - EPOCH).total_seconds())
-        return second if second >= 0 else None
+
+def _second(match: re.Match[str] | None) -> int | None:
+    if match is None:
+        return None
+    try:
+        when = datetime(*map(int, match.groups()), tzinfo=UTC)  # type: ignore[arg-type, misc]
+    except ValueError:
+        return None
+    second = int((when - EPOCH).total_seconds())
+    return second if second >= 0 else None

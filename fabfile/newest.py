@@ -54,14 +54,16 @@ class Lister(Protocol):
 
 @dataclass(frozen=True)
 class Found:
-    """Times of dumps, newest first, and what else lay beside them."""
+    """Times of sets, newest first, and what else lay beside them."""
 
     seconds: tuple[int, ...]
-    """Up to now. Every dump from the last of them up to now is in here."""
+    """Up to now. Every set from the last of them up to now is in here."""
     future: tuple[int, ...]
     """Later than now: some clock is wrong. At least one of them if there is any."""
     others: tuple[str, ...]
-    """A few keys that are no dumps."""
+    """A few keys that belong to no set."""
+    incomplete: tuple[int, ...] = ()
+    """Times for which parts of a set were seen, but no manifest. Newest first."""
 
 
 class _Stretches:
@@ -93,7 +95,7 @@ class _Stretches:
 class Search:
     """One search. `page` asks the bucket; `now` and `first` are seconds since 1970.
 
-    Dumps later than `now` (which may include some tolerance) are kept apart. The first
+    Sets later than `now` (which may include some tolerance) are kept apart. The first
     page starts at `first`.
     """
 
@@ -103,7 +105,8 @@ class Search:
         self._keys = keys
         self._now = now
         self._first = max(0, first)
-        self._dumps: set[int] = set()
+        self._sets: set[int] = set()
+        self._parts: set[int] = set()
         self._others: dict[str, None] = {}
         self._known = _Stretches(now + 1)
         self._days: set[int] = set()
@@ -116,14 +119,14 @@ class Search:
         self._barren = 0
 
     def newest(self, wanted: int, *, patience: int | None = None) -> Found:
-        """Find the newest `wanted` dumps.
+        """Find the newest `wanted` sets.
 
         With `patience`, the search for more than one of them ends after so many pages.
         The newest itself is always found, however many pages that takes.
         """
-        if self._read(self._first) <= self._now and self._dumps:
+        if self._read(self._first) <= self._now and self._sets:
             # The page was too small, and the newest day is not older than what it has shown.
-            self._days_plan.append(max(self._dumps) // DAY * DAY)
+            self._days_plan.append(max(self._sets) // DAY * DAY)
         while self._known.since > 0 and len(found := self._found()) < wanted:
             # A search that has not reached the end of the listing owes one more page.
             if found and patience is not None and self.pages + (self._seen_to < END) >= patience:
@@ -132,21 +135,23 @@ class Search:
         return self._result(self._found()[:wanted])
 
     def everything(self) -> Found:
-        """Find all dumps, a page for every 1,000 keys."""
+        """Find all sets, a page for every 1,000 keys."""
         place = 0
         while place < END:
             place = self._read(place)
         return self._result(self._found())
 
     def _found(self) -> list[int]:
-        return sorted((s for s in self._dumps if self._known.since <= s <= self._now), reverse=True)
+        return sorted((s for s in self._sets if self._known.since <= s <= self._now), reverse=True)
 
     def _result(self, found: list[int]) -> Found:
-        # Rare: no page reached the end. Is there a dump of the future behind them?
-        while self._seen_to < END and not any(s > self._now for s in self._dumps):
+        # Rare: no page reached the end. Is there a set of the future behind them?
+        while self._seen_to < END and not any(s > self._now for s in self._sets):
             self._read(self._seen_to)
-        future = sorted((s for s in self._dumps if s > self._now), reverse=True)
-        return Found(tuple(found), tuple(future), tuple(self._others)[:_EXAMPLES])
+        future = sorted((s for s in self._sets if s > self._now), reverse=True)
+        incomplete = sorted(self._parts - self._sets, reverse=True)
+        others = tuple(self._others)[:_EXAMPLES]
+        return Found(tuple(found), tuple(future), others, tuple(incomplete))
 
     def _step(self, wanted: int) -> None:
         """Get one page nearer: of keys if a day is known to have unread ones, else of days."""
@@ -214,19 +219,21 @@ class Search:
 
     def _note(self, page: Page, start: int, reach: int) -> None:
         """Remember what a page has shown of the time from `start` to `reach`."""
-        seconds = {key: self._keys.second(key) for key in page.keys}
-        self._others.update((key, None) for key, second in seconds.items() if second is None)
+        parsed = {key: self._keys.parse(key) for key in page.keys}
+        self._others.update((key, None) for key, found in parsed.items() if found is None)
         if page.grouped:
             groups = (self._keys.day(group) for group in page.groups)
             self._days.update(day for day in groups if day is not None)
             self._days_known.add(start, reach)
             return
-        dumps = {second for second in seconds.values() if second is not None}
-        self._dumps |= dumps
-        if dumps:
+        parts = [found for found in parsed.values() if found]
+        self._parts.update(second for second, _ in parts)
+        sets = {second for second, part in parts if part == "manifest"}
+        self._sets |= sets
+        if sets:
             # A heap of garbage says nothing about the rhythm of the backups.
             self._measure(page, start, reach)
-        elif seconds:
+        elif parsed:
             self._barren += 1
         self._known.add(start, reach)
         if start <= self._seen_to:

@@ -55,13 +55,18 @@ def checks(results: Sequence[Check]) -> str:
     return table(["", "check", "found"], rows)
 
 
-def checks_json(results: Sequence[Check], **more: Any) -> str:
-    """Given checks and further top-level fields, return one JSON document."""
+def checks_data(results: Sequence[Check], **more: Any) -> dict[str, Any]:
+    """Given checks and further top-level fields, return them as plain data."""
     items = [
         {"name": c.name, "ok": c.ok, "detail": c.detail, "hint": "" if c.ok else c.hint}
         for c in results
     ]
-    return to_json({"ok": all(c.ok for c in results), **more, "checks": items})
+    return {"ok": all(c.ok for c in results), **more, "checks": items}
+
+
+def checks_json(results: Sequence[Check], **more: Any) -> str:
+    """The same as one JSON document."""
+    return to_json(checks_data(results, **more))
 
 
 def to_json(value: Any) -> str:

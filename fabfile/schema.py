@@ -78,6 +78,26 @@ class Section:
             return value
         return default or ""
 
+    def texts(
+        self, key: str, default: tuple[str, ...], *, pattern: str, want: str
+    ) -> tuple[str, ...]:
+        """A string, or a list of different strings with at least one, each as in `text`."""
+        value = self._values.get(key)
+        if not isinstance(value, list):
+            return (self.text(key, default[0], pattern=pattern, want=want),)
+        self._known.append(key)
+        if not value:
+            self.fail(key, "is an empty list")
+            return default
+        for number, item in enumerate(value):
+            if not isinstance(item, str):
+                self.fail(f"{key}[{number}]", f"want a text, got {_kind(item)} (put it in quotes)")
+            elif not re.fullmatch(pattern, item):
+                self.fail(f"{key}[{number}]", f"{_show(item)} is not valid: want {want}")
+            elif item in value[:number]:
+                self.fail(f"{key}[{number}]", f"{_show(item)} is named twice")
+        return tuple(map(str, value))
+
     def integer(self, key: str, default: int, *, low: int, high: int) -> int:
         """A whole number from `low` to `high`."""
         value = self._take(key, int, "a whole number", default)

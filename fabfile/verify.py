@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
 
+from fabfile.sets import BackupSet, Proof
 from fabfile.units import format_duration, format_size
 
 CLOCK_TOLERANCE = 300
@@ -21,7 +21,6 @@ SHRUNK_BELOW = 0.5
 LATE = 3600
 """Seconds from dump to upload that are worth a word."""
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _LOOK = "inv backup.logs shows what the last runs said, inv backup.run makes a backup now"
 
 
@@ -36,70 +35,78 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Landed:
-    """One backup in the bucket. Times are UTC, the size is in bytes.
-
-    `timestamp` is the time in the key, `last_modified` when the bucket received it.
-    `metadata` is None as long as nobody has asked for it.
-    """
-
-    key: str
-    timestamp: datetime
-    size: int
-    last_modified: datetime
-    etag: str = ""
-    metadata: Mapping[str, str] | None = None
-
-
-@dataclass(frozen=True)
 class Expectations:
-    """What a good backup is: its database, its greatest age in seconds, its least size in bytes."""
+    """What a good backup is: its database, its greatest age in seconds, its least size in bytes.
+
+    `max_drill_age`: seconds since the last good drill that are allowed; 0 for any.
+    """
 
     database: str
     max_age: int
     min_size: int
+    max_drill_age: int = 0
 
 
 @dataclass(frozen=True)
 class Holding:
     """What the bucket holds at `place` (for messages).
 
-    `backups` newest first, the first of them with its metadata; `future` those dated
-    later than the clocks' tolerance allows; `others` a few keys that are no backups.
+    `backups` newest first, the first of them with its manifest; `future` those dated
+    later than the clocks' tolerance allows; `others` a few keys that are of no set;
+    `incomplete` the times of parts without a manifest, newest first.
     """
 
     place: str
-    backups: tuple[Landed, ...]
-    future: tuple[Landed, ...] = ()
+    backups: tuple[BackupSet, ...]
+    future: tuple[BackupSet, ...] = ()
     others: tuple[str, ...] = ()
+    incomplete: tuple[datetime, ...] = ()
 
 
-def judge(expected: Expectations, holding: Holding, now: datetime) -> list[Check]:
-    """Given what is expected, what is there and the time, return every check."""
+def judge(
+    expected: Expectations, holding: Holding, now: datetime, drill: Proof | None = None
+) -> list[Check]:
+    """Given what is expected, what is there and the time, return every check.
+
+    `drill` is the last good one of this database, if there was any.
+    """
     if not holding.backups:
         checks = [_nothing(holding)]
         return [*checks, _clock(holding, None)] if holding.future else checks
     newest, *predecessors = holding.backups
-    return [
-        Check("found", True, newest.key),
+    checks = [
+        _found(holding, newest),
         _fresh(expected, newest, now),
         _size(expected, newest),
         _shrunk(newest, predecessors[:PREDECESSORS]),
-        _complete(expected, newest),
+        _complete(newest),
         _clock(holding, newest),
     ]
+    return [*checks, _drilled(expected, drill, now)] if expected.max_drill_age else checks
+
+
+def _found(holding: Holding, newest: BackupSet) -> Check:
+    detail = newest.key
+    later = [when for when in holding.incomplete if when > newest.timestamp]
+    if later:
+        detail += f"; parts of a later set are there without a manifest ({_stamped(later[0])}): "
+        detail += "a run is under way, or was cut off"
+    return Check("found", True, detail)
 
 
 def _nothing(holding: Holding) -> Check:
     detail = f"no backup in {holding.place}"
     if holding.future:
         detail += " but such that are dated in the future"
+    elif holding.incomplete:
+        detail += f"; there are parts without a manifest ({_stamped(holding.incomplete[0])}): "
+        detail += "a run is under way, or was cut off"
     elif holding.others:
         detail += f"; what is there is no backup, such as {holding.others[0]}"
     return Check("found", False, detail, f"{_LOOK}; inv backup.install sets the daily run up")
 
 
-def _fresh(expected: Expectations, newest: Landed, now: datetime) -> Check:
+def _fresh(expected: Expectations, newest: BackupSet, now: datetime) -> Check:
     age = max(0.0, (now - newest.timestamp).total_seconds())
     delay = (newest.last_modified - newest.timestamp).total_seconds()
     limit = format_duration(expected.max_age)
@@ -117,7 +124,7 @@ def _fresh(expected: Expectations, newest: Landed, now: datetime) -> Check:
     return Check("fresh", not stale, detail, hint)
 
 
-def _size(expected: Expectations, newest: Landed) -> Check:
+def _size(expected: Expectations, newest: BackupSet) -> Check:
     ok = newest.size >= expected.min_size
     least = format_size(expected.min_size)
     detail = f"{format_size(newest.size)}, {'at least' if ok else 'less than the'} {least}"
@@ -130,13 +137,13 @@ def _size(expected: Expectations, newest: Landed) -> Check:
     )
 
 
-def _shrunk(newest: Landed, predecessors: Sequence[Landed]) -> Check:
+def _shrunk(newest: BackupSet, predecessors: Sequence[BackupSet]) -> Check:
     count = len(predecessors)
     if count < ENOUGH:
         few = {0: "no earlier backup", 1: "only one earlier backup"}
         said = few.get(count, f"only {count} earlier backups")
         return Check("shrunk", True, f"{said} to compare with, {ENOUGH} are needed: not judged")
-    usual = median(landed.size for landed in predecessors)
+    usual = median(one.size for one in predecessors)
     part = newest.size / usual if usual else 1.0
     return Check(
         "shrunk",
@@ -148,31 +155,32 @@ def _shrunk(newest: Landed, predecessors: Sequence[Landed]) -> Check:
     )
 
 
-def _complete(expected: Expectations, newest: Landed) -> Check:
-    metadata = newest.metadata or {}
-    size, sha256 = metadata.get("bytes", ""), metadata.get("sha256", "")
-    database = metadata.get("database", expected.database)
-    hint = f"do not rely on this object; {_LOOK}"
-    if not size or not sha256:
-        missing = " and ".join(n for n, v in (("bytes", size), ("sha256", sha256)) if not v)
-        return Check(
-            "complete",
-            False,
-            f"its metadata lacks {missing}: it was not uploaded by backup-pg.sh",
-            "inv backup.run uploads one whose size and SHA-256 are recorded with it",
-        )
-    if size != str(newest.size):
-        detail = f"{newest.size} bytes are in the bucket, {size} were to be uploaded"
-        return Check("complete", False, detail, hint)
-    if not _SHA256.fullmatch(sha256):
-        return Check("complete", False, "the sha256 in its metadata is no SHA-256", hint)
-    if database != expected.database:
-        detail = f"its metadata says that it is of database {database!r}"
-        return Check("complete", False, detail, hint)
-    return Check("complete", True, f"all {newest.size} bytes that were to be uploaded")
+def _complete(newest: BackupSet) -> Check:
+    hint = f"do not rely on this set; {_LOOK}"
+    if newest.flaw or newest.manifest is None:
+        return Check("complete", False, newest.flaw, hint)
+    count = len(newest.manifest.parts)
+    total = sum(part.size for part in newest.manifest.parts.values())
+    return Check("complete", True, f"all {count} parts with all {total} bytes that were uploaded")
 
 
-def _clock(holding: Holding, newest: Landed | None) -> Check:
+def _drilled(expected: Expectations, drill: Proof | None, now: datetime) -> Check:
+    hint = "inv backup.drill restores the newest set into a throwaway PostgreSQL and counts"
+    limit = format_duration(expected.max_drill_age)
+    if drill is None or not drill.ok:
+        said = drill.reason if drill else ""
+        return Check("drilled", False, said or "no good drill is on record", hint)
+    try:
+        age = (now - datetime.fromisoformat(drill.finished)).total_seconds()
+    except (ValueError, TypeError):
+        return Check("drilled", False, f"its time cannot be read: {drill.finished!r}", hint)
+    old = age > expected.max_drill_age
+    detail = f"the last good drill was {format_duration(max(0.0, age))} ago, "
+    detail += f"more than the {limit} that max_drill_age allows" if old else f"within {limit}"
+    return Check("drilled", not old, detail, hint)
+
+
+def _clock(holding: Holding, newest: BackupSet | None) -> Check:
     hint = "compare 'date -u' on the db host and on this machine, and set the wrong one right"
     if holding.future:
         first = holding.future[0]
@@ -190,3 +198,7 @@ def _clock(holding: Holding, newest: Landed | None) -> Check:
         detail = f"the time in its key is {ahead} later than the bucket received it"
         return Check("clock", False, detail, hint)
     return Check("clock", True, "no time in the future")
+
+
+def _stamped(when: datetime) -> str:
+    return f"{when:%Y-%m-%d %H:%M:%S} UTC"

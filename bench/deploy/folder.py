@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from fabfile import backup_host, compose, inventory, stacks, vault
+from fabfile import backup_host, compose, hosts_file, stacks, vault
 from lab.files import SSH_KEY
 from lab.model import NODES, Lab
 
@@ -85,7 +85,7 @@ def _ansible_inventory(folder: Path) -> None:
 
 def _content(folder: Path) -> None:
     """Compose files, backup files and secrets, as Swarmkeep itself would have them."""
-    known = inventory.load(folder / "hosts.yaml")
+    known = hosts_file.load(folder / "hosts.yaml")
     secrets = vault.load(known.vault)
     contents = {}
     for stack in (stacks.database(known, secrets), stacks.application(known, secrets)):

@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
-from fabfile.commands.edge import command, read_inventory
-from fabfile.errors import CheckFailedError, ConfigError
+from fabfile.commands.edge import command, read_inventory, show_error
+from fabfile.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from fabfile.inventory import Inventory
+    from fabfile.sets import BackupSet
+    from fabfile.verify import Holding
 
-    from fabfile.verify import Check, Holding, Landed
+
+DATABASE_HELP = "only this one of the databases in hosts.yaml"
+JSON_HELP = "print one JSON document instead of a table"
 
 
 @command(
     name="list",
     help={
-        "limit": "how many to show, newest first (default 20, 0 for all)",
-        "json": "print one JSON document instead of a table",
+        "limit": "how many to show of each database, newest first (default 20, 0 for all)",
+        "database": DATABASE_HELP,
+        "json": JSON_HELP,
     },
 )
-def list_(_ctx: Context, hosts: str | None = None, limit: int = 20, json: bool = False) -> None:
-    """List the backups in the bucket, newest first."""
+def list_(
+    _ctx: Context,
+    hosts: str | None = None,
+    limit: int = 20,
+    database: str = "",
+    json: bool = False,
+) -> None:
+    """List the backups in the bucket and how far each is proven."""
+    from dataclasses import replace
+
     from fabfile.bucket import Bucket
+    from fabfile.commands import verifying
     from fabfile.report import to_json
 
     if limit < 0:
@@ -33,109 +47,117 @@ def list_(_ctx: Context, hosts: str | None = None, limit: int = 20, json: bool =
     inventory = read_inventory(hosts)
     bucket = Bucket(inventory.backup)
     now = datetime.now(UTC)
-    holding = bucket.latest(inventory.postgres.database, now, limit)
-    backups = [*holding.future, *holding.backups]
-    shown = backups[:limit] if limit else backups
+    documents = []
+    for name in chosen_databases(inventory, database):
+        holding = bucket.latest(name, now, limit)
+        every = [*holding.future, *holding.backups]
+        shown = bucket.with_proofs(name, every[:limit] if limit else every)
+        documents.append(
+            {
+                "bucket": bucket.name,
+                "place": holding.place,
+                "database": name,
+                "backups": [verifying.as_data(one, now) for one in shown],
+                "requests": bucket.requests,
+            }
+        )
+        if not json:
+            print(_listing(replace(holding, backups=tuple(shown)), now))
     if json:
-        document = {
-            "bucket": bucket.name,
-            "place": holding.place,
-            "backups": [_as_data(landed, now) for landed in shown],
-            "requests": bucket.requests,
-        }
-        print(to_json(document))
-    else:
-        print(_listing(holding, shown, now))
+        print(to_json(documents[0] if len(documents) == 1 else {"databases": documents}))
 
 
 @command(
     help={
-        "deep": "also read the newest backup completely: SHA-256, gzip stream, archive",
-        "json": "print one JSON document instead of a table",
+        "deep": "also read the newest dump completely: SHA-256, gzip stream, archive",
+        "database": DATABASE_HELP,
+        "json": JSON_HELP,
     }
 )
-def verify(ctx: Context, hosts: str | None = None, deep: bool = False, json: bool = False) -> None:
+def verify(
+    ctx: Context,
+    hosts: str | None = None,
+    deep: bool = False,
+    database: str = "",
+    json: bool = False,
+) -> None:
     """Check that the last backup has landed and is good."""
-    from time import monotonic
-
     from fabfile.bucket import Bucket
-    from fabfile.report import checks_json
-    from fabfile.verify import Expectations, judge
+    from fabfile.commands import verifying
+    from fabfile.report import to_json
 
-    started = monotonic()
     inventory = read_inventory(hosts)
-    database = inventory.postgres.database
     bucket = Bucket(inventory.backup)
-    now = datetime.now(UTC)
-    holding = bucket.newest(database, now)
-    expected = Expectations(database, inventory.backup.max_age, inventory.backup.min_size)
-    checks = judge(expected, holding, now)
-    newest = holding.backups[0] if holding.backups else None
-    if deep and newest:
-        from fabfile.commands.deep_reading import deep_checks
-
-        checks += deep_checks(ctx, inventory, bucket, newest)
+    verdicts = []
+    for name in chosen_databases(inventory, database):
+        verdicts.append(verifying.look(ctx, inventory, bucket, name, deep=deep))
+        if not json:
+            print(verdicts[-1].text())
     if json:
-        more: dict[str, Any] = {"bucket": bucket.name, "place": holding.place, "database": database}
-        more |= _as_data(newest, now) if newest else {"key": None}
-        more |= {"requests": bucket.requests, "seconds": round(monotonic() - started, 3)}
-        print(checks_json(checks, **more))
-    else:
-        print(_verdicts(checks, holding.place, bucket.requests, monotonic() - started))
-    failed = [check for check in checks if not check.ok]
-    if failed:
-        names = ", ".join(check.name for check in failed)
-        raise CheckFailedError(
-            f"the backup of {database} in {holding.place} failed {len(failed)} of "
-            f"{len(checks)} checks: {names}",
-            hint=failed[0].hint,
+        documents = [verdict.data() for verdict in verdicts]
+        everything = {"ok": all(d["ok"] for d in documents), "databases": documents}
+        print(to_json(documents[0] if len(documents) == 1 else everything))
+    errors = [error for verdict in verdicts if (error := verdict.error())]
+    for error in errors[:-1]:
+        show_error(error)
+    if errors:
+        raise errors[-1]
+
+
+def chosen_databases(inventory: Inventory, database: str) -> tuple[str, ...]:
+    """Given the --database flag, return which databases are meant. Raises ConfigError."""
+    known = inventory.postgres.databases
+    if database and database not in known:
+        raise ConfigError(
+            f"--database {database}: pg_db in hosts.yaml does not name it",
+            hint=f"it names: {', '.join(known)}",
         )
+    return (database,) if database else known
 
 
-def _as_data(landed: Landed, now: datetime) -> dict[str, Any]:
-    """Given a backup, return what programs want to know of it. Times are UTC, ISO 8601."""
-    return {
-        "key": landed.key,
-        "time": f"{landed.timestamp:%Y-%m-%dT%H:%M:%SZ}",
-        "age_seconds": round((now - landed.timestamp).total_seconds()),
-        "size": landed.size,
-        "last_modified": f"{landed.last_modified:%Y-%m-%dT%H:%M:%SZ}",
-    }
-
-
-def _listing(holding: Holding, shown: Sequence[Landed], now: datetime) -> str:
+def _listing(holding: Holding, now: datetime) -> str:
     from fabfile.report import plain, table
     from fabfile.units import format_size
 
     lines = []
-    if shown:
+    if holding.backups:
         rows = [
             [
-                f"{landed.timestamp:%Y-%m-%d %H:%M:%S}",
-                _age(landed, now),
-                format_size(landed.size),
-                plain(landed.key),
+                plain(one.stamp),
+                f"{one.timestamp:%Y-%m-%d %H:%M:%S}",
+                _age(one, now),
+                format_size(one.size),
+                plain(_proven(one)),
             ]
-            for landed in shown
+            for one in holding.backups
         ]
-        lines.append(table(["time (UTC)", "age", "size", "key"], rows))
+        lines.append(holding.place)
+        lines.append(table(["set", "time (UTC)", "age", "dump", "proven"], rows))
     else:
         lines.append(f"no backup in {holding.place}")
+    for when in holding.incomplete[:3]:
+        lines.append(f"not listed: parts of {when:%Y-%m-%d %H:%M:%S} UTC, which lack a manifest")
     if holding.others:
         lines.append(f"not listed: what is no backup, such as {plain(holding.others[0])}")
     return "\n".join(lines)
 
 
-def _age(landed: Landed, now: datetime) -> str:
+def _proven(one: BackupSet) -> str:
+    """How far a set is proven, in words: when, and how long the restore took."""
     from fabfile.units import format_duration
 
-    seconds = (now - landed.timestamp).total_seconds()
+    if one.flaw:
+        return f"{one.rung} only: {one.flaw}"
+    drill, deep = one.proofs.get("drill"), one.proofs.get("deep")
+    proof = drill or deep
+    if proof is None:
+        return one.rung
+    said = f"{one.rung} {proof.finished[:10]}, {format_duration(proof.seconds)}"
+    return said if proof.ok else f"{said}: {proof.reason}"
+
+
+def _age(one: BackupSet, now: datetime) -> str:
+    from fabfile.units import format_duration
+
+    seconds = (now - one.timestamp).total_seconds()
     return format_duration(seconds) if seconds >= 0 else f"in {format_duration(-seconds)}"
-
-
-def _verdicts(checks: Sequence[Check], place: str, requests: int, seconds: float) -> str:
-    from fabfile import report
-    from fabfile.units import format_duration
-
-    spent = f"{place}: {requests} requests, {format_duration(seconds)}"
-    return f"{report.checks(checks)}\n{spent}"

@@ -1,4 +1,4 @@
-"""What backup.verify --deep does on top: the newest object through gzip, SHA-256 and pg_restore."""
+"""What backup.verify --deep does on top: the newest dump through gzip, SHA-256 and pg_restore."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fabfile.commands.edge import sudo_password
-from fabfile.errors import SwarmkeepError
+from fabfile.errors import SwarmkeepError, UnreachableError
 
 if TYPE_CHECKING:
     from invoke.context import Context
@@ -17,21 +17,28 @@ if TYPE_CHECKING:
     from fabfile.bucket import Bucket
     from fabfile.deep import Sink
     from fabfile.inventory import Inventory
+    from fabfile.sets import BackupSet
     from fabfile.transport import Fleet
-    from fabfile.verify import Check, Landed
+    from fabfile.verify import Check
 
 
-def deep_checks(ctx: Context, inventory: Inventory, bucket: Bucket, newest: Landed) -> list[Check]:
-    """Read the newest backup once, completely, and return what that has shown.
+def deep_checks(ctx: Context, inventory: Inventory, bucket: Bucket, one: BackupSet) -> list[Check]:
+    """Read a set's dump once, completely, and return what that has shown; it is kept as proof.
 
     pg_restore runs on this machine if it has one that is new enough, else in the
     database's container, over SSH.
     Raises UnreachableError if the bucket fails while its object is read.
     """
+    from time import monotonic
+
     from fabfile import archive
     from fabfile.deep import Reading, inspect
     from fabfile.transport import connect
 
+    if one.manifest is None or "dump" not in one.parts:
+        return []
+    started = monotonic()
+    dump = one.parts["dump"]
     with ExitStack() as stack:
 
         def choose(head: bytes) -> Sink:
@@ -41,8 +48,24 @@ def deep_checks(ctx: Context, inventory: Inventory, bucket: Bucket, newest: Land
             fleet = stack.enter_context(connect(inventory, sudo_password=password))
             return _sink_on_hosts(fleet, inventory)
 
-        on_bytes = stack.enter_context(_progress(newest))
-        return inspect(newest, Reading(bucket.read(newest), on_bytes), choose)
+        on_bytes = stack.enter_context(_progress(dump.size))
+        reading = Reading(bucket.read(dump), on_bytes)
+        checks = inspect(one.manifest.parts["dump"], reading, choose)
+    _keep(bucket, one, checks, monotonic() - started)
+    return checks
+
+
+def _keep(bucket: Bucket, one: BackupSet, checks: list[Check], seconds: float) -> None:
+    """Write the outcome next to the set, where this person may write there."""
+    from fabfile.sets import outcome
+
+    failed = [f"{check.name}: {check.detail}" for check in checks if not check.ok]
+    if any(": not checked: " in reason for reason in failed):
+        return
+    try:
+        bucket.record(one, "deep", outcome(one.stamp, "; ".join(failed), seconds))
+    except UnreachableError as error:
+        print(f"not kept as proof: {error.message}", file=sys.stderr)
 
 
 def _sink_on_hosts(fleet: Fleet, inventory: Inventory) -> Sink:
@@ -72,7 +95,7 @@ def _sink_on_hosts(fleet: Fleet, inventory: Inventory) -> Sink:
 
 
 @contextmanager
-def _progress(newest: Landed) -> Iterator[Callable[[int], None]]:
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
     """Show bytes and rate on stderr while reading, if somebody is watching."""
     if not sys.stderr.isatty():
         yield lambda _count: None
@@ -95,5 +118,5 @@ def _progress(newest: Landed) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("reading", total=newest.size)
+        bar = progress.add_task("reading", total=total)
         yield lambda count: progress.update(bar, completed=count)

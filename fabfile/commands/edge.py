@@ -106,11 +106,11 @@ def show_error(error: SwarmkeepError) -> None:
 
 def read_inventory(hosts: str | None) -> Inventory:
     """Given the --hosts flag, return the inventory."""
-    from fabfile import inventory
+    from fabfile import hosts_file
     from fabfile.commands import kept
 
-    path = inventory.locate(hosts)
-    return kept.read(path, ("hosts", path), lambda: inventory.load(path))
+    path = hosts_file.locate(hosts)
+    return kept.read(path, ("hosts", path), lambda: hosts_file.load(path))
 
 
 def sudo_password(ctx: Context) -> str | None:

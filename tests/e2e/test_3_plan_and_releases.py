@@ -145,12 +145,12 @@ class TestPlan:
         assert container_of(lab, "app1", APP) == app
 
     def test_stack_deployed_by_plain_docker_is_taken_over_without_a_restart(self, product, lab):
-        from fabfile import inventory, stacks, vault
+        from fabfile import hosts_file, stacks, vault
 
         for name in records(lab):
             docker(lab, "manager1", "config", "rm", name)
         before = cluster_state(lab), containers(lab)
-        hosts = inventory.load(lab.hosts_file)
+        hosts = hosts_file.load(lab.hosts_file)
         wanted = stacks.application(hosts, vault.load(hosts.vault, ask=None))
         plain = ("docker", "stack", "deploy", "--resolve-image", "never", "-c", "-", "appstack")
         done = lab.exec("manager1", *plain, input=wanted.stack_input.encode())

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from fabfile import inventory, scram, vault
+from fabfile import hosts_file, scram, vault
 from fabfile.rotation_vault import NEXT, PREVIOUS
 from fabfile.vault import POSTGRES_PASSWORD
 from tests.e2e.conftest import ROOT, cluster_state, container_of, docker
@@ -76,7 +76,7 @@ def command_lines(seen: set[bytes]) -> None:
 
 
 def entries(lab) -> dict[str, str]:
-    found = vault.load(inventory.load(lab.hosts_file).vault)
+    found = vault.load(hosts_file.load(lab.hosts_file).vault)
     return {name: found.require(name).reveal() for name in found.names()}
 
 
@@ -127,7 +127,7 @@ def is_through(lab, old: str) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def stacks(deployed, lab) -> Iterator[None]:
     """Other tests know the lab's own password: it is put back at the end."""
-    path = inventory.load(lab.hosts_file).vault.file
+    path = hosts_file.load(lab.hosts_file).vault.file
     before, password = path.read_bytes(), entries(lab)[POSTGRES_PASSWORD]
     yield
     sql(lab, f"ALTER ROLE nocodb PASSWORD '{scram.verifier(password)}'")

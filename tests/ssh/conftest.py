@@ -10,7 +10,7 @@ import paramiko
 import pytest
 import yaml
 
-from fabfile import inventory as inventories
+from fabfile import hosts_file
 from fabfile.inventory import Inventory
 from tests.ssh.server import SshServer
 
@@ -67,7 +67,7 @@ def make_inventory(tmp_path: Path) -> Callable[..., Inventory]:
         }
         path = tmp_path / "hosts.yaml"
         path.write_text(yaml.safe_dump(data))
-        return inventories.load(path)
+        return hosts_file.load(path)
 
     return make
 

@@ -11,8 +11,7 @@ from typing import Any
 import paramiko
 import yaml
 
-from fabfile import backup_host
-from fabfile import inventory as inventories
+from fabfile import backup_host, hosts_file
 from fabfile.inventory import Inventory
 from tests.ssh.server import DEADLINE, SshServer
 
@@ -89,5 +88,5 @@ def write_inventory(
     }
     path = folder / "hosts.yaml"
     path.write_text(yaml.safe_dump(data))
-    inventories.load(path)
+    hosts_file.load(path)
     return path

@@ -13,8 +13,7 @@ import yaml
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from fabfile import inventory as inventories
-from fabfile import transport, vault
+from fabfile import hosts_file, transport, vault
 from fabfile.commands import backup_hosts, kept
 from fabfile.errors import UNREACHABLE
 from tests.ssh.many import Crowd, SimulatedHost, all_right, write_inventory
@@ -66,7 +65,7 @@ def test_hundred_hosts_three_of_them_dead(crowd, silent, refused, tmp_path, caps
     )
     (tmp_path / "known_hosts").write_text(changed)
     shared = first.crowd
-    inventory = inventories.load(path)
+    inventory = hosts_file.load(path)
     shared.answer = all_right(inventory, vault.load(inventory.vault))
 
     with pytest.raises(Exit) as ended:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import json
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import boto3
 import pytest
@@ -22,7 +25,7 @@ from moto.s3.responses import S3Response
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Response
 
-from fabfile.keys import EPOCH, Keys
+from fabfile.keys import EPOCH, Keys, moment
 
 BUCKET = "test-bucket"
 DATABASE = "nocodb"
@@ -30,6 +33,38 @@ ACCOUNT = "123456789012"
 LOADER = create_loader()
 """botocore's descriptions of S3, read once for all clients."""
 Fault = Callable[[Request], Response | None]
+
+
+def manifest_of(database: str, second: int, contents: dict[str, bytes]) -> dict[str, Any]:
+    """A manifest as backup-pg.sh writes it."""
+    return {
+        "format": 1,
+        "tool": "backup-pg.sh 0.2.0",
+        "database": database,
+        "started": f"{moment(second):%Y-%m-%dT%H:%M:%SZ}",
+        "seconds": 16,
+        "parts": {
+            part: {
+                "key": Keys(database).part(second, part),
+                "bytes": len(content),
+                "sha256": hashlib.sha256(content).hexdigest(),
+            }
+            for part, content in contents.items()
+        },
+        "server_version": "15.14 (Debian 15.14-0+deb12u1)",
+        "server_version_num": 150014,
+        "pg_dump_version": "pg_dump (PostgreSQL) 15.14",
+        "encoding": "UTF8",
+        "collate": "C.UTF-8",
+        "ctype": "C.UTF-8",
+        "locale_provider": "c",
+        "icu_locale": None,
+        "owner": "nocodb",
+        "size": 8_000_000,
+        "extensions": {"plpgsql": "1.0"},
+        "images": {"dbstack_root_db": "postgres:15-bookworm"},
+        "rows": {"public.nc_users_v2": 1, "p1.notes": 3},
+    }
 
 
 class S3Server:
@@ -49,21 +84,32 @@ class S3Server:
         when: datetime,
         body: bytes = b"x" * 20_000,
         *,
-        metadata: dict[str, str] | None = None,
         database: str = DATABASE,
+        without: tuple[str, ...] = (),
+        **manifest: Any,
     ) -> str:
-        """Put a backup there, by default as backup-pg.sh uploads it; return its key."""
-        key = Keys(database).of(int((when - EPOCH).total_seconds()))
-        if metadata is None:
-            metadata = {
-                "bytes": str(len(body)),
-                "sha256": hashlib.sha256(body).hexdigest(),
-                "database": database,
-            }
+        """Put a set there as backup-pg.sh uploads it, and return its manifest's key.
+
+        `without` leaves parts out, `manifest` changes what the manifest says.
+        """
+        second = int((when - EPOCH).total_seconds())
+        contents = {"dump": body, "globals": gzip.compress(b"CREATE ROLE nocodb;", 1, mtime=0)}
+        said = manifest_of(database, second, contents) | manifest
+        contents["manifest"] = json.dumps(said).encode()
+        for part, content in contents.items():
+            if part not in without:
+                self.put_object(Keys(database).part(second, part), content)
+        return Keys(database).of(second)
+
+    def put_object(self, key: str, content: bytes) -> None:
+        """Put one object there."""
         # Not through HTTP: what is tested is reading, and this is ten times as fast.
-        stored = s3_backends[ACCOUNT]["aws"].put_object(BUCKET, key, body)
-        stored.set_metadata({f"x-amz-meta-{name}": value for name, value in metadata.items()})
-        return key
+        s3_backends[ACCOUNT]["aws"].put_object(BUCKET, key, content)
+
+    def get_object(self, key: str) -> bytes:
+        """The content of one object."""
+        found: bytes = s3_backends[ACCOUNT]["aws"].get_object(BUCKET, key).value
+        return found
 
     def put_garbage(self, *keys: str) -> None:
         for key in keys:
@@ -143,12 +189,15 @@ def own_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda _seconds: None))
 
 
-def write_hosts(folder: Path, endpoint: str, **backup: object) -> Path:
+def write_hosts(
+    folder: Path, endpoint: str, *, databases: Sequence[str] = (DATABASE,), **backup: object
+) -> Path:
     """Write a hosts file whose bucket is at an endpoint ("": AWS); return its path."""
     data = {
         "hosts": {"db1": {"address": "127.0.0.1", "port": 1, "swarm": "manager", "role": "db"}},
         "ssh": {"known_hosts": "known_hosts", "connect_timeout": "2s"},
         "s3_bucket_name": BUCKET,
+        "pg_db": list(databases),
         "backup": {**({"endpoint_url": endpoint} if endpoint else {}), **backup},
     }
     path = folder / "hosts.yaml"

@@ -16,8 +16,11 @@ STDLIB = sys.stdlib_module_names
 # Lower rooms may not import higher ones.
 LAYERS = [
     ["errors", "units", "secret", "origin"],
-    ["schema", "yamltext", "vault_format"],
+    ["schema", "yamltext", "vault_format", "keys"],
+    ["sets", "newest"],
+    ["verify"],
     ["inventory"],
+    ["hosts_file"],
     ["vault_password"],
     ["vault"],
     ["vault_edit"],

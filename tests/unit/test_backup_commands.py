@@ -134,14 +134,13 @@ def put_shrunk(server):
 
 
 def put_truncated(server):
-    for i in range(8):
-        metadata = {"bytes": "20001", "sha256": "a" * 64} if i == 0 else None
-        server.put(now() - HOUR - i * DAY, metadata=metadata)
+    keys = [server.put(now() - HOUR - i * DAY) for i in range(8)]
+    server.put_object(keys[0].replace("manifest.json", "dump.gz"), b"x" * 19_999)
 
 
-def put_bare(server):
+def put_without_globals(server):
     for i in range(8):
-        server.put(now() - HOUR - i * DAY, metadata={})
+        server.put(now() - HOUR - i * DAY, without=("globals",) if i == 0 else ())
 
 
 def put_future(server):
@@ -157,7 +156,7 @@ def put_future(server):
         (put_small, "size"),
         (put_shrunk, "shrunk"),
         (put_truncated, "complete"),
-        (put_bare, "complete"),
+        (put_without_globals, "complete"),
         (put_future, "clock"),
     ],
 )
@@ -264,10 +263,23 @@ def test_deep_reads_the_newest_object_once(good, server, inv, pg_restore):
     assert failed(document) == []
     assert code == 0
     assert [check["name"] for check in document["checks"]][-3:] == ["sha256", "gzip", "archive"]
+    start = good.removesuffix("manifest.json")
     assert [line for line in server.requests if "?" not in line] == [
-        f"HEAD /{BUCKET}/{good}",
         f"GET /{BUCKET}/{good}",
+        f"GET /{BUCKET}/{start}dump.gz",
+        f"PUT /{BUCKET}/{start}deep.json",
     ]
+    kept = json.loads(server.get_object(f"{start}deep.json"))
+    assert (kept["outcome"], kept["reason"]) == ("ok", "")
+    _, out, _ = inv("backup.list", "--limit", "1")
+    assert re.search(r" deep-read \d{4}-\d\d-\d\d, 0\.\ds$", out, re.M)
+
+
+def test_deep_without_the_right_to_write_says_that_it_is_not_kept(good, server, inv, pg_restore):
+    server.fault = refuse(403, "AccessDenied", method="PUT")
+    code, _, err = inv("backup.verify", "--deep")
+    assert code == 0
+    assert err.startswith("not kept as proof: bucket test-bucket")
 
 
 @pytest.mark.parametrize(
@@ -289,11 +301,18 @@ def test_deep_finds_what_the_size_does_not_show(server, inv, pg_restore, tmp_pat
 
 
 def test_deep_compares_the_hash(server, inv, pg_restore):
-    metadata = {"bytes": str(len(ARCHIVE)), "sha256": "a" * 64}
-    server.put(now() - HOUR, ARCHIVE, metadata=metadata)
+    key = server.put(now() - HOUR, ARCHIVE)
+    flipped = bytearray(ARCHIVE)
+    flipped[-4] ^= 1  # in the gzip stream's recorded length
+    server.put_object(key.replace("manifest.json", "dump.gz"), bytes(flipped))
+    code, out, _ = inv("backup.verify", "--json")
+    assert code == 0, "sizes do not show one flipped bit"
     code, out, _ = inv("backup.verify", "--deep", "--json")
     assert code == 4
     assert "sha256" in failed(json.loads(out))
+    assert json.loads(server.get_object(key.replace("manifest", "deep")))["outcome"] == "failed"
+    _, out, _ = inv("backup.list")
+    assert "failed deep read" in out
 
 
 def test_deep_without_any_pg_restore_is_not_passed(good, inv, programs):
@@ -331,8 +350,10 @@ def test_list_shows_the_newest_first(server, inv):
     code, out, err = inv("backup.list")
     assert code == 0
     assert err == ""
-    assert re.findall(r"postgres/\S+", out) == keys[:20]
-    line = next(line for line in out.splitlines() if keys[1] in line)
+    stamps = [re.search(r"\d{8}T\d{6}Z", key)[0] for key in keys]
+    assert re.findall(r"^ *(\d{8}T\d{6}Z) ", out, re.M) == stamps[:20]
+    line = next(line for line in out.splitlines() if stamps[1] in line)
+    assert line.endswith(" complete")
     assert "1d 1h" in line
     assert "19.5 KiB" in line
 
@@ -343,7 +364,46 @@ def test_list_limit(server, inv, limit, count):
     _, out, _ = inv("backup.list", "--json", "--limit", limit)
     document = json.loads(out)
     assert [entry["key"] for entry in document["backups"]] == keys[:count]
-    assert document["requests"] <= 4
+    assert document["requests"] <= 4 + count, "a listing or four, and each manifest"
+
+
+def test_list_of_several_databases(server, inv, tmp_path):
+    mine = server.put(now() - HOUR)
+    other = server.put(now() - HOUR, database="other")
+    hosts = write_hosts(tmp_path, server.url, databases=["nocodb", "other"])
+    _, out, _ = inv("backup.list", "--json", "--hosts", str(hosts))
+    found = {d["database"]: d["backups"][0]["key"] for d in json.loads(out)["databases"]}
+    assert found == {"nocodb": mine, "other": other}
+    _, out, _ = inv("backup.list", "--json", "--database", "other", "--hosts", str(hosts))
+    assert [b["key"] for b in json.loads(out)["backups"]] == [other]
+    code, _, err = inv("backup.list", "--database", "nobody", "--hosts", str(hosts))
+    assert code == 2
+    assert "--database nobody: pg_db in hosts.yaml does not name it" in err
+
+
+def test_verify_of_several_databases_fails_if_one_does(good, server, inv, tmp_path):
+    hosts = write_hosts(tmp_path, server.url, databases=["nocodb", "other"])
+    code, out, err = inv("backup.verify", "--json", "--hosts", str(hosts))
+    document = json.loads(out)
+    assert code == 4
+    assert document["ok"] is False
+    assert [d["ok"] for d in document["databases"]] == [True, False]
+    assert "the backup of other" in err
+    code, out, _ = inv("backup.verify", "--database", "nocodb", "--hosts", str(hosts))
+    assert code == 0
+
+
+def test_verify_with_max_drill_age_wants_a_young_good_drill(good, server, inv, tmp_path):
+    hosts = write_hosts(tmp_path, server.url, max_drill_age="35d")
+    code, out, _ = inv("backup.verify", "--json", "--hosts", str(hosts))
+    assert code == 4
+    assert failed(json.loads(out)) == ["drilled"]
+    finished = f"{now() - 3 * DAY:%Y-%m-%dT%H:%M:%SZ}"
+    text = {"format": 1, "outcome": "ok", "finished": finished, "seconds": 9}
+    server.put_object("postgres/nocodb/drill.json", json.dumps(text).encode())
+    code, out, _ = inv("backup.verify", "--json", "--hosts", str(hosts))
+    assert code == 0
+    assert json.loads(out)["requests"] == 3
 
 
 def test_list_in_json_has_times_and_bytes(good, inv):
@@ -358,7 +418,7 @@ def test_list_in_json_has_times_and_bytes(good, inv):
 def test_list_shows_future_ones_too(server, inv):
     keys = [server.put(now() + DAY), server.put(now() - DAY)]
     _, out, _ = inv("backup.list")
-    assert re.findall(r"postgres/\S+", out) == keys
+    assert re.findall(r"\d{8}T\d{6}Z", out) == [key[-30:-14] for key in keys]
     assert "in 23h 59m" in out or "in 1d" in out
 
 

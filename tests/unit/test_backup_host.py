@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fabfile import backup_host
-from fabfile import inventory as inventories
+from fabfile import backup_host, hosts_file
 from fabfile.errors import SwarmkeepError
 from fabfile.secret import Secret
 from fabfile.transport import RemoteFile
@@ -42,7 +41,7 @@ def inventory(tmp_path: Path):
     }
     path = tmp_path / "hosts.yaml"
     path.write_text(yaml.safe_dump(data))
-    return inventories.load(path)
+    return hosts_file.load(path)
 
 
 def sourced(config: bytes, *names: str) -> list[str]:

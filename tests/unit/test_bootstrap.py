@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fabfile import bootstrap_commands, bootstrap_plan, host_facts
-from fabfile import inventory as inventories
+from fabfile import bootstrap_commands, bootstrap_plan, host_facts, hosts_file
 from fabfile.bootstrap_plan import Join, plan
 from fabfile.errors import SwarmkeepError
 from fabfile.host_facts import HostFacts, Member
@@ -42,7 +41,7 @@ def inventory(tmp_path: Path, **changes):
     path.write_text(
         yaml.safe_dump({"hosts": hosts, "s3_bucket_name": "test-bucket"}, sort_keys=False)
     )
-    return inventories.load(path)
+    return hosts_file.load(path)
 
 
 def fact(name: str, **changes) -> HostFacts:

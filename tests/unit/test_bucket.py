@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from werkzeug.wrappers import Response
 
-from fabfile import inventory
+from fabfile import hosts_file
 from fabfile.bucket import Bucket
 from fabfile.errors import CONFIG, UNREACHABLE, SwarmkeepError
 from fabfile.refusals import failure, refusal
@@ -46,29 +46,27 @@ def module_bucket(module_server, tmp_path_factory):
 def bucket(server, module_bucket):
     """One for all tests, since making boto3's client takes 0.2 s; it remembers nothing."""
     module_bucket.requests = 0
-    module_bucket._objects.clear()
+    module_bucket._seen.clear()
     return module_bucket
 
 
 def open_bucket(folder, endpoint, **backup) -> Bucket:
-    return Bucket(inventory.load(write_hosts(folder, endpoint, **backup)).backup)
+    return Bucket(hosts_file.load(write_hosts(folder, endpoint, **backup)).backup)
 
 
 # --- what is found -----------------------------------------------------------------------------
 
 
-def test_finds_the_newest_with_its_metadata_in_two_requests(server, bucket):
+def test_finds_the_newest_with_its_manifest_in_two_requests(server, bucket):
     keys = [server.put(NOW - i * DAY) for i in range(12)]
     holding = bucket.newest("nocodb", NOW)
     assert [landed.key for landed in holding.backups] == keys[:8]
     newest = holding.backups[0]
     assert newest.timestamp == NOW
     assert newest.size == 20_000
-    assert newest.metadata == {
-        "bytes": "20000",
-        "sha256": hashlib.sha256(b"x" * 20_000).hexdigest(),
-        "database": "nocodb",
-    }
+    assert newest.flaw == ""
+    assert newest.manifest.parts["dump"].sha256 == hashlib.sha256(b"x" * 20_000).hexdigest()
+    assert newest.manifest.rows == {"public.nc_users_v2": 1, "p1.notes": 3}
     assert holding.place == "s3://test-bucket/postgres/nocodb/"
     assert bucket.requests == len(server.requests) == 2
 
@@ -88,7 +86,7 @@ def test_other_databases_and_garbage_do_not_count(server, bucket):
         f"{folder}backup_zzz",
         f"{folder}backup_2026garbage",
         f"{folder}backup_20261122T080000Z.dump.gz.partial",
-        f"{folder}backup_20261122T080000Z.manifest.json",
+        f"{folder}backup_20261122T080000Z.manifest.json.gz",
         f"{folder}backup_20261399T000000Z.dump.gz",
         f"{folder}backup_/backup_20261122T080000Z.dump.gz",
         f"{folder}backup_20261122T080000Z.dump.gz/",
@@ -180,22 +178,22 @@ BODY = random.Random(3).randbytes(1_500_000)
 
 
 def read(bucket: Bucket) -> bytes:
-    return b"".join(bucket.read(bucket.newest("nocodb", NOW).backups[0]))
+    return b"".join(bucket.read(bucket.newest("nocodb", NOW).backups[0].parts["dump"]))
 
 
 def test_reads_an_object_in_one_request(server, bucket):
     server.put(NOW, BODY)
     assert read(bucket) == BODY
     assert [line for line in server.requests if "?" not in line] == [
-        f"{method} /{BUCKET}/postgres/nocodb/backup_20261122T090000Z.dump.gz"
-        for method in ("HEAD", "GET")
+        f"GET /{BUCKET}/postgres/nocodb/backup_20261122T090000Z.{part}"
+        for part in ("manifest.json", "dump.gz")
     ]
 
 
 def test_an_empty_object_is_read_without_a_request(server, bucket):
     server.put(NOW, b"")
     assert read(bucket) == b""
-    assert not any(line.startswith("GET") and "?" not in line for line in server.requests)
+    assert not any("dump.gz" in line for line in server.requests)
 
 
 def broken_off(start: int, count: int, *, announced: int | None = None) -> Response:
@@ -213,7 +211,8 @@ def broken_off(start: int, count: int, *, announced: int | None = None) -> Respo
 
 
 def is_get(request) -> bool:
-    return request.method == "GET" and "list-type" not in request.args
+    """Of the dump, not of the manifest."""
+    return request.method == "GET" and request.path.endswith(".dump.gz")
 
 
 def start_of(request) -> int:
@@ -267,17 +266,71 @@ def test_an_object_replaced_while_it_is_read_is_not_mixed(server, bucket):
     newest = bucket.newest("nocodb", NOW).backups[0]
     server.put(NOW, b"another")
     with pytest.raises(SwarmkeepError, match="replaced"):
-        b"".join(bucket.read(newest))
+        b"".join(bucket.read(newest.parts["dump"]))
 
 
-def test_an_object_deleted_in_between_says_so(server, bucket):
+def test_a_manifest_deleted_in_between_is_a_flaw(server, bucket):
     key = server.put(NOW)
     server.fault = lambda request: (
-        Response(status=404) if request.method in ("HEAD",) and key in request.path else None
+        refuse(404, "NoSuchKey")(request) if key in request.path else None
     )
-    with pytest.raises(SwarmkeepError, match="deleted while this ran") as caught:
-        bucket.newest("nocodb", NOW)
-    assert caught.value.exit_code == UNREACHABLE
+    newest = bucket.newest("nocodb", NOW).backups[0]
+    assert newest.flaw == "its manifest was deleted while this ran"
+    assert newest.rung == "landed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"format": 2}, "has format 2, known is 1"),
+        ({"rows": {"public.t": -1}}, "-1 where a count belongs"),
+        ({"rows": {"public.t": True}}, "True where a count belongs"),
+        ({"parts": {"globals": {"key": "k", "bytes": 1, "sha256": "a" * 64}}}, "lacks 'dump'"),
+        ({"parts": {"dump": {"key": "k", "bytes": 1, "sha256": "A" * 64}}}, "is no SHA-256"),
+        ({"parts": []}, "where a mapping belongs"),
+        ({"size": "8"}, "'8' where a count belongs"),
+        ({"tool": "x\x1b[2J"}, "where a text belongs"),
+    ],
+)
+def test_a_manifest_that_is_none_is_a_flaw(server, bucket, changes, said):
+    server.put(NOW, **changes)
+    newest = bucket.newest("nocodb", NOW).backups[0]
+    assert said in newest.flaw
+    assert newest.manifest is None
+
+
+def test_a_dump_without_a_manifest_does_not_count(server, bucket):
+    server.put(NOW, without=("manifest",))
+    before = server.put(NOW - DAY)
+    holding = bucket.newest("nocodb", NOW)
+    assert [one.key for one in holding.backups] == [before]
+    assert holding.incomplete == (NOW,)
+    assert holding.others == ()
+
+
+def test_proofs_are_read_with_their_sets(server, bucket):
+    for i in range(4):
+        server.put(NOW - i * DAY)
+    good = {"format": 1, "outcome": "ok", "finished": "2026-11-22T10:00:00Z", "seconds": 12.5}
+    bad = good | {"outcome": "failed", "reason": "public.t: 3 rows instead of 4"}
+    backups = bucket.latest("nocodb", NOW, 4).backups
+    bucket.record(backups[0], "drill", good)
+    bucket.record(backups[1], "deep", good)
+    bucket.record(backups[2], "drill", bad)
+    server.put_object(backups[3].key.replace("manifest", "drill"), b"not json")
+    seen = bucket.with_proofs("nocodb", bucket.latest("nocodb", NOW, 4).backups)
+    assert [one.rung for one in seen] == ["drilled", "deep-read", "failed drill", "failed drill"]
+    assert seen[0].proofs["drill"].seconds == 12.5
+    assert seen[2].proofs["drill"].reason == "public.t: 3 rows instead of 4"
+
+
+def test_the_last_good_drill_is_one_request(server, bucket):
+    assert bucket.last_drill("nocodb") is None
+    text = b'{"format": 1, "outcome": "ok", "finished": "2026-11-22T10:00:00Z", "seconds": 9}'
+    server.put_object("postgres/nocodb/drill.json", text)
+    bucket.requests = 0
+    assert bucket.last_drill("nocodb").finished == "2026-11-22T10:00:00Z"
+    assert bucket.requests == 1
 
 
 # --- refusals ----------------------------------------------------------------------------------
@@ -328,12 +381,12 @@ def test_a_bucket_that_does_not_exist(server, bucket):
     assert error.exit_code == UNREACHABLE
 
 
-def test_no_right_to_look_at_the_object(server, bucket):
-    server.put(NOW)
-    server.fault = refuse(403, "AccessDenied", method="HEAD")
+def test_no_right_to_read_the_manifest(server, bucket):
+    key = server.put(NOW)
+    server.fault = lambda r: refuse(403, "AccessDenied")(r) if key in r.path else None
     error = refused(bucket)
     assert "denies access" in error.message
-    assert "looking at postgres/nocodb/backup_2026" in error.message
+    assert "reading postgres/nocodb/backup_2026" in error.message
     assert "s3:GetObject" in error.hint
 
 

@@ -7,14 +7,13 @@ import hashlib
 import random
 import tracemalloc
 import zlib
-from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fabfile.deep import Gunzip, Reading, Verdict, inspect
-from fabfile.verify import Landed
+from fabfile.sets import Recorded
 
 ARCHIVE = b"PGDMP\x01\x0f\x00" + random.Random(7).randbytes(50_000) + b"rows " * 400_000
 PACKED = gzip.compress(ARCHIVE, 1)
@@ -24,10 +23,9 @@ def in_blocks(data: bytes, size: int = 65_536):
     return [data[i : i + size] for i in range(0, len(data), size)]
 
 
-def landed(data: bytes, sha256: str | None = None, size: int | None = None) -> Landed:
-    now = datetime(2026, 11, 22, tzinfo=UTC)
+def landed(data: bytes, sha256: str | None = None, size: int | None = None) -> Recorded:
     digest = hashlib.sha256(data).hexdigest() if sha256 is None else sha256
-    return Landed("key", now, len(data) if size is None else size, now, "", {"sha256": digest})
+    return Recorded("key", len(data) if size is None else size, digest)
 
 
 class Sink:
@@ -45,7 +43,7 @@ class Sink:
         return self.verdict
 
 
-def inspected(data: bytes, sink: Sink | None = None, of: Landed | None = None):
+def inspected(data: bytes, sink: Sink | None = None, of: Recorded | None = None):
     chosen = sink or Sink()
     checks = inspect(of or landed(data), Reading(in_blocks(data)), lambda _head: chosen)
     assert [check.name for check in checks] == ["sha256", "gzip", "archive"]

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fabfile import backup_host, doctor, doctor_facts, doctor_here, doctor_swarm
-from fabfile import inventory as inventories
+from fabfile import backup_host, doctor, doctor_facts, doctor_here, doctor_swarm, hosts_file
 from fabfile.commands import doctor as command
 from fabfile.doctor import Expected, Finding
 from fabfile.doctor_facts import Facts, FileFacts
@@ -37,7 +36,7 @@ def inventory(tmp_path: Path, **changes):
     data = {"hosts": HOSTS, "s3_bucket_name": "test-bucket"} | changes
     path = tmp_path / "hosts.yaml"
     path.write_text(yaml.safe_dump(data, sort_keys=False))
-    return inventories.load(path)
+    return hosts_file.load(path)
 
 
 def vault(**entries: str) -> Secrets:

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fabfile import drain
-from fabfile import inventory as inventories
+from fabfile import drain, hosts_file
 from fabfile.errors import ConfigError, SwarmkeepError
 from tests.unit.clusters import cluster, node
 
@@ -23,7 +22,7 @@ HOSTS = {
 def inv(tmp_path: Path):
     path = tmp_path / "hosts.yaml"
     path.write_text(yaml.safe_dump({"hosts": HOSTS, "s3_bucket_name": "test-bucket"}))
-    return inventories.load(path)
+    return hosts_file.load(path)
 
 
 def nodes(**changes):

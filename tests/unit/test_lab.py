@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fabfile import inventory, vault
+from fabfile import hosts_file, vault
 from fabfile.errors import ConfigError, SwarmkeepError
 from lab import (
     capabilities,
@@ -118,7 +118,7 @@ def test_every_file_is_for_its_owner_alone(lab):
 
 def test_the_hosts_file_is_one_that_the_commands_accept(lab):
     make_files(lab)
-    found = inventory.load(lab.hosts_file)
+    found = hosts_file.load(lab.hosts_file)
     assert [(h.name, h.address, h.swarm, h.role) for h in found.hosts] == [
         ("manager1", "10.213.7.11", "manager", ""),
         ("db1", "10.213.7.12", "worker", "db"),

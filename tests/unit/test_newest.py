@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fabfile.keys import DAY, EPOCH, Keys
+from fabfile.keys import DAY, EPOCH, PARTS, Keys
 from fabfile.newest import GROUP_END, Page, Search
 
 KEYS = Keys("nocodb")
@@ -268,7 +268,8 @@ def test_future_dumps_are_kept_apart():
 @given(st.integers(0, 8000 * YEAR))
 def test_keys_carry_their_time(second):
     key = KEYS.of(second)
-    assert KEYS.second(key) == second
+    assert KEYS.parse(key) == (second, "manifest")
+    assert all(KEYS.parse(KEYS.part(second, part)) == (second, part) for part in PARTS)
     assert KEYS.after(key) == second + 1
     assert KEYS.second_start(second) < key
     assert KEYS.day_start(second) < key
@@ -290,7 +291,6 @@ def test_after_names_the_first_key_behind_any_string(text, second):
     [
         "backup_20261122T021500Z.dump",
         "backup_20261122T021500Z.dump.gz.partial",
-        "backup_20261122T021500Z.globals.sql.gz",
         "backup_20261322T021500Z.dump.gz",
         "backup_20261122T245900Z.dump.gz",
         "backup_20260230T000000Z.dump.gz",
@@ -302,5 +302,5 @@ def test_after_names_the_first_key_behind_any_string(text, second):
     ],
 )
 def test_what_is_no_dump_of_a_real_moment_has_no_time(name):
-    assert KEYS.second(KEYS.folder + name) is None
-    assert KEYS.second(name) is None
+    assert KEYS.parse(KEYS.folder + name) is None
+    assert KEYS.parse(name) is None

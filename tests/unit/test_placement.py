@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fabfile import inventory as inventories
-from fabfile import placement
+from fabfile import hosts_file, placement
 from fabfile.errors import SwarmkeepError
 from fabfile.placement import LabelChange
 from tests.unit.clusters import cluster, node
@@ -27,7 +26,7 @@ def inventory(tmp_path: Path, only: tuple[str, ...] = tuple(HOSTS), data_host: s
         data["db"] = {"data_host": data_host}
     path = tmp_path / "hosts.yaml"
     path.write_text(yaml.safe_dump(data))
-    return inventories.load(path)
+    return hosts_file.load(path)
 
 
 def nodes(labelled: str = ""):

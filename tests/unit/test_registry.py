@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fabfile import inventory as inventories
-from fabfile import registry
+from fabfile import hosts_file, registry
 from fabfile.errors import ConfigError
 from fabfile.secret import Secret
 from fabfile.transport import connect
@@ -20,7 +19,7 @@ def inventory(tmp_path: Path, **more):
     hosts = {"m": {"address": "192.0.2.1", "swarm": "manager", "role": "db"}}
     path = tmp_path / "hosts.yaml"
     path.write_text(yaml.safe_dump({"hosts": hosts, "s3_bucket_name": "test-bucket"} | more))
-    return inventories.load(path)
+    return hosts_file.load(path)
 
 
 def test_the_password_is_in_stdin_and_names_are_quoted():

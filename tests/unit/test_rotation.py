@@ -15,8 +15,16 @@ from typing import Any
 
 import pytest
 
-from fabfile import inventory as inventories
-from fabfile import lock, role_password, rotation, scram, stacks, vault_edit, vault_format
+from fabfile import (
+    hosts_file,
+    lock,
+    role_password,
+    rotation,
+    scram,
+    stacks,
+    vault_edit,
+    vault_format,
+)
 from fabfile.endings import Options
 from fabfile.errors import ConfigError, SwarmkeepError, UnreachableError
 from fabfile.lock import LockLostError
@@ -116,11 +124,11 @@ def read(place: Path) -> str:
 
 
 def opened(place: Path) -> RotatingVault:
-    return RotatingVault(inventories.load(place / "hosts.yaml").vault)
+    return RotatingVault(hosts_file.load(place / "hosts.yaml").vault)
 
 
 def entries(place: Path) -> dict[str, str]:
-    found = load(inventories.load(place / "hosts.yaml").vault)
+    found = load(hosts_file.load(place / "hosts.yaml").vault)
     return {name: found.require(name).reveal() for name in found.names()}
 
 
@@ -190,12 +198,12 @@ class TestVault:
     )
     def test_an_entry_is_removed_and_the_rest_stays(self, place, clear, left):
         write(place, clear)
-        document = vault_edit.open_document(inventories.load(place / "hosts.yaml").vault)
+        document = vault_edit.open_document(hosts_file.load(place / "hosts.yaml").vault)
         assert without_entry(document, "a") == left
 
     def test_an_entry_that_shares_its_line_is_not_removed(self, place):
         write(place, "{a: '1', b: '2'}\n")
-        document = vault_edit.open_document(inventories.load(place / "hosts.yaml").vault)
+        document = vault_edit.open_document(hosts_file.load(place / "hosts.yaml").vault)
         with pytest.raises(ConfigError, match="a cannot be removed"):
             without_entry(document, "a")
 
@@ -333,7 +341,7 @@ class World:
         self.steps, self.fails_at, self.fails_with, self.fails_after = 0, -1, Killed, False
         for name, value in trouble.items():
             setattr(self, name, value)
-        inventory = inventories.load(self.place / "hosts.yaml")
+        inventory = hosts_file.load(self.place / "hosts.yaml")
         fleet = SimpleNamespace(inventory=inventory, dry=False)
         options = Options("secrets.rotate", Origin("ann@desk", "abc"))
         vault = RotatingVault(inventory.vault)
@@ -347,7 +355,7 @@ class World:
 
 @pytest.fixture
 def world(place: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    inventory = inventories.load(place / "hosts.yaml")
+    inventory = hosts_file.load(place / "hosts.yaml")
     (secret,) = stacks.application(inventory, load(inventory.vault)).secrets
     world = World(place, app=secret.version.name, known={secret.version.name: OLD})
     manager = SimpleNamespace(name="manager1")

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fabfile import inventory as inventories
-from fabfile import stacks
+from fabfile import hosts_file, stacks
 from fabfile.errors import ConfigError
 from fabfile.inventory import Inventory
 from fabfile.secret import Secret
@@ -44,7 +43,7 @@ def inventory(tmp_path: Path, **changes: Any) -> Inventory:
     }
     path = tmp_path / "hosts.yaml"
     path.write_text(yaml.safe_dump(data))
-    return inventories.load(path)
+    return hosts_file.load(path)
 
 
 def test_database_stack(tmp_path):

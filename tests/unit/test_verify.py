@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fabfile.verify import Expectations, Holding, Landed, judge
+from fabfile.keys import EPOCH, Keys
+from fabfile.sets import BackupSet, Part, Proof, parse_manifest
+from fabfile.verify import Expectations, Holding, judge
+from tests.unit.s3_server import manifest_of
 
 NOW = datetime(2026, 11, 22, 9, tzinfo=UTC)
 EXPECTED = Expectations("nocodb", max_age=26 * 3600, min_size=10_000)
 PLACE = "s3://test-bucket/postgres/nocodb/"
 
 
-def landed(age: timedelta, size: int = 1_000_000, *, delay: timedelta | None = None, **metadata):
+def landed(age: timedelta, size: int = 1_000_000, *, delay: timedelta | None = None, **changes):
+    """A set made `age` ago, whose manifest arrived `delay` later. `changes`: of its fields."""
     timestamp = NOW - age
-    given = {"bytes": str(size), "sha256": "a" * 64, "database": "nocodb", **metadata}
-    return Landed(
-        key=f"postgres/nocodb/backup_{timestamp:%Y%m%dT%H%M%SZ}.dump.gz",
-        timestamp=timestamp,
-        size=size,
-        last_modified=timestamp + (delay or timedelta(minutes=1)),
-        metadata={name: value for name, value in given.items() if value is not None},
-    )
+    second = int((timestamp - EPOCH).total_seconds())
+    arrived = timestamp + (delay or timedelta(minutes=1))
+    sizes = {"dump": size, "globals": 500, "manifest": 900}
+    parts = {
+        name: Part(Keys("nocodb").part(second, name), count, arrived)
+        for name, count in sizes.items()
+    }
+    contents = {"dump": b"x" * size, "globals": b"y" * 500}
+    text = json.dumps(manifest_of("nocodb", second, contents))
+    one = BackupSet(timestamp, parts, parse_manifest(text, "nocodb"))
+    return replace(one, **changes)
 
 
-def judged(*backups: Landed, future=(), others=(), expected=EXPECTED):
-    checks = judge(expected, Holding(PLACE, backups, tuple(future), tuple(others)), NOW)
+def judged(*backups: BackupSet, future=(), others=(), expected=EXPECTED, **more):
+    checks = judge(expected, Holding(PLACE, backups, tuple(future), tuple(others), **more), NOW)
     for check in checks:
         assert check.detail
         assert check.ok or check.hint, f"{check.name} failed without a next step"
@@ -38,7 +46,7 @@ def failed(checks):
     return [name for name, check in checks.items() if not check.ok]
 
 
-def days(count: int, size: int = 1_000_000) -> list[Landed]:
+def days(count: int, size: int = 1_000_000) -> list[BackupSet]:
     return [landed(timedelta(days=i + 1, hours=1), size) for i in range(count)]
 
 
@@ -128,28 +136,65 @@ def test_few_predecessors_are_not_judged_and_that_is_said(count, said):
     assert "not judged" in shrunk.detail
 
 
+def without(one: BackupSet, part: str) -> BackupSet:
+    return replace(one, parts={n: p for n, p in one.parts.items() if n != part})
+
+
+def resized(one: BackupSet, part: str, size: int) -> BackupSet:
+    return replace(one, parts={**one.parts, part: replace(one.parts[part], size=size)})
+
+
 @pytest.mark.parametrize(
-    ("metadata", "said"),
+    ("spoil", "said"),
     [
-        ({"bytes": "1000001"}, "1000000 bytes are in the bucket, 1000001"),
-        ({"bytes": "0"}, "were to be uploaded"),
-        ({"bytes": None}, "lacks bytes"),
-        ({"sha256": None}, "lacks sha256"),
-        ({"bytes": None, "sha256": None}, "lacks bytes and sha256"),
-        ({"sha256": "A" * 64}, "no SHA-256"),
-        ({"sha256": "a" * 63}, "no SHA-256"),
-        ({"database": "other"}, "database 'other'"),
+        (lambda one: without(one, "dump"), ".dump.gz is missing"),
+        (lambda one: without(one, "globals"), ".globals.sql.gz is missing"),
+        (lambda one: resized(one, "dump", 999_999), "has 999999 bytes, 1000000 were uploaded"),
+        (lambda one: resized(one, "globals", 0), "has 0 bytes, 500 were uploaded"),
+        (lambda one: replace(one, manifest=None, damaged="it is no JSON"), "it is no JSON"),
+        (lambda one: replace(one, manifest=None), "has not been read"),
+        (
+            lambda one: replace(one, manifest=landed(timedelta(days=1)).manifest),
+            "its manifest is of another set",
+        ),
     ],
 )
-def test_incomplete(metadata, said):
-    checks = judged(landed(timedelta(hours=1), **metadata), *days(7))
-    assert failed(checks) == ["complete"]
+def test_incomplete(spoil, said):
+    checks = judged(spoil(landed(timedelta(hours=1))), *days(7))
+    assert "complete" in failed(checks)
     assert said in checks["complete"].detail
 
 
-def test_an_object_nobody_asked_the_metadata_of_is_not_complete():
-    unknown = replace(landed(timedelta(hours=1)), metadata=None)
-    assert failed(judged(unknown)) == ["complete"]
+def test_parts_without_a_manifest_are_mentioned_but_count_for_nothing():
+    later = NOW - timedelta(minutes=5)
+    checks = judged(landed(timedelta(hours=7)), *days(7), incomplete=(later,))
+    assert failed(checks) == []
+    assert "parts of a later set" in checks["found"].detail
+    alone = judged(incomplete=(later,))
+    assert failed(alone) == ["found"]
+    assert "parts without a manifest (2026-11-22 08:55:00 UTC)" in alone["found"].detail
+
+
+LIMIT = replace(EXPECTED, max_drill_age=35 * 86400)
+
+
+@pytest.mark.parametrize(
+    ("drill", "ok", "said"),
+    [
+        (Proof(True, "2026-11-20T04:00:00Z", 12.5), True, "2d 5h ago, within 35d"),
+        (Proof(True, "2026-10-01T04:00:00Z", 12.5), False, "more than the 35d"),
+        (Proof(False, "2026-11-20T04:00:00Z", 12.5, "a count differs"), False, "a count differs"),
+        (Proof(True, "yesterday", 1), False, "cannot be read: 'yesterday'"),
+        (None, False, "no good drill"),
+    ],
+)
+def test_the_last_good_drill_must_be_young_enough(drill, ok, said):
+    holding = Holding(PLACE, (landed(timedelta(hours=7)), *days(7)))
+    checks = {check.name: check for check in judge(LIMIT, holding, NOW, drill)}
+    assert checks["drilled"].ok is ok
+    assert said in checks["drilled"].detail
+    assert ok or "inv backup.drill" in checks["drilled"].hint
+    assert "drilled" not in {check.name for check in judge(EXPECTED, holding, NOW, drill)}
 
 
 def test_a_backup_of_the_future_is_a_failure_of_its_own():

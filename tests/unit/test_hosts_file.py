@@ -12,7 +12,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fabfile import inventory
+from fabfile import hosts_file, inventory
 from fabfile.errors import CONFIG, ConfigError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ def load(tmp_path: Path, content: object) -> inventory.Inventory:
         path.write_text(
             yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8"
         )
-    return inventory.load(path)
+    return hosts_file.load(path)
 
 
 def refusal(tmp_path: Path, content: object) -> ConfigError:
@@ -69,7 +69,7 @@ def refusal(tmp_path: Path, content: object) -> ConfigError:
 
 
 def test_the_example_in_the_repository_is_good() -> None:
-    found = inventory.load(REPOSITORY / "hosts.yaml")
+    found = hosts_file.load(REPOSITORY / "hosts.yaml")
     assert [host.name for host in found.managers()] == ["manager1"]
     assert [host.name for host in found.with_role("db")] == ["db1"]
     assert found.postgres.service == "dbstack_root_db"
@@ -123,7 +123,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             "registry": "reg.example.com:5000",
             "network": "net", "stacks": {"db": "dbs", "app": "apps"},
             "images": {"postgres": "reg.example.com:5000/pg:16.4-alpine3.20", "nocodb": "x/y:1"},
-            "pg_db": "base", "pg_user": "owner", "db_service_name": "dbs_pg",
+            "pg_db": ["base", "other"], "pg_user": "owner", "db_service_name": "dbs_pg",
             "db": {"data_host": "d", "endpoint_mode": "vip"},
             "app": {
                 "replicas": 2, "port": 80, "port_mode": "host", "endpoint_mode": "dnsrr",
@@ -136,6 +136,10 @@ def test_every_key_is_read(tmp_path: Path) -> None:
                 "schedule": "*/5  * * * *", "directory": "/srv/dumps", "keep_local_days": 0,
                 "compression": "pigz-5", "max_age": "2d", "min_size": "1MiB", "profile": "ops",
                 "endpoint_url": "https://s3.example.com", "node_endpoint_url": "http://10.0.0.5:9",
+                "count_rows": False, "files": False, "encryption": "aws:kms", "kms_key_id": "abc-1",
+                "drill_schedule": "0 4 * * 0", "drill_with_app": True, "max_drill_age": "35d",
+                "keep_daily": 1, "keep_weekly": 2, "keep_monthly": 3, "keep_yearly": 4,
+                "keep_min": 5,
             },
         },
     )  # fmt: skip
@@ -149,8 +153,10 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         inventory.HostEntry("a", "fe80::1", 2222, "deploy", "worker", "", "a", "10.0.0.3"),
     )
     assert found.postgres == inventory.Postgres(
-        "dbs", "dbs_pg", "reg.example.com:5000/pg:16.4-alpine3.20", 16, "base", "owner", "d", "vip"
-    )
+        "dbs", "dbs_pg", "reg.example.com:5000/pg:16.4-alpine3.20", 16,
+        ("base", "other"), "owner", "d", "vip",
+    )  # fmt: skip
+    assert found.postgres.database == "base"
     assert found.app == inventory.App(
         "apps", "x/y:1", 2, 80, "host", "dnsrr", "https://noco.example.com/x"
     )
@@ -158,11 +164,37 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert found.vault == inventory.Vault(tmp_path / "../v.yml", Path("/run/pass"))
     assert found.backup == inventory.Backup(
         "bucket", "eu-central-1", "*/5 * * * *", "/srv/dumps", 0, "pigz-5", 172800, 2**20,
-        "https://s3.example.com", "http://10.0.0.5:9", "ops",
+        "https://s3.example.com", "http://10.0.0.5:9",
+        count_rows=False, files=False, encryption="aws:kms", kms_key_id="abc-1",
+        drill_schedule="0 4 * * 0", drill_with_app=True, max_drill_age=35 * 86400,
+        retention=inventory.Retention(1, 2, 3, 4, 5), profile="ops",
     )  # fmt: skip
     assert (found.network, found.deploy_timeout, found.resolve_image) == ("net", 900, "never")
     assert found.host_of_node("node-d") == found.hosts[1]
     assert found.host_of_node("d") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"pg_db": []}, "pg_db: is an empty list"),
+        ({"pg_db": ["a", 1]}, "pg_db[1]: want a text"),
+        ({"pg_db": ["a", "b c"]}, "pg_db[1]: 'b c' is not valid"),
+        ({"pg_db": ["a", "a"]}, "pg_db[1]: 'a' is named twice"),
+        ({"backup.kms_key_id": "k"}, "backup.kms_key_id: needs backup.encryption: aws:kms"),
+        ({"backup.encryption": "aes"}, "backup.encryption: 'aes' is not one of"),
+        ({"backup.drill_schedule": "now"}, "backup.drill_schedule: 'now'"),
+        ({"backup.keep_min": 0}, "backup.keep_min: 0 is out of range"),
+        (
+            {f"backup.keep_{unit}": 0 for unit in ("daily", "weekly", "monthly")},
+            "backup.keep_daily: and keep_weekly",
+        ),
+    ],
+)
+def test_what_recovery_refuses(tmp_path: Path, changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, good(**changes))
+    assert any(line.startswith(said) for line in caught.value.details)
 
 
 def test_a_gateway_inherits_user_and_key(tmp_path: Path) -> None:
@@ -185,27 +217,27 @@ def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
 
 
 def test_flag_before_environment_before_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(inventory.ENVIRONMENT, "/env/hosts.yaml")
-    assert inventory.locate("/flag/hosts.yaml") == Path("/flag/hosts.yaml")
-    assert inventory.locate(None) == Path("/env/hosts.yaml")
-    monkeypatch.delenv(inventory.ENVIRONMENT)
-    assert inventory.locate(None) == Path.cwd() / "hosts.yaml"
+    monkeypatch.setenv(hosts_file.ENVIRONMENT, "/env/hosts.yaml")
+    assert hosts_file.locate("/flag/hosts.yaml") == Path("/flag/hosts.yaml")
+    assert hosts_file.locate(None) == Path("/env/hosts.yaml")
+    monkeypatch.delenv(hosts_file.ENVIRONMENT)
+    assert hosts_file.locate(None) == Path.cwd() / "hosts.yaml"
 
 
 def test_a_home_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(ConfigError, match="no such hosts file"):
-        inventory.locate("~no-such-user-here/hosts.yaml")
+        hosts_file.locate("~no-such-user-here/hosts.yaml")
 
 
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such hosts file") as caught:
-        inventory.load(tmp_path / "absent.yaml")
+        hosts_file.load(tmp_path / "absent.yaml")
     assert "--hosts" in caught.value.hint
 
 
 def test_a_directory_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
-        inventory.load(tmp_path)
+        hosts_file.load(tmp_path)
 
 
 # Not a hosts file at all
@@ -417,7 +449,7 @@ def check_any(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "hosts.yaml"
     path.write_bytes(content)
     try:
-        found = inventory.load(path)
+        found = hosts_file.load(path)
     except ConfigError as caught:
         error = caught
     else:
