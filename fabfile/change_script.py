@@ -53,13 +53,20 @@ class ChangeScript:
             )
             self.done.append(f"secret {secret.version.base}: new version {secret.version.name}")
 
-    def stack(self, name: str, compose: str, *, cli_major: int, resolve_image: str) -> None:
-        """Deploy a stack."""
-        self._step(
-            f"docker stack deploy {name}",
-            swarm.deploy_stack(name, cli_major=cli_major, resolve_image=resolve_image),
-            compose.encode(),
+    def stack(
+        self,
+        name: str,
+        compose: str,
+        *,
+        cli_major: int,
+        resolve_image: str,
+        registry_auth: bool,
+    ) -> None:
+        """Deploy a stack. `registry_auth`: with the manager's login to a private registry."""
+        command = swarm.deploy_stack(
+            name, cli_major=cli_major, resolve_image=resolve_image, registry_auth=registry_auth
         )
+        self._step(f"docker stack deploy {name}", command, compose.encode())
 
     def remove(self, service: str) -> None:
         """Remove a service."""

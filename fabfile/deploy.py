@@ -34,11 +34,15 @@ def make_plan(
     wanted: Wanted,
     seen: Look,
     *,
+    resolve: str = "",
     prune: bool = False,
     move_data_host: bool = False,
     database_first: bool = False,
 ) -> Plan:
-    """Check what can be checked and return what a deploy would change. Raises SwarmkeepError."""
+    """Check what can be checked and return what a deploy would change. Raises SwarmkeepError.
+
+    `resolve` is taken instead of deploy.resolve_image of hosts.yaml unless it is "".
+    """
     labels = check(
         inventory, wanted, seen, move_data_host=move_data_host, database_first=database_first
     )
@@ -47,7 +51,7 @@ def make_plan(
         seen.cluster,
         labels,
         network=inventory.network,
-        resolve_image=inventory.resolve_image,
+        resolve_image=resolve or inventory.resolve_image,
         prune=prune,
     )
 
@@ -104,6 +108,7 @@ class Deployment:
             self.inventory,
             self.wanted,
             seen,
+            resolve=self.options.resolve,
             prune=self.options.prune,
             move_data_host=self.options.move_data_host,
         )
@@ -169,6 +174,8 @@ class Deployment:
         for step in self._steps(before):
             self._apply(lease, self._script(step, before, plan))
             after = self._await(lease, step, before)
+        for line in plans.unpinned(self.wanted, plan, after):
+            self.say(f"warning: {line}")
         for name in plan.removes:
             script = ChangeScript()
             script.remove(name)
@@ -196,7 +203,8 @@ class Deployment:
                 step.name,
                 step.stack_input,
                 cli_major=before.cli_major,
-                resolve_image="always" if plan.resolve_anew else self.inventory.resolve_image,
+                resolve_image=plan.resolve_image,
+                registry_auth=bool(self.inventory.registry),
             )
         return script
 

@@ -21,6 +21,8 @@ class Options:
     move_data_host: bool = False
     prune: bool = False
     wait: bool = False
+    resolve: str = ""
+    """always, changed or never instead of what hosts.yaml says; "" for that."""
     goes_back_to: int = 0
     """The release that this deploy goes back to; 0 for none."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from fabfile import yamltext
 from fabfile.errors import ConfigError
 from fabfile.inventory import (
+    RESOLVE_IMAGE,
     App,
     Backup,
     Gateway,
@@ -104,7 +105,7 @@ def _read(top: Section, path: Path) -> Inventory:
         deploy_timeout=(deploy := top.section("deploy")).duration(
             "timeout", 600, low=1, high=86400
         ),
-        resolve_image=deploy.choice("resolve_image", "changed", ("always", "changed", "never")),
+        resolve_image=deploy.choice("resolve_image", "changed", RESOLVE_IMAGE),
         registry=top.text("registry", "", pattern=_REGISTRY, want="host or host:port"),
     )
     if inventory.app.stack == inventory.postgres.stack:

@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+RESOLVE_IMAGE = ("always", "changed", "never")
+"""When a deploy asks the registry for an image's digest: as `docker stack deploy` calls it."""
+
 
 @dataclass(frozen=True)
 class Gateway:

@@ -52,8 +52,8 @@ class Plan:
     secrets: tuple[str, ...]
     """Secrets, by name without version, that would get another version."""
     services: tuple[ServicePlan, ...]
-    resolve_anew: bool = False
-    """Whether Docker would keep an image that was changed by hand unless told otherwise."""
+    resolve_image: str = "changed"
+    """Whether `docker stack deploy` asks the registry for digests: always, changed or never."""
 
     @property
     def deploys(self) -> bool:
@@ -105,7 +105,7 @@ def make(
     new = [s.version.base for s in wanted.secrets if s.version.name not in present]
     moved = any(change.loses == wanted.role for change in labels)
     services = []
-    again = False
+    drifted = False
     for key in wanted.compose["services"]:
         name = f"{wanted.name}_{key}"
         service = cluster.service(name)
@@ -115,8 +115,7 @@ def make(
             continue
         if resolve_image == "always":
             unknown += ("image: its digest is asked from the registry at each deploy",)
-        drifted = _image_drifted(spec, service)
-        again = again or drifted
+        drifted = drifted or _image_drifted(spec, service)
         services.append(_update_plan(service, spec, unknown, cluster, moved=moved))
     for service in cluster.stack(wanted.name):
         if service.name not in wanted.services:
@@ -129,8 +128,24 @@ def make(
         network if cluster.network is None else "",
         tuple(new),
         tuple(services),
-        again,
+        # Docker would keep an image that was changed by hand unless told otherwise.
+        "always" if drifted else resolve_image,
     )
+
+
+def unpinned(wanted: Wanted, plan: Plan, after: Cluster) -> list[str]:
+    """A line for each image that Docker should have pinned by its digest, and could not.
+
+    Docker goes on without, and says so only for services that were there already.
+    """
+    if not plan.deploys or plan.resolve_image == "never":
+        return []
+    return [
+        f"{service.name}: no registry told the digest of {service.image}: nodes may run different "
+        "images under that name"
+        for service in after.stack(wanted.name)
+        if service.name in wanted.services and "@" not in service.image
+    ]
 
 
 def _update_plan(

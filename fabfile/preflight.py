@@ -171,7 +171,8 @@ def pull(host: Host, image: str) -> None:
     host.check(
         Command(f"docker pull --quiet {shlex.quote(image)}"),
         f"pulling the image {image}",
-        hint="check its name and tag under 'images' in hosts.yaml, and the host's registry access",
+        hint="check its name and tag under 'images' in hosts.yaml, and the host's registry "
+        "access; for a private image: inv registry.login",
         timeout=PULL_TIMEOUT,
     )
 

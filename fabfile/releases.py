@@ -56,9 +56,9 @@ class Release:
     origin: int
 
 
-def digest(wanted: Wanted) -> str:
-    """What identifies a stack's content, secret versions included."""
-    text = json.dumps(wanted.compose, sort_keys=True)
+def digest(wanted: Wanted, images: Mapping[str, str]) -> str:
+    """What identifies a stack's content, its secret versions and the images that really run."""
+    text = json.dumps([wanted.compose, dict(images)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -78,9 +78,9 @@ def marks(cluster: Cluster, stack: str) -> tuple[Mark, ...]:
 
 
 def is_recorded(wanted: Wanted, cluster: Cluster) -> bool:
-    """Whether the newest release is this content."""
+    """Whether the newest release is this content with the images that run now."""
     there = marks(cluster, wanted.name)
-    return bool(there) and there[-1].digest == digest(wanted)
+    return bool(there) and there[-1].digest == digest(wanted, running_images(cluster, wanted))
 
 
 def secrets_to_keep(kept: Sequence[Mark]) -> set[str]:
@@ -106,6 +106,7 @@ def record_script(
     number = there[-1].number + 1 if there else 1
     there_secrets = {version.name for version in after.secrets}
     versions = sorted(_declared_secrets(wanted) & there_secrets)
+    images = running_images(after, wanted)
     content = {
         "role": wanted.role,
         "who": who,
@@ -113,13 +114,13 @@ def record_script(
         "command": command,
         "origin": origin,
         "compose": wanted.compose,
-        "images": running_images(after, wanted),
+        "images": images,
     }
     labels = {
         RECORD_LABEL: "release",
         _STACK: wanted.name,
         _NUMBER: str(number),
-        _DIGEST: digest(wanted),
+        _DIGEST: digest(wanted, images),
         _SECRETS: ":".join(versions),
     }
     words = " ".join(f"--label {key}={value}" for key, value in labels.items())

@@ -210,8 +210,8 @@ class Rotation:
         app = self._inventory.app.stack
         live = self._new if self._uses(seen.cluster, self._new) else self._old
         # The images stay as they are: no registry is asked.
-        inventory = replace(self._inventory, resolve_image="changed")
-        if not seen.cluster.stack(app) or make_plan(inventory, live, seen).changes:
+        plan = make_plan(self._inventory, live, seen, resolve="changed")
+        if not seen.cluster.stack(app) or plan.changes:
             raise SwarmkeepError(
                 f"{app}: is not as hosts.yaml, compose/ and the vault want it; "
                 "a rotation changes the password and nothing else",
@@ -269,7 +269,11 @@ class Rotation:
         present = {version.name for version in cluster.secrets}
         script.secrets([s for s in wanted.secrets if s.version.name not in present])
         script.stack(
-            wanted.name, wanted.stack_input, cli_major=cluster.cli_major, resolve_image="changed"
+            wanted.name,
+            wanted.stack_input,
+            cli_major=cluster.cli_major,
+            resolve_image="changed",
+            registry_auth=bool(self._inventory.registry),
         )
         script.check(lease.change(script.text, script.stdin))
         for line in script.done:

@@ -278,16 +278,23 @@ def remove_secrets(names: Sequence[str]) -> str:
     return f'for s in {each}; do docker secret rm "$s" >/dev/null 2>&1 || :; done'
 
 
-def deploy_stack(stack: str, *, cli_major: int, resolve_image: str) -> str:
+def deploy_stack(
+    stack: str, *, cli_major: int, resolve_image: str, registry_auth: bool = False
+) -> str:
     """The command that deploys a stack from compose YAML on stdin.
+
+    `registry_auth` sends the manager's login to a private registry along: the engine needs
+    it to ask for the image's digest, and the nodes to pull.
+    https://docs.docker.com/reference/cli/docker/stack/deploy/
 
     It returns before anything runs. CLI 26 brought --detach, with true as its default
     "for now"; we say it where it is known, since its waiting has no deadline and reports a
     rollback as success (docker/cli#6752, #5299).
     """
+    login = " --with-registry-auth" if registry_auth else ""
     detach = " --detach=true" if cli_major >= 26 else ""
     return (
-        f"docker stack deploy --compose-file - --resolve-image {resolve_image}{detach} "
+        f"docker stack deploy --compose-file - --resolve-image {resolve_image}{login}{detach} "
         f"{shlex.quote(stack)}"
     )
 

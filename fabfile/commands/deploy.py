@@ -6,12 +6,13 @@ from invoke.context import Context
 
 from fabfile.commands.carrying_out import WAIT_HELP, YES_HELP
 from fabfile.commands.edge import command, connected, read_inventory, read_vault
-from fabfile.commands.plan import MOVE_HELP, PRUNE_HELP
+from fabfile.commands.plan import MOVE_HELP, PRUNE_HELP, RESOLVE_HELP, check_resolve
 
 _HELP = {
     "yes": YES_HELP,
     "wait": WAIT_HELP,
     "prune": PRUNE_HELP,
+    "resolve": RESOLVE_HELP,
     "keep-failed": "leave a failed change in place, to look into it",
 }
 _DB_HELP = {**_HELP, "move-data-host": MOVE_HELP}
@@ -24,12 +25,13 @@ def deploy_db(
     yes: bool = False,
     wait: bool = False,
     prune: bool = False,
+    resolve: str = "",
     keep_failed: bool = False,
     move_data_host: bool = False,
 ) -> None:
     """Deploy PostgreSQL and wait until it has converged."""
     flags = {"prune": prune, "keep_failed": keep_failed, "move_data_host": move_data_host}
-    _deploy(ctx, hosts, "deploy-db", ("db",), yes=yes, wait=wait, **flags)
+    _deploy(ctx, hosts, "deploy-db", ("db",), yes=yes, wait=wait, resolve=resolve, **flags)
 
 
 @command(name="deploy-app", help=dict(_HELP))
@@ -39,11 +41,12 @@ def deploy_app(
     yes: bool = False,
     wait: bool = False,
     prune: bool = False,
+    resolve: str = "",
     keep_failed: bool = False,
 ) -> None:
     """Deploy NocoDB and wait until it answers from its database."""
     flags = {"prune": prune, "keep_failed": keep_failed}
-    _deploy(ctx, hosts, "deploy-app", ("app",), yes=yes, wait=wait, **flags)
+    _deploy(ctx, hosts, "deploy-app", ("app",), yes=yes, wait=wait, resolve=resolve, **flags)
 
 
 @command(help=dict(_DB_HELP))
@@ -53,12 +56,13 @@ def deploy(
     yes: bool = False,
     wait: bool = False,
     prune: bool = False,
+    resolve: str = "",
     keep_failed: bool = False,
     move_data_host: bool = False,
 ) -> None:
     """Deploy both stacks: the database, then the app."""
     flags = {"prune": prune, "keep_failed": keep_failed, "move_data_host": move_data_host}
-    _deploy(ctx, hosts, "deploy", ("db", "app"), yes=yes, wait=wait, **flags)
+    _deploy(ctx, hosts, "deploy", ("db", "app"), yes=yes, wait=wait, resolve=resolve, **flags)
 
 
 def _deploy(
@@ -69,10 +73,12 @@ def _deploy(
     *,
     yes: bool,
     wait: bool,
+    resolve: str,
     **flags: bool,
 ) -> None:
     from fabfile.commands.plan import wanted_stack
 
+    check_resolve(resolve)
     inventory = read_inventory(hosts)
     secrets = read_vault(inventory)
     # All stacks are rendered before anything is contacted.
@@ -82,7 +88,7 @@ def _deploy(
     from fabfile.commands.carrying_out import carry_out, show_round_trips
     from fabfile.endings import Options
 
-    options = Options(name, origin.find(), wait=wait, **flags)
+    options = Options(name, origin.find(), wait=wait, resolve=resolve, **flags)
     with connected(ctx, inventory) as fleet:
         seen: preflight.Look | None = preflight.look(fleet, wanted)
         for stack in wanted:

@@ -20,23 +20,30 @@ CHANGES = 5
 STACK_HELP = "db or app; both where it is not given"
 PRUNE_HELP = "remove services of the stack that are no longer in its compose file"
 MOVE_HELP = "let PostgreSQL start on another node, without the data of the old one"
+RESOLVE_HELP = "when the registry is asked for digests: always, changed or never"
 JSON_HELP = "print one JSON document for programs"
 
 
 @command(
     help={
-        "stack": STACK_HELP, "prune": PRUNE_HELP, "move-data-host": MOVE_HELP, "json": JSON_HELP
+        "stack": STACK_HELP,
+        "prune": PRUNE_HELP,
+        "resolve": RESOLVE_HELP,
+        "move-data-host": MOVE_HELP,
+        "json": JSON_HELP,
     }
-)  # fmt: skip
+)
 def plan(
     ctx: Context,
     hosts: str = "",
     stack: str = "",
     prune: bool = False,
+    resolve: str = "",
     move_data_host: bool = False,
     json: bool = False,
 ) -> None:
     """Show what a deploy would change; exit code 5 if anything."""
+    check_resolve(resolve)
     inventory = read_inventory(hosts)
     secrets = read_vault(inventory)
     wanted = [wanted_stack(role, inventory, secrets) for role in roles(stack)]
@@ -52,6 +59,7 @@ def plan(
                 inventory,
                 one,
                 seen,
+                resolve=resolve,
                 prune=prune,
                 move_data_host=move_data_host,
                 database_first=len(wanted) > 1,
@@ -81,6 +89,17 @@ def check_role(stack: str) -> str:
     if stack not in ("db", "app"):
         raise ConfigError(f"{stack!r} is no stack of ours", hint="say db or app")
     return stack
+
+
+def check_resolve(resolve: str) -> None:
+    """Raise ConfigError unless this is a value of the --resolve flag, or "" for none."""
+    from fabfile.inventory import RESOLVE_IMAGE
+
+    if resolve and resolve not in RESOLVE_IMAGE:
+        raise ConfigError(
+            f"--resolve: {resolve!r} is not one of {', '.join(RESOLVE_IMAGE)}",
+            hint="without the flag, deploy.resolve_image of the hosts file counts",
+        )
 
 
 def wanted_stack(role: str, inventory: Inventory, secrets: Secrets) -> Wanted:

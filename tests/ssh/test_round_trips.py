@@ -62,9 +62,11 @@ def _answers(wanted: Wanted) -> dict[str, str]:
     }
     version = wanted.secrets[0].version
     secret = {"Spec": {"Name": version.name, "Labels": {"swarmkeep.secret": version.base}}}
+    images = {"root_db": spec["TaskTemplate"]["ContainerSpec"]["Image"]}
+    digest = releases.digest(wanted, images)
     record = (
         f"c1 r1 swarmkeep=release,swarmkeep.stack={wanted.name},swarmkeep.number=1,"
-        f"swarmkeep.digest={releases.digest(wanted)},swarmkeep.secrets={version.name}"
+        f"swarmkeep.digest={digest},swarmkeep.secrets={version.name}"
     )
     network = {"Driver": "overlay", "Scope": "swarm", "Attachable": True}
     service = {"ID": "s1", "Spec": spec, "UpdatedAt": NOW}

@@ -48,12 +48,18 @@ def run(tmp_path):
     return do
 
 
-def everything() -> ChangeScript:
+def everything(*, registry_auth: bool = False) -> ChangeScript:
     script = ChangeScript()
     script.labels([LabelChange("db1", {"role": "db"}, ("old",))])
     script.network("backend")
     script.secrets([SECRET])
-    script.stack("dbstack", "services: {}\n", cli_major=20, resolve_image="changed")
+    script.stack(
+        "dbstack",
+        "services: {}\n",
+        cli_major=20,
+        resolve_image="changed",
+        registry_auth=registry_auth,
+    )
     script.remove("dbstack_old")
     return script
 
@@ -70,6 +76,17 @@ def test_all_steps_run_in_order_each_with_its_own_input(run):
     assert b"\n".join(lines[4:6]) == SECRET.content
     assert b"services: {}" in log
     assert lines[-2] == b"service rm dbstack_old"
+
+
+@pytest.mark.parametrize(
+    ("registry_auth", "flags"), [(True, b"--with-registry-auth "), (False, b"")]
+)
+def test_the_managers_login_goes_along_where_a_registry_is_named(run, registry_auth, flags):
+    script = everything(registry_auth=registry_auth)
+    result, log = run(script)
+    script.check(result)
+    line = b"stack deploy --compose-file - --resolve-image changed %bdbstack" % flags
+    assert line in log.split(b"\n")
 
 
 def test_nothing_of_a_secret_is_in_the_script():

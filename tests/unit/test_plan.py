@@ -223,13 +223,34 @@ class TestImages:
     def test_pinned_by_a_rollback_and_now_by_tag_is_a_change(self, everything):
         result = self.plan(everything, "app:1@sha256:aa", "app:1@sha256:aa")
         assert shown(result.services[0]) == {"image": ("app:1@sha256:aa", "app:1")}
-        assert not result.resolve_anew
+        assert result.resolve_image == "changed"
 
     def test_image_changed_by_hand_must_be_resolved_anew(self, everything):
         # `docker stack deploy` alone would keep it: its label says that nothing is new.
         result = self.plan(everything, "evil:1", "app:1")
         assert shown(result.services[0]) == {"image": ("evil:1", "app:1")}
-        assert result.resolve_anew
+        assert result.resolve_image == "always"
+
+    @pytest.mark.parametrize("word", ["always", "changed", "never"])
+    def test_the_deploy_asks_the_registry_as_the_plan_was_made(self, everything, word):
+        assert self.plan(everything, "app:1", "app:1", resolve_image=word).resolve_image == word
+
+    @pytest.mark.parametrize(
+        ("image", "word", "told"),
+        [
+            ("app:1", "changed", True),
+            ("app:1", "never", False),
+            ("app:1@sha256:aa", "changed", False),
+        ],
+    )
+    def test_image_that_could_not_be_pinned_is_told(self, everything, image, word, told):
+        services = {"plain": {"image": "app:1", "deploy": {"replicas": 1}}}
+        wanted = replace(everything[0], compose={**everything[0].compose, "services": services})
+        there = self.there(everything, image, "app:1")
+        result = made(wanted, there, resolve_image=word)
+        assert result.deploys
+        lines = plan.unpinned(wanted, result, there)
+        assert [line.partition(":")[0] for line in lines] == (["everything_plain"] if told else [])
 
     def test_registry_asked_at_each_deploy_cannot_be_foreseen(self, everything):
         result = self.plan(everything, "app:1", "app:1", resolve_image="always")

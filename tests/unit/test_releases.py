@@ -126,7 +126,7 @@ def test_record_is_numbered_holds_what_ran_and_no_secret(tmp_path):
     wanted, number, script, content = recorded(tmp_path, cluster((app,), records=records(1, 2)))
     assert number == 3
     assert "swarmkeep-release-appstack-3 -" in script
-    assert f"swarmkeep.digest={releases.digest(wanted)}" in script
+    assert f"swarmkeep.digest={releases.digest(wanted, content['images'])}" in script
     assert "docker config rm" not in script
     assert content["images"] == {"nocodb": "noco:1@sha256:aa"}
     assert "p@ss" not in json.dumps(content)
@@ -161,16 +161,22 @@ def test_what_was_written_is_read_again(tmp_path):
     (read,) = releases.read(Manager(), "appstack")
     assert (read.number, read.stack, read.role) == (number, "appstack", "app")
     assert read.compose == wanted.compose
-    assert releases.digest(releases.as_wanted(read, ())) == releases.digest(wanted)
+    assert releases.digest(releases.as_wanted(read, ()), {}) == releases.digest(wanted, {})
 
 
 def test_newest_release_tells_whether_this_content_is_on_record(tmp_path):
     wanted = stacks.application(inventory(tmp_path), Vault())
     (mark,) = records(1)
-    same = replace(mark, labels={**mark.labels, "swarmkeep.digest": releases.digest(wanted)})
-    assert releases.is_recorded(wanted, cluster(records=(same,)))
-    assert not releases.is_recorded(wanted, cluster(records=(mark,)))
-    assert not releases.is_recorded(wanted, cluster())
+    images = {"nocodb": "noco:1@sha256:aa"}
+    digest = releases.digest(wanted, images)
+    same = replace(mark, labels={**mark.labels, "swarmkeep.digest": digest})
+    app = service("appstack_nocodb", template=spec(images["nocodb"]))
+    assert releases.is_recorded(wanted, cluster((app,), records=(same,)))
+    assert not releases.is_recorded(wanted, cluster((app,), records=(mark,)))
+    assert not releases.is_recorded(wanted, cluster((app,)))
+    # The same tag, but --resolve always has found another image behind it.
+    newer = service("appstack_nocodb", template=spec("noco:1@sha256:bb"))
+    assert not releases.is_recorded(wanted, cluster((newer,), records=(same,)))
 
 
 def test_config_names_fit_dockers_64_characters():

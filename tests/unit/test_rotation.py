@@ -387,7 +387,7 @@ def world(place: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
     fake("look", look)
     fake("observe", lambda manager: world.step(world.cluster))
-    fake("make_plan", lambda inventory, wanted, seen: SimpleNamespace(changes=False))
+    fake("make_plan", lambda *args, **rest: SimpleNamespace(changes=False))
     fake("await_stack", lambda look, wanted, before, **rest: world.converge(wanted))
     fake("await_app", lambda *args: None)
     monkeypatch.setattr(lock, "held", Held)
@@ -532,7 +532,7 @@ class TestRefusals:
 
     def test_app_that_would_be_changed_by_a_deploy(self, world, monkeypatch):
         monkeypatch.setattr(
-            rotation, "make_plan", lambda *args: SimpleNamespace(changes=True)
+            rotation, "make_plan", lambda *args, **rest: SimpleNamespace(changes=True)
         )  # fmt: skip
         assert "inv plan" in self.unchanged(world, "changes the password and nothing else").hint
 

@@ -98,6 +98,11 @@ def test_swarm_without_quorum():
             swarm.deploy_stack("dbstack", cli_major=26, resolve_image="never"),
             "docker stack deploy --compose-file - --resolve-image never --detach=true dbstack",
         ),
+        (
+            swarm.deploy_stack("dbstack", cli_major=20, resolve_image="always", registry_auth=True),
+            "docker stack deploy --compose-file - --resolve-image always --with-registry-auth "
+            "dbstack",
+        ),
     ],
 )
 def test_exact_commands(command, expected):

@@ -20,6 +20,11 @@ ROOT = Path(__file__).parents[2]
         ("backup.list --limit x", "error: a flag wants a whole number"),
         ("backup.list --limit -1", "error: "),
         ("backup.logs --lines 0", "error: --lines 0: want a number of lines, 1 or more"),
+        (
+            "deploy --resolve often",
+            "error: --resolve: 'often' is not one of always, changed, never",
+        ),
+        ("plan --resolve often", "error: --resolve: 'often' is not one of"),
         ("status --hosts /no/such/hosts.yaml", "error: /no/such/hosts.yaml: no such hosts file"),
     ],
 )
