@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fabfile import backup_host, registry, stacks
+from fabfile import backup_host, stacks
 from fabfile.bucket import Bucket
 from fabfile.doctor import Finding, failure
 from fabfile.errors import ConfigError, SwarmkeepError
@@ -65,11 +65,11 @@ def look(inventory: Inventory, read_vault: Callable[[], Secrets]) -> Here:
 
 def vault_entries(inventory: Inventory, secrets: Secrets) -> Check:
     """Whether the vault has what is needed. The values are looked at, never shown."""
-    from fabfile.vault import KNOWN, POSTGRES_PASSWORD
+    from fabfile.vault import KNOWN, POSTGRES_PASSWORD, REGISTRY_PASSWORD, REGISTRY_USER
 
     needed = [
         POSTGRES_PASSWORD,
-        *((registry.USER, registry.PASSWORD) if inventory.registry else ()),
+        *((REGISTRY_USER, REGISTRY_PASSWORD) if inventory.registry else ()),
     ]
     try:
         for name in needed:

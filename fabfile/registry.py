@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 
 from fabfile.errors import ConfigError
 from fabfile.transport import Command, Fleet, Outcome, Result
+from fabfile.vault import REGISTRY_PASSWORD, REGISTRY_USER
 
 if TYPE_CHECKING:
     from fabfile.inventory import Inventory
     from fabfile.vault import Secrets
-
-USER = "vault_registry_user"
-PASSWORD = "vault_registry_password"  # noqa: S105 - the name of an entry
 
 
 def login_command(registry: str, user: str, password: str) -> Command:
@@ -55,11 +53,14 @@ def login(fleet: Fleet, secrets: Secrets) -> Sequence[Outcome[Result]]:
     """
     registry = required(fleet.inventory)
     command = login_command(
-        registry, secrets.require(USER).reveal(), secrets.require(PASSWORD).reveal()
+        registry,
+        secrets.require(REGISTRY_USER).reveal(),
+        secrets.require(REGISTRY_PASSWORD).reveal(),
     )
     hint = (
-        f"check {USER} and {PASSWORD} in the vault, and 'registry' in hosts.yaml; a registry "
-        "without TLS must be in insecure-registries of the hosts' /etc/docker/daemon.json"
+        f"check {REGISTRY_USER} and {REGISTRY_PASSWORD} in the vault, and 'registry' in "
+        "hosts.yaml; a registry without TLS must be in insecure-registries of the hosts' "
+        "/etc/docker/daemon.json"
     )
 
     return fleet.fan_out(

@@ -27,7 +27,16 @@ POSTGRES_PASSWORD = "vault_postgres_password"  # noqa: S105 - the name of an ent
 AWS_ACCESS_KEY_ID = "vault_aws_access_key_id"
 AWS_SECRET_ACCESS_KEY = "vault_aws_secret_access_key"  # noqa: S105
 NAME_KEY = "vault_name_key"
-KNOWN = (POSTGRES_PASSWORD, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, NAME_KEY)
+REGISTRY_USER = "vault_registry_user"
+REGISTRY_PASSWORD = "vault_registry_password"  # noqa: S105
+KNOWN = (
+    POSTGRES_PASSWORD,
+    AWS_ACCESS_KEY_ID,
+    AWS_SECRET_ACCESS_KEY,
+    NAME_KEY,
+    REGISTRY_USER,
+    REGISTRY_PASSWORD,
+)
 
 
 @dataclass(frozen=True)

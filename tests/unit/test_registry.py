@@ -12,7 +12,7 @@ from fabfile import hosts_file, registry
 from fabfile.errors import ConfigError
 from fabfile.secret import Secret
 from fabfile.transport import connect
-from fabfile.vault import Secrets
+from fabfile.vault import REGISTRY_PASSWORD, REGISTRY_USER, Secrets
 
 
 def inventory(tmp_path: Path, **more):
@@ -39,8 +39,8 @@ def test_without_a_registry_there_is_nothing_to_log_in_to(tmp_path):
 
 def test_a_missing_entry_is_found_before_any_host_is_contacted(tmp_path):
     inv = inventory(tmp_path, registry="reg.example.com")
-    secrets = Secrets(Path("vault.yml"), Secret("pw"), {registry.USER: Secret("u")})
-    with connect(inv) as fleet, pytest.raises(ConfigError, match=registry.PASSWORD):
+    secrets = Secrets(Path("vault.yml"), Secret("pw"), {REGISTRY_USER: Secret("u")})
+    with connect(inv) as fleet, pytest.raises(ConfigError, match=REGISTRY_PASSWORD):
         registry.login(fleet, secrets)
     assert fleet.round_trips == 0
 

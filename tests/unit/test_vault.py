@@ -231,6 +231,17 @@ def test_entries_of_ours_that_are_no_secrets(vault: Vault, yaml_value: str, prob
     assert "inv secrets." in error.hint
 
 
+@pytest.mark.parametrize("name", vaults.KNOWN)
+def test_every_entry_of_ours_must_be_one_line(vault: Vault, name: str) -> None:
+    write(vault, f'{name}: "two\\nlines"\n')
+    assert name in refusal(lambda: vaults.load(vault)).message
+
+
+def test_every_entry_of_ours_is_documented() -> None:
+    table = (Path(__file__).parents[2] / "docs" / "secrets.md").read_text()
+    assert [name for name in vaults.KNOWN if f"`{name}`" not in table] == []
+
+
 def test_other_entries_may_have_several_lines(vault: Vault) -> None:
     write(vault, "certificate: |\n  a\n  b\n")
     assert vaults.load(vault).require("certificate") == Secret("a\nb\n")
