@@ -1,30 +1,24 @@
-"""The S3 side: what lies in the bucket, and reading it. Only importer of boto3 and botocore.
-
-The credentials are those of whoever runs the command, found where AWS tools look for them.
-"""
+"""The S3 side: what lies in the bucket, and reading it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fabfile.errors import UnreachableError
 from fabfile.inventory import Backup
 from fabfile.keys import EPOCH, PARTS, Keys, moment
 from fabfile.newest import GROUP_END, Found, Page, Search
-from fabfile.refusals import failure, refusal
+from fabfile.s3_connection import Connection, code_of
 from fabfile.sets import BackupSet, Part, Proof, parse_manifest, parse_proof
 from fabfile.verify import CLOCK_TOLERANCE, PREDECESSORS, Holding
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody  # type: ignore[import-untyped]
-    from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef, ObjectTypeDef
 
 BLOCK = 256 * 1024
@@ -42,18 +36,12 @@ _BREAKS = 5
 _NOT_GROUPING = ("NotImplemented", "InvalidArgument", "InvalidRequest")
 
 
-class Bucket:
-    """One bucket. `requests` counts every HTTP request to it, retries included."""
+class Bucket(Connection):
+    """The backups in one bucket."""
 
     def __init__(self, backup: Backup) -> None:
-        self.requests = 0
-        self._backup = backup
+        super().__init__(backup)
         self._seen: dict[int, dict[str, Part]] = {}
-
-    @property
-    def name(self) -> str:
-        """The bucket's name."""
-        return self._backup.bucket
 
     def place(self, database: str) -> str:
         """Where a database's backups lie, as people write it: "s3://bucket/postgres/db/"."""
@@ -65,7 +53,7 @@ class Bucket:
         At most 5 requests unless there are thousands of objects a day.
         Raises UnreachableError or ConfigError, as everything here.
         """
-        search = self._search(database, now, span=_WINDOW * self._backup.max_age)
+        search = self._search(database, now, span=_WINDOW * self.backup.max_age)
         holding = self._holding(database, search.newest(1 + PREDECESSORS, patience=_PAGES))
         if not holding.backups:
             return holding
@@ -76,7 +64,7 @@ class Bucket:
         """The newest `limit` sets of a database (0: all of them), without their manifests."""
         if not limit:
             return self._holding(database, self._search(database, now, span=0).everything())
-        search = self._search(database, now, span=(limit + _WINDOW) * self._backup.max_age)
+        search = self._search(database, now, span=(limit + _WINDOW) * self.backup.max_age)
         return self._holding(database, search.newest(limit))
 
     def with_manifest(self, database: str, one: BackupSet) -> BackupSet:
@@ -110,8 +98,8 @@ class Bucket:
     def record(self, one: BackupSet, part: str, outcome: Mapping[str, Any]) -> None:
         """Write an outcome ("deep" or "drill") next to a set."""
         key = one.key.removesuffix(PARTS["manifest"]) + PARTS[part]
-        with self._translated(f"writing {key}"):
-            self._client.put_object(
+        with self.translated(f"writing {key}"):
+            self.client.put_object(
                 Bucket=self.name,
                 Key=key,
                 Body=json.dumps(outcome, indent=1).encode(),
@@ -134,7 +122,7 @@ class Bucket:
                     yield block
                 if place < part.size:
                     raise UnreachableError(
-                        f"{self._where} ended {part.key} after {place} of {part.size} bytes",
+                        f"{self.where} ended {part.key} after {place} of {part.size} bytes",
                         hint="run again; if it stays, see what aws s3api head-object says of it",
                     )
             except UnreachableError:
@@ -145,26 +133,26 @@ class Bucket:
     def _small(self, key: str) -> bytes | None:
         """The content of a small object; None if there is none."""
         try:
-            with self._translated(f"reading {key}"):
-                answer = self._client.get_object(Bucket=self.name, Key=key)
+            with self.translated(f"reading {key}"):
+                answer = self.client.get_object(Bucket=self.name, Key=key)
                 with answer["Body"] as body:
                     content: bytes = body.read(_SMALL)
                     return content
         except UnreachableError as error:
-            if _code(error.__cause__) in ("NoSuchKey", "404"):
+            if code_of(error.__cause__) in ("NoSuchKey", "404"):
                 return None
             raise
 
     def _open(self, part: Part, place: int) -> StreamingBody:
         """Ask for an object from a byte on, refusing one that has changed since it was listed."""
         rest: dict[str, Any] = {"Range": f"bytes={place}-"} if place else {}
-        with self._translated(f"reading {part.key}"):
-            answer = self._client.get_object(
+        with self.translated(f"reading {part.key}"):
+            answer = self.client.get_object(
                 Bucket=self.name, Key=part.key, IfMatch=part.etag, **rest
             )
         if place and not answer.get("ContentRange", "").startswith(f"bytes {place}-"):
             raise UnreachableError(
-                f"{self._where} broke off {part.key} and cannot go on from byte {place}",
+                f"{self.where} broke off {part.key} and cannot go on from byte {place}",
                 hint="run again, over a better connection",
             )
         return answer["Body"]
@@ -172,7 +160,7 @@ class Bucket:
     def _blocks(self, body: StreamingBody, key: str) -> Iterator[bytes]:
         with body:
             while True:
-                with self._translated(f"reading {key}"):
+                with self.translated(f"reading {key}"):
                     block = body.read(BLOCK)
                 if not block:
                     return
@@ -180,6 +168,8 @@ class Bucket:
 
     def _search(self, database: str, now: datetime, *, span: int) -> Search:
         keys = Keys(database)
+        # Of this search only: databases that are backed up together share their times.
+        self._seen = {}
         second = int((now - EPOCH).total_seconds())
 
         def page(start_after: str, *, grouped: bool) -> Page:
@@ -205,7 +195,7 @@ class Bucket:
             answer = self._list(options | ({"Delimiter": GROUP_END} if grouped else {}))
         except UnreachableError as error:
             # Some S3-compatible stores group by "/" only. Then it takes more pages.
-            if not grouped or _code(error.__cause__) not in _NOT_GROUPING:
+            if not grouped or code_of(error.__cause__) not in _NOT_GROUPING:
                 raise
             answer = self._list(options)
         names = []
@@ -221,12 +211,12 @@ class Bucket:
         )
 
     def _list(self, options: dict[str, Any]) -> ListObjectsV2OutputTypeDef:
-        with self._translated(f"listing {options['Prefix']}*"):
-            answer = self._client.list_objects_v2(Bucket=self.name, **options)
+        with self.translated(f"listing {options['Prefix']}*"):
+            answer = self.client.list_objects_v2(Bucket=self.name, **options)
             # Allowed, and rare: nothing found yet, and not at the end either.
             while answer["IsTruncated"] and not answer["KeyCount"]:
                 token = answer["NextContinuationToken"]
-                answer = self._client.list_objects_v2(
+                answer = self.client.list_objects_v2(
                     Bucket=self.name, **options, ContinuationToken=token
                 )
             return answer
@@ -239,62 +229,6 @@ class Bucket:
                 item["Key"], item["Size"], item["LastModified"].astimezone(UTC), item["ETag"]
             )
 
-    @cached_property
-    def _client(self) -> S3Client:
-        import boto3  # type: ignore[import-untyped]
-        from botocore.config import Config  # type: ignore[import-untyped]
-
-        custom = bool(self._backup.endpoint_url)
-        session = boto3.Session(
-            profile_name=self._backup.profile or None, region_name=self._backup.region
-        )
-        client: S3Client = session.client(
-            "s3",
-            endpoint_url=self._backup.endpoint_url or None,
-            config=Config(
-                connect_timeout=10,
-                read_timeout=60,
-                retries={"mode": "standard", "total_max_attempts": 3},
-                # Some S3-compatible stores refuse the checksums that boto3 adds by itself.
-                # We have our own: the SHA-256 in the object's metadata.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-                s3={"addressing_style": "path"} if custom else {},
-                user_agent_extra="swarmkeep",
-            ),
-        )
-        client.meta.events.register("before-send.s3", self._count)
-        return client
-
-    def _count(self, **_: Any) -> None:
-        self.requests += 1
-
-    @property
-    def _where(self) -> str:
-        return f"bucket {self.name} at {self._backup.endpoint_url or 'AWS ' + self._backup.region}"
-
-    @contextmanager
-    def _translated(self, action: str) -> Iterator[None]:
-        """Turn what botocore raises into our errors."""
-        from botocore.exceptions import (  # type: ignore[import-untyped]
-            BotoCoreError,
-            ClientError,
-        )
-
-        try:
-            yield
-        except ClientError as error:
-            raise refusal(
-                self._where,
-                action,
-                _code(error),
-                message=str(error.response.get("Error", {}).get("Message", "")),
-                region=_region(error.response),
-            ) from error
-        except (BotoCoreError, OSError) as error:
-            kind = "OSError" if isinstance(error, OSError) else type(error).__name__
-            raise failure(self._where, action, kind, str(error)) from error
-
 
 def _proof(text: bytes) -> Proof:
     """An outcome; one that cannot be read proves nothing."""
@@ -302,15 +236,3 @@ def _proof(text: bytes) -> Proof:
         return parse_proof(text)
     except ValueError as error:
         return Proof(False, "", 0.0, f"its outcome cannot be read: {error}")
-
-
-def _code(error: BaseException | None) -> str:
-    """Given what botocore raised for an answer, return the answer's code."""
-    response: dict[str, Any] = getattr(error, "response", {})
-    return str(response.get("Error", {}).get("Code", ""))
-
-
-def _region(response: Any) -> str:
-    """Given an answer of the bucket, return the region it names, or ""."""
-    headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    return str(response.get("Error", {}).get("Region") or headers.get("x-amz-bucket-region", ""))

@@ -127,10 +127,13 @@ class BackupSet:
         """How far it is proven: one of RUNGS, or "failed ..." where a proof failed."""
         if self.flaw:
             return RUNGS[0]
+        for name, failed in (("drill", "failed drill"), ("deep", "failed deep read")):
+            # A good drill of last month says nothing of a dump that cannot be read today.
+            if name in self.proofs and not self.proofs[name].ok:
+                return failed
         for name, rung in (("drill", RUNGS[3]), ("deep", RUNGS[2])):
-            proof = self.proofs.get(name)
-            if proof:
-                return rung if proof.ok else f"failed {'drill' if name == 'drill' else 'deep read'}"
+            if name in self.proofs:
+                return rung
         return RUNGS[1]
 
 

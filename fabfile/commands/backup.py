@@ -148,10 +148,10 @@ def _proven(one: BackupSet) -> str:
 
     if one.flaw:
         return f"{one.rung} only: {one.flaw}"
-    drill, deep = one.proofs.get("drill"), one.proofs.get("deep")
-    proof = drill or deep
-    if proof is None:
+    proofs = [one.proofs[name] for name in ("drill", "deep") if name in one.proofs]
+    if not proofs:
         return one.rung
+    proof = next((proof for proof in proofs if not proof.ok), proofs[0])
     said = f"{one.rung} {proof.finished[:10]}, {format_duration(proof.seconds)}"
     return said if proof.ok else f"{said}: {proof.reason}"
 

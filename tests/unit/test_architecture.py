@@ -80,7 +80,7 @@ def test_nobody_imports_the_commands(room):
 
 @pytest.mark.parametrize(
     ("library", "owner"),
-    [("fabric", "ssh_connection"), ("paramiko", "ssh_connection"), ("boto3", "bucket")],
+    [("fabric", "ssh_connection"), ("paramiko", "ssh_connection"), ("boto3", "s3_connection")],
 )
 def test_one_room_owns_each_library(library, owner):
     files = [*ROOMS.values(), *(ROOT / "fabfile" / "commands").glob("*.py")]

@@ -324,6 +324,28 @@ def test_proofs_are_read_with_their_sets(server, bucket):
     assert seen[2].proofs["drill"].reason == "public.t: 3 rows instead of 4"
 
 
+def test_a_failed_deep_read_outweighs_a_good_drill(server, bucket):
+    server.put(NOW)
+    good = {"format": 1, "outcome": "ok", "finished": "2026-11-22T10:00:00Z", "seconds": 12.5}
+    one = bucket.latest("nocodb", NOW, 1).backups[0]
+    bucket.record(one, "drill", good)
+    bucket.record(one, "deep", good | {"outcome": "failed", "reason": "ends early"})
+    [seen] = bucket.with_proofs("nocodb", bucket.latest("nocodb", NOW, 1).backups)
+    assert seen.rung == "failed deep read"
+
+
+def test_databases_that_are_backed_up_together_share_times_and_nothing_else(server, bucket):
+    good = {"format": 1, "outcome": "ok", "finished": "2026-11-22T10:00:00Z", "seconds": 12.5}
+    server.put(NOW)
+    bucket.record(bucket.latest("nocodb", NOW, 1).backups[0], "drill", good)
+    server.put(NOW, database="other", without=("globals",))
+    [mine] = bucket.latest("nocodb", NOW, 0).backups
+    [other] = bucket.latest("other", NOW, 0).backups
+    assert set(mine.parts) == {"dump", "globals", "manifest", "drill"}
+    assert set(other.parts) == {"dump", "manifest"}
+    assert all(part.key.startswith("postgres/other/") for part in other.parts.values())
+
+
 def test_the_last_good_drill_is_one_request(server, bucket):
     assert bucket.last_drill("nocodb") is None
     text = b'{"format": 1, "outcome": "ok", "finished": "2026-11-22T10:00:00Z", "seconds": 9}'
@@ -483,7 +505,7 @@ def test_custom_endpoints_are_addressed_by_path_and_aws_by_name(server, bucket, 
     assert all(line.startswith(f"GET /{BUCKET}?") for line in server.requests)
     asked = []
     at_aws = open_bucket(tmp_path, "")
-    at_aws._client.meta.events.register_first(
+    at_aws.client.meta.events.register_first(
         "before-send.s3", lambda request, **_: asked.append(request.url) or _no_answer()
     )
     with pytest.raises(SwarmkeepError):
