@@ -50,9 +50,16 @@ def append_script(line: dict[str, Any]) -> str:
     )
 
 
-def record(manager: Host, line: dict[str, Any]) -> None:
-    """Append a line on a manager, in a round trip of its own."""
-    manager.run(Command(append_script(line)))
+def write(manager: Host, script: str) -> None:
+    """Run what `append_script` returned on a manager, in a round trip of its own."""
+    manager.run(Command(script))
+
+
+def reason(error: BaseException) -> str:
+    """What the log says about what ended a command; never the text of an unknown exception."""
+    if isinstance(error, SwarmkeepError):
+        return error.message
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
 
 
 def read(fleet: Fleet, lines: int) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from fabfile import host_facts, placement, swarm
+from fabfile import host_facts, lock, placement
 from fabfile.bootstrap_commands import (
     ENGINE_SECONDS,
     init_swarm,
@@ -19,10 +19,13 @@ from fabfile.bootstrap_commands import (
     start_engine,
 )
 from fabfile.bootstrap_plan import Join, Plan, plan
+from fabfile.endings import Options
 from fabfile.errors import SwarmkeepError, UnreachableError
 from fabfile.host_facts import HostFacts
 from fabfile.inventory import HostEntry, Inventory
 from fabfile.preflight import check_network, observe
+from fabfile.preparing import change_script
+from fabfile.recorded import Record, on_record
 from fabfile.secret import Secret
 from fabfile.transport import Command, Fleet, Host, values
 
@@ -39,11 +42,12 @@ Say = Callable[[str], None]
 
 @dataclass
 class Bootstrap:
-    """One run of swarm.init. `changes` are lines for people; none if all was right already."""
+    """One run of swarm.init, on record as soon as it may change something."""
 
     fleet: Fleet
+    options: Options
     say: Say
-    changes: list[str] = field(default_factory=list)
+    _record: Record = field(default_factory=Record)
 
     @property
     def inventory(self) -> Inventory:
@@ -51,18 +55,23 @@ class Bootstrap:
         return self.fleet.inventory
 
     def run(self) -> list[str]:
-        """Do what is missing, and return a line per change.
+        """Do what is missing, and return a line per change; none if all was right already.
 
         Raises SwarmkeepError, before any change where it can be known by then.
         """
         facts = self._gather(self.inventory.hosts)
         steps = plan(self.inventory, facts)
+        with on_record(self.fleet, self.options, self._record):
+            self._carry_out(steps, facts)
+        return self._record.changes
+
+    def _carry_out(self, steps: Plan, facts: dict[str, HostFacts]) -> None:
         if steps.install or steps.start:
             touched = [*steps.install, *steps.start]
             self._engines(steps)
             if self.fleet.dry:
                 self.say("the other steps depend on what these engines say")
-                return self.changes
+                return
             # An engine that was stopped may turn out to be in some Swarm.
             steps = plan(self.inventory, facts | self._gather(touched))
         for note in steps.notes:
@@ -70,9 +79,8 @@ class Bootstrap:
         self._swarm(steps)
         if self.fleet.dry and steps.init:
             self.say("labels and network depend on the Swarm that is to be made")
-            return self.changes
+            return
         self._prepare()
-        return self.changes
 
     def _gather(self, entries: Sequence[HostEntry]) -> dict[str, HostFacts]:
         command = host_facts.gather()
@@ -186,19 +194,19 @@ class Bootstrap:
             placement.check_nodes(self.inventory, cluster)
         check_network(self.inventory.network, cluster)
         labels = placement.role_changes(self.inventory, cluster)
-        commands = [swarm.label_node(c.node, c.add, c.remove) for c in labels]
-        done = [f"node {change.node}: {change}" for change in labels]
-        if cluster.network is None:
-            commands.append(swarm.create_network(self.inventory.network))
-            done.append(f"network {self.inventory.network}: created")
-        if commands:
-            script = " &&\n".join(f"{command} >/dev/null" for command in commands)
-            manager.check(Command(script), "setting labels and making the network")
-        for line in done:
+        script = change_script(labels, "" if cluster.network else self.inventory.network)
+        if script.steps and self.fleet.dry:
+            manager.run(Command(script.text))
+        elif script.steps:
+            # In a Swarm that is there already, labels move services.
+            why, wait = self.options.command, self.options.wait
+            with lock.held(manager, self.options.origin, why, wait=wait, say=self.say) as lease:
+                script.check(lease.change(script.text))
+        for line in script.done:
             self._done(line)
 
     def _done(self, line: str) -> None:
-        self.changes.append(line)
+        self._record.changes.append(line)
         self.say(f"would be: {line}" if self.fleet.dry else line)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
-from fabfile import convergence, endings, lock, releases, swarm
+from fabfile import audit, convergence, endings, lock, releases, swarm
 from fabfile import plan as plans
 from fabfile.change_script import ChangeScript
 from fabfile.endings import Options, Report
@@ -160,10 +160,11 @@ class Deployment:
             # The manager is gone or not ours to change: nothing can be written there.
             raise
         except BaseException as error:
-            said = error.message if isinstance(error, SwarmkeepError) else "interrupted"
             # Ctrl-C may have closed the connection.
             with contextlib.suppress(SwarmkeepError):
-                self._finish(lease, seen.cluster, plan, start, self.wanted.redact(said))
+                self._finish(
+                    lease, seen.cluster, plan, start, self.wanted.redact(audit.reason(error))
+                )
             raise
         number = self._finish(lease, after, plan, start)
         return self._report(seen.cluster, after, number)

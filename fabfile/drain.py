@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
+from fabfile.endings import Options
 from fabfile.errors import ConfigError, SwarmkeepError
 from fabfile.inventory import Inventory
-from fabfile.preflight import observe
+from fabfile.preflight import observe, observe_command
+from fabfile.recorded import Record, locked
 from fabfile.status import summarise
-from fabfile.swarm import DATA_LABEL, ROLE_LABEL, Cluster, Node
-from fabfile.transport import Command, Fleet, Host
+from fabfile.swarm import DATA_LABEL, ROLE_LABEL, Cluster, Node, parse_sections, set_availability
+from fabfile.transport import Command, Fleet, Host, succeeded
 
 POLL_SECONDS = 0.5
 # https://docs.docker.com/engine/swarm/how-swarm-mode-works/swarm-task-states/
@@ -24,10 +27,15 @@ _WORKING = frozenset(
 
 @dataclass
 class Move:
-    """One drain or activation, told a manager. `timeout` is in seconds."""
+    """One drain or activation, told a manager. `timeout` is in seconds.
+
+    From the change to the end of the waiting it holds the deploy lock: a deploy beside it
+    would judge services that move.
+    """
 
     fleet: Fleet
     timeout: float
+    options: Options
     say: Callable[[str], None]
 
     @property
@@ -44,17 +52,13 @@ class Move:
         Raises SwarmkeepError if nothing else can run the database (unless `force`), or if
         tasks are still there after the time-out.
         """
-        cluster = observe(self._manager)
-        node = find_node(self._inventory, cluster, name)
-        if not force:
-            refuse_without_database(self._inventory, cluster, node)
-        self._set(node, "drain")
-        if self.fleet.dry:
-            return
-        if node.state != "ready":
-            self.say(f"{node.name}: is {node.state}, so nobody knows what still runs there")
-            return
-        self._wait(lambda: self._still_there(node))
+        with self._set(name, "drain", keep_database=not force) as node:
+            if self.fleet.dry:
+                return
+            if node.state != "ready":
+                self.say(f"{node.name}: is {node.state}, so nobody knows what still runs there")
+                return
+            self._wait(lambda: self._still_there(node))
         self.say(f"{node.name}: no task is left on it")
         for service in summarise(self._inventory, observe(self._manager))["services"]:
             if not service["converged"]:
@@ -68,25 +72,44 @@ class Move:
 
         Raises SwarmkeepError if they do not within the time-out.
         """
-        cluster = observe(self._manager)
-        node = find_node(self._inventory, cluster, name)
-        self._set(node, "active")
-        if self.fleet.dry:
-            return
-        self._wait(self._still_missing)
+        with self._set(name, "active"):
+            if self.fleet.dry:
+                return
+            self._wait(self._still_missing)
         rows = summarise(self._inventory, observe(self._manager))["services"]
         for service in rows:
             self.say(f"{service['name']}: {service['running']}/{service['wanted']} running")
 
-    def _set(self, node: Node, availability: str) -> None:
+    @contextmanager
+    def _set(self, name: str, availability: str, *, keep_database: bool = False) -> Iterator[Node]:
+        """The node, set to that; if it was not so already, under the lock and on record."""
         word = "drained" if availability == "drain" else availability
+
+        def find(cluster: Cluster) -> Node:
+            node = find_node(self._inventory, cluster, name)
+            if keep_database:
+                refuse_without_database(self._inventory, cluster, node)
+            return node
+
+        node = find(observe(self._manager))
         if node.availability == availability:
             self.say(f"{node.name}: is {word} already")
+            yield node
             return
-        script = f"docker node update --availability {availability} {node.id} >/dev/null"
-        self._manager.check(Command(script), f"setting {node.name} to {availability}")
-        if not self.fleet.dry:
+        script = set_availability(node.id, availability)
+        if self.fleet.dry:
+            self._manager.run(Command(script))
+            yield node
+            return
+        record = Record()
+        also = observe_command(self._inventory).script
+        with locked(self._manager, self.options, record, say=self.say, also=also) as lease:
+            # Somebody else may have had the lock until now.
+            node = find(parse_sections(self._manager.name, lease.output))
+            succeeded(lease.change(script), f"setting {node.name} to {availability}")
+            record.changes.append(f"node {node.name}: {word}")
             self.say(f"{node.name}: is {word} now")
+            yield node
 
     def _still_there(self, node: Node) -> str:
         script = f"docker node ps --format '{{{{.CurrentState}}}} {{{{.Name}}}}' {node.id}"

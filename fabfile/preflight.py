@@ -119,9 +119,12 @@ def _check_ready(wanted: Wanted, cluster: Cluster, hosts: Sequence[HostEntry]) -
     if any(n and n.state == "ready" and n.availability == "active" for n in nodes):
         return
     states = ", ".join(f"{n.name} is {n.state}/{n.availability}" for n in nodes if n)
+    idle = next((n.name for n in nodes if n and n.state == "ready"), "")
     raise SwarmkeepError(
         f"{wanted.name}: no node can run it: {states}",
-        hint="bring the node up, or: docker node update --availability active NODE",
+        hint=f"let it work again: inv swarm.activate {idle}"
+        if idle
+        else "bring the node up; inv doctor says what it lacks",
     )
 
 

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from fabfile import convergence, endings, lock, role_password, scram, stacks, swarm
+from fabfile import audit, convergence, endings, lock, role_password, scram, stacks, swarm
 from fabfile.change_script import ChangeScript
 from fabfile.deploy import make_plan
 from fabfile.endings import Options
@@ -102,10 +102,10 @@ class Rotation:
         except LockLostError as error:
             raise _with_hint(error) from None
         except BaseException as error:
-            said = error.message if isinstance(error, SwarmkeepError) else "interrupted"
+            said = self._new.redact(audit.reason(error))
             # Ctrl-C may have closed the connection, or the manager be gone.
             with contextlib.suppress(SwarmkeepError):
-                lease.release(self._ending(seen.cluster, start, self._new.redact(said)).script)
+                lease.release(self._ending(seen.cluster, start, said).script)
             raise
 
     def _rotate(self, lease: Lease, seen: Look, start: float) -> Rotated:

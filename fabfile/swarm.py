@@ -261,6 +261,11 @@ def label_node(node: str, labels: Mapping[str, str], remove: Iterable[str] = ())
     return f"docker node update {' '.join(words)} {shlex.quote(node)}"
 
 
+def set_availability(node: str, availability: str) -> str:
+    """The command that drains a node ("drain") or lets it work ("active")."""
+    return f"docker node update --availability {availability} {shlex.quote(node)} >/dev/null"
+
+
 def create_network(name: str) -> str:
     """The command that makes the shared overlay network."""
     return f"docker network create --driver overlay --attachable {shlex.quote(name)}"

@@ -74,6 +74,17 @@ class Outcome(Generic[T]):
     error: SwarmkeepError | None = None
 
 
+def succeeded(result: Result, what: str, *, hint: str = "") -> Result:
+    """Return the result, or raise SwarmkeepError "<host>: <what> failed: <why>"."""
+    if result.exit_code == 0:
+        return result
+    output = (result.stderr.strip() or result.stdout.strip()).splitlines()
+    reason = output[-1] if output else f"exit code {result.exit_code}"
+    raise SwarmkeepError(
+        f"{result.host}: {what} failed: {reason}", hint=hint, details=tuple(output[-6:-1])
+    )
+
+
 class Host:
     """One machine with one open connection."""
 
@@ -136,14 +147,7 @@ class Host:
         on_line: Callable[[str], None] | None = None,
     ) -> Result:
         """As `run`, but raise SwarmkeepError "<host>: <what> failed: <why>" if it does."""
-        result = self.run(command, timeout=timeout, on_line=on_line)
-        if result.exit_code == 0:
-            return result
-        output = (result.stderr.strip() or result.stdout.strip()).splitlines()
-        reason = output[-1] if output else f"exit code {result.exit_code}"
-        raise SwarmkeepError(
-            f"{self.name}: {what} failed: {reason}", hint=hint, details=tuple(output[-6:-1])
-        )
+        return succeeded(self.run(command, timeout=timeout, on_line=on_line), what, hint=hint)
 
     def write_files(self, files: Sequence[RemoteFile]) -> dict[str, bool]:
         """Put files in place, each atomically; return for each path whether it changed.

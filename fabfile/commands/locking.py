@@ -35,7 +35,8 @@ def unlock(ctx: Context, hosts: str = "", yes: bool = False) -> None:
         if fleet.dry:
             return
         change = f"lock of {holder.who} for '{holder.why}' taken away"
-        audit.record(manager, audit.entry(origin.find(), "unlock", "ok", changes=[change]))
+        entry = audit.entry(origin.find(), "unlock", "ok", changes=[change])
+        audit.write(manager, audit.append_script(entry))
     print("unlock: the lock is free")
 
 

@@ -19,7 +19,7 @@ from fabfile.commands.edge import (
 )
 
 if TYPE_CHECKING:
-    from fabfile.transport import Outcome
+    from fabfile.transport import Fleet, Outcome
 
 T = TypeVar("T")
 
@@ -34,7 +34,12 @@ def login(ctx: Context, hosts: str | None = None) -> None:
     name = registry.required(inventory)
     secrets = read_vault(inventory)
     with connected(ctx, inventory) as fleet:
-        outcomes = registry.login(fleet, secrets)
+        outcomes = _on_record(
+            fleet,
+            "registry.login",
+            lambda: registry.login(fleet, secrets),
+            lambda _: f"logged in to {name}",
+        )
     _show(outcomes, lambda _: f"logged in to {name}", dry=is_dry(ctx))
 
 
@@ -46,10 +51,36 @@ def logout(ctx: Context, hosts: str | None = None) -> None:
     from fabfile import registry
 
     name = registry.required(inventory)
-    with connected(ctx, inventory) as fleet:
-        outcomes = registry.logout(fleet)
     words = {True: f"logged out of {name}", False: "had no login, nothing to change"}
+    with connected(ctx, inventory) as fleet:
+        outcomes = _on_record(
+            fleet,
+            "registry.logout",
+            lambda: registry.logout(fleet),
+            lambda had: words[True] if had else "",
+        )
     _show(outcomes, lambda had: words[bool(had)], dry=is_dry(ctx))
+
+
+def _on_record(
+    fleet: Fleet,
+    name: str,
+    act: Callable[[], Sequence[Outcome[T]]],
+    word: Callable[[T | None], str],
+) -> Sequence[Outcome[T]]:
+    """What every host did, after writing it into the log; `word` is "" for no change."""
+    from fabfile import origin
+    from fabfile.endings import Options
+    from fabfile.recorded import Record, on_record
+
+    record = Record()
+    with on_record(fleet, Options(name, origin.find()), record):
+        outcomes = act()
+        for outcome in outcomes:
+            if outcome.error is None and (change := word(outcome.value)):
+                record.changes.append(f"{outcome.entry.name}: {change}")
+        record.error = "; ".join(o.error.message for o in outcomes if o.error)
+    return outcomes
 
 
 def _show(outcomes: Sequence[Outcome[T]], word: Callable[[T | None], str], *, dry: bool) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
+from fabfile.commands.carrying_out import WAIT_HELP
 from fabfile.commands.edge import command, connected, is_dry, read_inventory
 from fabfile.errors import ConfigError
 
@@ -19,17 +20,20 @@ _NODE = "the host as hosts.yaml calls it, or the node as 'docker node ls' does"
 _TIMEOUT = "how long to wait, such as 90s or 5m (default: deploy.timeout of the hosts file)"
 
 
-@command()
-def init(ctx: Context, hosts: str | None = None) -> None:
+@command(help={"wait": WAIT_HELP})
+def init(ctx: Context, hosts: str | None = None, wait: bool = False) -> None:
     """Make bare hosts a Swarm, with labels and network."""
     inventory = read_inventory(hosts)
 
+    from fabfile import origin
     from fabfile.bootstrap import Bootstrap
+    from fabfile.endings import Options
     from fabfile.units import format_duration
 
     start = time.monotonic()
+    options = Options("swarm.init", origin.find(), wait=wait)
     with connected(ctx, inventory) as fleet:
-        changes = Bootstrap(fleet, _say).run()
+        changes = Bootstrap(fleet, options, _say).run()
     seconds = format_duration(time.monotonic() - start)
     if is_dry(ctx):
         print("dry run, nothing was changed")
@@ -45,22 +49,52 @@ def init(ctx: Context, hosts: str | None = None) -> None:
         "node": _NODE,
         "force": "drain it even if nothing else can run the database",
         "timeout": _TIMEOUT,
+        "wait": WAIT_HELP,
     },
 )
 def drain(
-    ctx: Context, node: str, force: bool = False, timeout: str = "", hosts: str | None = None
+    ctx: Context,
+    node: str,
+    force: bool = False,
+    timeout: str = "",
+    wait: bool = False,
+    hosts: str | None = None,
 ) -> None:
     """Take the work off a node, wait until it is gone."""
-    _move(ctx, hosts, timeout, lambda move: move.drain(node, force=force))
+    _move(
+        ctx,
+        hosts,
+        f"swarm.drain {node}",
+        lambda move: move.drain(node, force=force),
+        timeout=timeout,
+        wait=wait,
+    )
 
 
-@command(positional=["node"], help={"node": _NODE, "timeout": _TIMEOUT})
-def activate(ctx: Context, node: str, timeout: str = "", hosts: str | None = None) -> None:
+@command(positional=["node"], help={"node": _NODE, "timeout": _TIMEOUT, "wait": WAIT_HELP})
+def activate(
+    ctx: Context, node: str, timeout: str = "", wait: bool = False, hosts: str | None = None
+) -> None:
     """Let a node work again, wait until both stacks run."""
-    _move(ctx, hosts, timeout, lambda move: move.activate(node))
+    _move(
+        ctx,
+        hosts,
+        f"swarm.activate {node}",
+        lambda move: move.activate(node),
+        timeout=timeout,
+        wait=wait,
+    )
 
 
-def _move(ctx: Context, hosts: str | None, timeout: str, act: Callable[[Move], None]) -> None:
+def _move(
+    ctx: Context,
+    hosts: str | None,
+    name: str,
+    act: Callable[[Move], None],
+    *,
+    timeout: str,
+    wait: bool,
+) -> None:
     from fabfile.units import parse_duration
 
     inventory = read_inventory(hosts)
@@ -69,10 +103,13 @@ def _move(ctx: Context, hosts: str | None, timeout: str, act: Callable[[Move], N
     except ValueError as error:
         raise ConfigError(f"--timeout {timeout}: {error}") from None
 
+    from fabfile import origin
     from fabfile.drain import Move
+    from fabfile.endings import Options
 
+    options = Options(name, origin.find(), wait=wait)
     with connected(ctx, inventory) as fleet:
-        act(Move(fleet, seconds, _say))
+        act(Move(fleet, seconds, options, _say))
     if is_dry(ctx):
         print("dry run, nothing was changed")
 

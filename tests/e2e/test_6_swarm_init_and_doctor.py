@@ -55,6 +55,12 @@ def has_engine(bare: Bare) -> bool:
     return bare.exec("one", "which", "dockerd").returncode == 0
 
 
+def on_record(product: Product, hosts: Path | None = None) -> list[tuple[str, str]]:
+    """Command and outcome of every line in the log."""
+    ran = product.ok("audit", "--lines", "1000", "--json", hosts=hosts)
+    return [(line["command"], line["outcome"]) for line in json.loads(ran.out)]
+
+
 # In the order in which a person would meet them: each test leaves what the next begins with.
 
 
@@ -87,6 +93,11 @@ def test_bare_hosts_become_a_swarm_and_nobody_sees_the_token(product: Product, b
     for name in NUMBERS:
         bare.sh(name, WATCH)
     ran = product.ok("swarm.init", hosts=bare.hosts())
+    logged = json.loads(product.ok("audit", "--json", hosts=bare.hosts()).out)
+    # What was refused before, and shown only, left no line.
+    assert [(line["command"], line["outcome"]) for line in logged] == [("swarm.init", "ok")]
+    assert "three: joined as worker" in logged[0]["changes"]
+    assert "network backend: created" in logged[0]["changes"]
     assert "one: Docker installed" in ran.out
     assert "two: Docker started" in ran.out
     assert "three: joined as worker" in ran.out
@@ -113,6 +124,7 @@ def test_again_changes_nothing(product: Product, bare: Bare):
     ran = product.ok("swarm.init", hosts=bare.hosts())
     assert "3 nodes: nothing to change" in ran.out
     assert nodes(bare) == before
+    assert len(on_record(product, bare.hosts())) == 1
 
 
 def test_what_is_half_done_is_finished(product: Product, bare: Bare):
@@ -163,6 +175,11 @@ def test_a_private_registry_is_used_after_logging_in_only(product: Product, bare
     product.ok("registry.logout", hosts=hosts)
     assert bare.exec("three", "docker", "pull", "-q", image).returncode != 0
     assert "nothing to change" in product.ok("registry.logout", hosts=hosts).out
+    assert on_record(product, hosts)[-3:] == [
+        ("registry.login", "failed"),
+        ("registry.login", "ok"),
+        ("registry.logout", "ok"),
+    ]
 
 
 def start_registry(bare: Bare) -> None:
@@ -250,13 +267,14 @@ def test_doctor_names_what_differs(deployed: Product, variant, tmp_path: Path):
 
 
 def test_the_node_with_the_data_is_not_drained_by_accident(deployed: Product, lab: Lab):
-    before = cluster_state(lab)
+    before, logged = cluster_state(lab), on_record(deployed)
     ran = deployed.fails(1, "swarm.drain", "db1")
     assert "error: db1: holds the data" in ran.err
     assert "inv swarm.drain db1 --force" in ran.err
     ran = deployed.fails(2, "swarm.drain", "nobody")
     assert "the nodes are: app1, db1, manager1" in ran.err
     assert cluster_state(lab) == before
+    assert on_record(deployed) == logged
 
 
 def test_a_node_is_drained_and_works_again(deployed: Product, lab: Lab):
@@ -270,10 +288,14 @@ def test_a_node_is_drained_and_works_again(deployed: Product, lab: Lab):
         assert "app1: is drained already" in deployed.ok("swarm.drain", "app1").out
         ran = deployed.fails(1, "doctor")
         assert "inv swarm.activate app1" in ran.text
+        ran = deployed.fails(1, "deploy-app")
+        assert "app1 is ready/drain" in ran.err
+        assert "next: let it work again: inv swarm.activate app1" in ran.err
     finally:
         ran = deployed.ok("swarm.activate", "app1")
     assert "appstack_nocodb: 1/1 running" in ran.out
     after = cluster_state(lab)
+    assert on_record(deployed)[-2:] == [("swarm.drain app1", "ok"), ("swarm.activate app1", "ok")]
     # The tasks are others, and each service is at the version it was.
     assert {**after, "tasks": None} == {**before, "tasks": None}
     deployed.ok("status")

@@ -31,6 +31,7 @@ LAYERS = [
     ["placement", "convergence", "stacks", "servicespec", "lock", "audit"],
     ["waiting", "preflight", "probe", "status", "plan", "releases", "change_script"],
     ["plan_text", "endings"],
+    ["recorded"],
     ["deploy", "preparing"],
 ]
 

@@ -1,0 +1,75 @@
+"""What changes the cluster without being a deploy: on record, and one at a time where it matters.
+
+A deploy and a rotation end with more than a line in the log: see endings.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from fabfile import audit, lock
+from fabfile.endings import Options
+from fabfile.errors import SwarmkeepError
+from fabfile.lock import Lease
+from fabfile.transport import Fleet, Host
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Record:
+    """What a command has done so far, a line per change, and what failed of it."""
+
+    changes: list[str] = field(default_factory=list)
+    error: str = ""
+
+    def line(self, options: Options) -> str:
+        """The script that appends this to the log of the manager it runs on."""
+        outcome = "failed" if self.error else "ok"
+        entry = audit.entry(
+            options.origin, options.command, outcome, changes=self.changes, error=self.error
+        )
+        return audit.append_script(entry)
+
+
+@contextmanager
+def on_record(fleet: Fleet, options: Options, record: Record) -> Iterator[None]:
+    """Put what the block does on a manager's record, whatever it ends with.
+
+    Nothing is written where nothing was changed and nothing failed, nor where no manager
+    can be reached: the command's own verdict comes first.
+    """
+    try:
+        yield
+    except BaseException as error:
+        record.error = audit.reason(error)
+        raise
+    finally:
+        if not fleet.dry and (record.changes or record.error):
+            with contextlib.suppress(SwarmkeepError):
+                audit.write(fleet.first_manager(), record.line(options))
+
+
+@contextmanager
+def locked(
+    manager: Host, options: Options, record: Record, *, say: Say, also: str = ""
+) -> Iterator[Lease]:
+    """The deploy lock for the length of the block, which is put on record at its end.
+
+    `also` is run in the round trip that gets the lock. Raises LockedError.
+    """
+    with lock.held(
+        manager, options.origin, options.command, wait=options.wait, say=say, also=also
+    ) as lease:
+        try:
+            yield lease
+        except BaseException as error:
+            record.error = audit.reason(error)
+            # Ctrl-C may have closed the connection, or the manager be gone.
+            with contextlib.suppress(SwarmkeepError):
+                lease.release(record.line(options))
+            raise
+        lease.release(record.line(options))
