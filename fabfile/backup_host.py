@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 SCRIPT = "/usr/local/bin/backup-pg.sh"
+COMMON = "/usr/local/lib/backup-common.sh"
+"""What the scripts share."""
 CONFIG = "/etc/backup-pg.conf"
 CREDENTIALS = "/etc/backup-pg.aws"
 CRON = "/etc/cron.d/backup-pg"
@@ -67,6 +69,7 @@ def files(inventory: Inventory, secrets: Secrets) -> list[RemoteFile]:
         )
     found = [
         RemoteFile(SCRIPT, (SCRIPTS / "backup-pg.sh").read_bytes(), 0o755),
+        RemoteFile(COMMON, (SCRIPTS / "backup-common.sh").read_bytes(), 0o644),
         RemoteFile(CONFIG, config(inventory, own_credentials=key is not None), 0o600),
         RemoteFile(CRON, cron_entry(inventory.backup), 0o644),
         RemoteFile(LOGROTATE, (SCRIPTS / "backup-pg.logrotate").read_bytes(), 0o644),
@@ -84,7 +87,7 @@ def config(inventory: Inventory, *, own_credentials: bool) -> bytes:
     """The script's settings file: shell assignments, every value quoted."""
     backup, postgres = inventory.backup, inventory.postgres
     settings = {
-        "PG_DB": postgres.database,
+        "PG_DB": " ".join(postgres.databases),
         "PG_USER": postgres.user,
         "DB_SERVICE_NAME": postgres.service,
         "S3_BUCKET": backup.bucket,
@@ -93,6 +96,9 @@ def config(inventory: Inventory, *, own_credentials: bool) -> bytes:
         "BACKUP_DIR": backup.directory,
         "KEEP_LOCAL_DAYS": str(backup.keep_local_days),
         "COMPRESSION": backup.compression,
+        "COUNT_ROWS": "yes" if backup.count_rows else "no",
+        "SSE": backup.encryption,
+        "SSE_KMS_KEY_ID": backup.kms_key_id,
     }
     if own_credentials:
         settings["AWS_SHARED_CREDENTIALS_FILE"] = CREDENTIALS
@@ -285,7 +291,7 @@ def uninstall(fleet: Fleet, inventory: Inventory) -> list[Outcome[list[str]]]:
 
     Dumps and the log stay: they are the user's data. Returns the removed paths per host.
     """
-    paths = (CRON, SCRIPT, CONFIG, CREDENTIALS, LOGROTATE, CHECKED)
+    paths = (CRON, SCRIPT, COMMON, CONFIG, CREDENTIALS, LOGROTATE, CHECKED)
     command = Command(
         f"for f in {' '.join(paths)}; do [ ! -e $f ] || {{ rm -f $f && echo $f; }} || exit 1; done"
     )

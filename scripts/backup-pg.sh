@@ -1,26 +1,31 @@
 #!/bin/bash
-# Dumps one PostgreSQL database out of its Swarm container, proves that the dump can be read,
+# Dumps PostgreSQL databases out of their Swarm container, proves that each dump can be read,
 # uploads it to S3 and compares what arrived. Root's cron runs it on the node that runs the
 # database; by hand it does the same. docs/backup.md explains settings, files and exit codes.
 #
 # The way of the data: pg_dump (in the container) -> pipe -> compressor -> a .partial file ->
-# read back to its end -> renamed -> uploaded -> compared -> old local dumps removed.
+# read back to its end. Beside it the roles, and the manifest with every table's row count from
+# the snapshot that was dumped. All three are renamed, uploaded, compared; the manifest last.
 
-readonly VERSION=0.1.0
-readonly UNEXPECTED=1 USAGE=2 LOCKED=10 NO_CONTAINER=11 NO_TOOLS=12 NO_DATABASE=13 NO_SPACE=14 \
-  DISK_FULL=15 DUMP_FAILED=16 BAD_DUMP=17 UPLOAD_FAILED=18 BAD_OBJECT=19
+for COMMON in "${BASH_SOURCE[0]%/*}/backup-common.sh" /usr/local/lib/backup-common.sh; do
+  # shellcheck source=scripts/backup-common.sh
+  [[ ! -r $COMMON ]] || { . "$COMMON" && break; }
+done
+declare -F begin_run >/dev/null ||
+  { echo "ERROR backup-common.sh is not there; next: 'inv backup.install' puts it in place" >&2 && exit 12; }
 
 usage() {
-  cat <<EOF
-Usage: backup-pg.sh [--config FILE] [--check | --help | --version]
+  cat <<END
+Usage: backup-pg.sh [--config FILE] [--database NAME] [--check | --help | --version]
 
-Back up the PostgreSQL database that /etc/backup-pg.conf names to S3.
+Back up the PostgreSQL databases that /etc/backup-pg.conf names to S3.
 
-  --config FILE  settings to use instead of /etc/backup-pg.conf
-  --check        only see whether a backup could be made: settings, tools, bucket, database
+  --config FILE    settings to use instead of /etc/backup-pg.conf
+  --database NAME  only this one of them
+  --check          only see whether a backup could be made: settings, tools, bucket, database
 
-Exit codes:
-   0  the dump is in the bucket, and is what was dumped
+Exit codes (with several databases the first that is not 0):
+   0  the backup is in the bucket, and is what was dumped
    1  unexpected failure
    2  wrong usage or settings
   10  another run is in progress
@@ -29,70 +34,17 @@ Exit codes:
   13  PostgreSQL does not answer, or refuses user or database
   14  too little free disk space to begin
   15  the disk filled up during the dump
-  16  pg_dump or the compressor failed
+  16  pg_dump, pg_dumpall, the counting of rows or the compressor failed
   17  the dump cannot be read back
-  18  an upload failed: the dump is kept, and the next run uploads it
-  19  a dump and its object in the bucket differ, or a kept dump is damaged
+  18  an upload failed: the backup is kept, and the next run uploads it
+  19  a backup and its objects in the bucket differ, or a kept backup is damaged
   128+n  stopped by signal n
-EOF
+END
 }
 
-log() {
-  printf '%s %s run=%s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$1" "$RUN" "${2//[[:cntrl:]]/ }" >&2
-}
-
-# Ends the run with exit code $1, whose reason is in the log by now.
-quit() {
-  EXPLAINED=yes
-  exit "$1"
-}
-
-# Ends the run with exit code $1: what happened $2, what to do $3.
-die() {
-  log ERROR "$2; next: $3"
-  quit "$1"
-}
-
-# Logs the last words of tool $1, which are in file $2.
-tell() {
-  local line
-  while IFS= read -r line; do
-    [[ -z $line ]] || log ERROR "$1: $line"
-  done < <(tail -n 5 -- "$2" 2>/dev/null)
-}
-
-# ---- settings ---------------------------------------------------------------------------------
-
-load_config() {
-  local file=$1 owner mode name='[A-Za-z_][A-Za-z0-9_.-]{0,62}'
-  [[ -f $file && -r $file ]] ||
-    die $USAGE "$file: no such settings file, or not readable" "'inv backup.install' makes it"
-  read -r owner mode < <(stat -L -c '%u %a' -- "$file")
-  (((owner == 0 || owner == EUID) && (8#$mode & 8#077) == 0)) ||
-    die $USAGE "$file: others could read or change it" "chown root '$file' && chmod 600 '$file'"
-  unset PG_DB PG_USER DB_SERVICE_NAME S3_BUCKET AWS_REGION
-  S3_ENDPOINT_URL="" BACKUP_DIR=/var/backups/postgres KEEP_LOCAL_DAYS=7 COMPRESSION=auto STEP_TIMEOUT=21600
-  # shellcheck source=/dev/null
-  . "$file" || die $USAGE "$file: is not valid shell" "write lines like PG_DB='nocodb'"
-  setting PG_DB "$name"
-  setting PG_USER "$name"
-  setting DB_SERVICE_NAME '[A-Za-z0-9][A-Za-z0-9_.-]*'
-  setting S3_BUCKET '[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]'
-  setting AWS_REGION '[a-z0-9][a-z0-9-]*'
-  setting S3_ENDPOINT_URL '(https?://[^[:space:]]+)?'
-  setting BACKUP_DIR '/[^[:cntrl:]]+'
-  setting KEEP_LOCAL_DAYS '[0-9]{1,4}'
-  setting STEP_TIMEOUT '[0-9]{1,9}'
-  setting COMPRESSION 'auto|(gzip|pigz)-[1-9]|igzip-[0-3]|libdeflate-([1-9]|1[0-2])'
-  DIR=$BACKUP_DIR/$PG_DB PREFIX=postgres/$PG_DB
-  export PATH AWS_DEFAULT_REGION=$AWS_REGION AWS_PAGER=
-  [[ -z ${AWS_SHARED_CREDENTIALS_FILE:-} ]] || export AWS_SHARED_CREDENTIALS_FILE
-}
-
-# Refuses setting $1 unless it has the form $2: they go into keys, paths and commands.
-setting() {
-  [[ ${!1-} =~ ^($2)$ ]] ||
-    die $USAGE "setting $1: '${!1-}' is missing or not allowed" "docs/backup.md lists the settings"
+remove_unfinished() {
+  exec 4>&-
+  rm -rf -- "$BACKUP_DIR"/*/*.partial* "$PIECES_DIR"
 }
 
 # libdeflate holds its whole input in memory, so it gets pieces, as many at a time as there are
@@ -132,187 +84,104 @@ choose_compression() {
   ! command -v pigz >/dev/null || DECOMPRESS=(pigz -dc)
 }
 
-need() {
-  local tool
-  for tool; do
-    command -v "$tool" >/dev/null ||
-      die $NO_TOOLS "$tool is not installed" "'inv backup.install' does it, or apt-get install"
-  done
-}
-
-# ---- processes --------------------------------------------------------------------------------
-
-# Starts a program in the background, since bash heeds signals while it waits but not while it
-# runs one, and sets STARTED. The program ends with this script, even if that is killed hard, and
-# does not hold the lock.
-start() {
-  setpriv --pdeathsig TERM timeout --kill-after=10 "$STEP_TIMEOUT" "$@" <&0 9>&- &
-  STARTED=$!
-  CHILDREN+=("$STARTED")
-}
-
-# Sets STATUS to the exit code of a started program.
-finish() {
-  STATUS=0
-  wait "$1" 2>/dev/null || STATUS=$? # without bash's own word on who was killed
-}
-
-# Runs a program that answers at once or never.
-ask() { timeout --kill-after=5 60 "$@"; }
-
-# Whoever has the lock is alone: what is unfinished is ours, or of a run that was killed.
-remove_unfinished() { rm -rf -- "$DIR"/*.partial* "$PIECES_DIR"; }
-
-cleanup() {
-  local code=$?
-  trap - EXIT
-  trap '' HUP INT TERM
-  set +e
-  if ((code != 0)) && [[ -z $EXPLAINED ]]; then
-    log ERROR "unexpected failure$WHERE (exit code $code); next: report it with these lines"
-    code=$UNEXPECTED
-  fi
-  ((${#CHILDREN[@]} == 0)) || kill -- "${CHILDREN[@]}" 2>/dev/null
-  wait
-  [[ -z $PIPE_DIR ]] || rm -rf -- "$PIPE_DIR"
-  [[ -z $HAVE_LOCK ]] || remove_unfinished
-  exit "$code"
-}
-
-on_signal() {
-  log ERROR "stopped by SIG$1, an unfinished dump is removed, a finished one kept; next: run it again"
-  quit $((128 + $(kill -l "$1")))
-}
-
-# ---- the database's container -----------------------------------------------------------------
-
-# What sh runs in the container. Where the server asks for a password even on its local socket,
-# that comes from the container's own secret and never leaves it. The pipe is opened for both
-# directions first, because opening a FIFO for one of them waits for somebody at the other end.
-# shellcheck disable=SC2016 # expanded in the container
-readonly INSIDE='
-if [ -r "${POSTGRES_PASSWORD_FILE:-}" ]; then POSTGRES_PASSWORD=$(cat "$POSTGRES_PASSWORD_FILE"); fi
-if [ -n "${POSTGRES_PASSWORD:-}" ]; then export PGPASSWORD="$POSTGRES_PASSWORD"; fi
-case $PIPE:$1 in
-  /*:pg_dump) exec 3<>"$PIPE" >"$PIPE" 3>&- ;;
-  /*:pg_restore) exec 3<>"$PIPE" <"$PIPE" 3>&- ;;
-esac
-exec "$@"'
-
-# Sets ENTER, the words that run a program in container $1. Its data goes through the FIFO $2
-# in there, or without one through docker exec, whose stdin -i connects.
-enter() {
-  ENTER=(docker exec -e "PGDATABASE=$PG_DB" -e "PGUSER=$PG_USER" -e PGCONNECT_TIMEOUT=10 -e LC_ALL=C
-    -e "PIPE=${2:-}")
-  [[ -n ${2:-} ]] || ENTER+=(-i)
-  ENTER+=("$1" sh -c "$INSIDE" sh)
-}
-
-# Sets CONTAINER, the service's container on this node, and DATABASE_SIZE, its bytes on disk.
-# Several run while an update is under way; they share the data. The newest that answers is it.
-find_container() {
-  local ids id size
-  ids=$(ask docker ps -q --filter "label=com.docker.swarm.service.name=$DB_SERVICE_NAME" \
-    --filter status=running 2>"$ERRORS") || {
-    tell docker "$ERRORS"
-    die $NO_TOOLS "the Docker engine does not answer" "see 'systemctl status docker' on this node"
-  }
-  [[ -n $ids ]] || die $NO_CONTAINER "service $DB_SERVICE_NAME has no running container on this node" \
-    "if it runs on another node, that one makes the backup; else 'docker service ps $DB_SERVICE_NAME'"
-  for id in $ids; do
-    enter "$id"
-    if size=$(ask "${ENTER[@]}" psql -XAtqw -c 'SELECT pg_database_size(current_database())' \
-      2>"$ERRORS" </dev/null) && [[ $size =~ ^[0-9]+$ ]]; then
-      CONTAINER=$id DATABASE_SIZE=$size
-      return
-    fi
-  done
-  tell psql "$ERRORS"
-  die $NO_DATABASE "PostgreSQL in container $id does not answer user $PG_USER for database $PG_DB" \
-    "check pg_db and pg_user, and 'docker logs $id'"
-}
-
-# docker exec's own stdin and stdout carry 70-100 MB/s and burn a core doing so. A FIFO in the
-# container's /dev/shm is a plain kernel pipe between pg_dump and the compressor. Where the
-# container's files are out of reach (rootless Docker), a local FIFO and docker exec carry it.
-make_pipe() {
-  local process inside=/dev/shm/backup-pg.$RUN
-  process=$(ask docker inspect -f '{{.State.Pid}}' "$CONTAINER" 2>"$ERRORS") || process=none
-  PIPE_DIR=/proc/$process/root$inside
-  # A folder of its own: in a shared one the kernel refuses FIFOs of other users.
-  # shellcheck disable=SC2016 # expanded in the container
-  if ask docker exec "$CONTAINER" sh -c 'rm -rf /dev/shm/backup-pg.*; mkdir -m 700 "$1" && mkfifo -m 600 "$1/pipe"' \
-    sh "$inside" 2>"$ERRORS" && [[ -p $PIPE_DIR/pipe && -r $PIPE_DIR/pipe && -w $PIPE_DIR/pipe ]]; then
-    enter "$CONTAINER" "$inside/pipe"
-    return
-  fi
-  log WARNING "cannot reach the container's files: the dump goes through docker exec, which is slower"
-  ask docker exec "$CONTAINER" rm -rf "$inside" 2>"$ERRORS" || true
-  PIPE_DIR=$DIR/pipe
-  rm -rf -- "$PIPE_DIR"
-  mkdir -- "$PIPE_DIR"
-  mkfifo -- "$PIPE_DIR/pipe"
-  enter "$CONTAINER"
-}
-
-# Opens the pipe's ends, 7 to read and 8 to write. The container is not trusted with the path:
-# both come from what was opened first, and only if that is a pipe and no link to somewhere else.
-open_pipe() {
-  exec 6<>"$PIPE_DIR/pipe"
-  [[ -p /proc/self/fd/6 ]] ||
-    die $DUMP_FAILED "$PIPE_DIR/pipe is no pipe any more" "find out who changes files in the container"
-  # shellcheck disable=SC2094 # that is what a pipe is for
-  exec 7</proc/self/fd/6 8>/proc/self/fd/6 6>&-
-}
-
-# Waits for both ends of the pipe: $1 is docker exec, $2 our program; sets THERE and HERE. Each
-# was started without the other's descriptor, so each notices when the other has gone, and docker
-# exec keeps its own open until the program in the container has exited.
-close_pipe() {
-  exec 7<&- 8>&-
-  finish "$1"
-  THERE=$STATUS
-  ((THERE == 0)) || kill "$2" 2>/dev/null || true
-  finish "$2"
-  HERE=$STATUS
-  ((THERE == 0 && HERE == 0))
-}
-
 # ---- the dump ---------------------------------------------------------------------------------
 
-# Finished dumps, oldest first: their names sort by time.
-dumps() {
+# Finished backups, oldest first: their names (without what follows the time) sort by time.
+backups() {
   local file
-  for file in "$DIR"/backup_*Z.dump.gz; do
-    [[ ! -f $file ]] || printf '%s\n' "$file"
+  for file in "$DIR"/backup_*Z.manifest.json; do
+    [[ ! -f $file ]] || printf '%s\n' "${file%.manifest.json}"
   done
 }
-
-free_bytes() { echo $(($(df --output=avail -k -- "$DIR" | tail -n 1) * 1024)); }
 
 # An estimate: the newest dump and a fifth; without one a quarter of what the database takes.
 check_space() {
   local newest free need=$((DATABASE_SIZE / 4))
-  newest=$(dumps | tail -n 1)
-  [[ -z $newest ]] || need=$(($(stat -c %s -- "$newest") * 12 / 10))
+  newest=$(backups | tail -n 1)
+  [[ ! -f $newest.dump.gz ]] || need=$(($(stat -c %s -- "$newest.dump.gz") * 12 / 10))
   free=$(free_bytes)
-  ((free >= need)) || die $NO_SPACE "$DIR has $free bytes free, a dump needs about $need" \
+  ((free >= need)) || die "$NO_SPACE" "$DIR has $free bytes free, a dump needs about $need" \
     "make room; local dumps with a file .uploaded beside them are in the bucket and may go"
+}
+
+# The facts of the manifest that PostgreSQL knows, as one line of JSON. Columns that came or went
+# between the versions are looked for by name.
+readonly FACTS_SQL="
+SELECT json_build_object(
+  'server_version', current_setting('server_version'),
+  'server_version_num', current_setting('server_version_num')::int,
+  'encoding', pg_encoding_to_char(d.encoding), 'collate', d.datcollate, 'ctype', d.datctype,
+  'locale_provider', coalesce(to_jsonb(d) ->> 'datlocprovider', 'c'),
+  'icu_locale', coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale'),
+  'owner', pg_get_userbyid(d.datdba), 'size', pg_database_size(d.oid),
+  'extensions', (SELECT json_object_agg(extname, extversion) FROM pg_extension))
+FROM pg_database d WHERE d.datname = current_database();
+"
+
+# Opens a session in the database and sets SNAPSHOT, which pg_dump is to share: what the session
+# says of the database, while pg_dump works, is true of exactly what is dumped.
+open_session() {
+  local end=$((SECONDS + 60)) counts=""
+  [[ $COUNT_ROWS == no ]] || counts=$COUNT_SQL
+  rm -f -- "$DIR/session.partial"
+  mkfifo -- "$DIR/session.partial"
+  exec 4<>"$DIR/session.partial"
+  enter "$CONTAINER"
+  start "${ENTER[@]}" psql -XAtqw -v ON_ERROR_STOP=1 <"$DIR/session.partial" 4>&- \
+    >"$DIR/facts.partial" 2>"$DIR/psql.partial"
+  SESSION=$STARTED
+  # Neither a time-out of the server's nor its parallel workers: those are for its clients.
+  cat >&4 <<END
+BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+SET LOCAL lock_timeout = '10min';
+SET LOCAL statement_timeout = 0;
+SET LOCAL idle_in_transaction_session_timeout = 0;
+SET LOCAL max_parallel_workers_per_gather = 0;
+DO \$\$ BEGIN IF current_setting('server_version_num')::int >= 170000
+THEN SET LOCAL transaction_timeout = 0; END IF; END \$\$;
+SELECT pg_export_snapshot();
+$FACTS_SQL
+$counts
+\\echo end
+END
+  until SNAPSHOT=$(head -n 1 "$DIR/facts.partial") && [[ $SNAPSHOT =~ ^[0-9A-Fa-f-]+$ ]]; do
+    if ! kill -0 "$SESSION" 2>/dev/null || ((SECONDS >= end)); then
+      session_failed
+    fi
+    sleep 0.05
+  done
+}
+
+session_failed() {
+  tell psql "$DIR/psql.partial"
+  die "$DUMP_FAILED" "PostgreSQL could not be asked about database $PG_DB and its rows" \
+    "see the lines above and 'docker logs $CONTAINER'; backup.count_rows: false leaves the rows out"
+}
+
+# Waits for the session's last words and sets FACTS, and ROWS, both in JSON.
+close_session() {
+  exec 4>&-
+  finish "$SESSION"
+  ((STATUS == 0)) && [[ $(tail -n 1 "$DIR/facts.partial") == end ]] || session_failed
+  FACTS=$(sed -n 2p "$DIR/facts.partial")
+  ROWS=null
+  [[ $COUNT_ROWS == no ]] || ROWS="{$(sed '1,2d;$d' "$DIR/facts.partial" | paste -sd ,)}"
 }
 
 # Waiting for a lock, pg_dump would not notice that its reader has gone: hence the time-out.
 dump() {
   local target=$1 compressor
   open_pipe
-  start "${COMPRESS[@]}" <&7 8>&- >"$target" 2>"$ERRORS"
+  start "${COMPRESS[@]}" <&7 4>&- 8>&- >"$target" 2>"$ERRORS"
   compressor=$STARTED
-  start "${ENTER[@]}" pg_dump -Fc -Z0 -w --lock-wait-timeout=10min >&8 7<&- 2>"$DIR/pg.partial" </dev/null
+  start "${ENTER[@]}" pg_dump -Fc -Z0 -w --lock-wait-timeout=10min "--snapshot=$SNAPSHOT" \
+    >&8 4>&- 7<&- 2>"$DIR/pg.partial" </dev/null
   close_pipe "$STARTED" "$compressor" && return
   (($(free_bytes) >= 1048576)) ||
-    die $DISK_FULL "the disk of $DIR filled up, the unfinished dump is removed" "make room and run it again"
+    die "$DISK_FULL" "the disk of $DIR filled up, the unfinished dump is removed" "make room and run it again"
   tell "$COMPRESSOR" "$ERRORS"
   tell pg_dump "$DIR/pg.partial"
-  die $DUMP_FAILED "the dump failed (exit codes: pg_dump $THERE, $COMPRESSOR $HERE) and is removed" \
+  die "$DUMP_FAILED" "the dump failed (exit codes: pg_dump $THERE, $COMPRESSOR $HERE) and is removed" \
     "see the lines above and 'docker logs $CONTAINER'; 124 means longer than STEP_TIMEOUT"
 }
 
@@ -327,124 +196,174 @@ verify() {
   close_pipe "$reader" "$STARTED" && return
   tell "${DECOMPRESS[0]}" "$DIR/gz.partial"
   tell pg_restore "$ERRORS"
-  die $BAD_DUMP "the dump cannot be read back (exit codes: pg_restore $THERE, ${DECOMPRESS[0]} $HERE) and is removed" \
+  die "$BAD_DUMP" "the dump cannot be read back (exit codes: pg_restore $THERE, ${DECOMPRESS[0]} $HERE) and is removed" \
     "see the lines above, 'docker logs $CONTAINER', and this node's disk and memory"
+}
+
+# Roles and what else is not of one database, into file $1. Its last line shows that it is whole.
+dump_globals() {
+  local options=(--globals-only -w)
+  enter "$CONTAINER"
+  if ! ask "${ENTER[@]}" pg_dumpall "${options[@]}" >"$DIR/globals.partial" 2>"$ERRORS" </dev/null &&
+    grep -q 'permission denied.*pg_authid' "$ERRORS"; then
+    log WARNING "user $PG_USER may not read passwords of roles: they are not in the backup"
+    options+=(--no-role-passwords)
+    ask "${ENTER[@]}" pg_dumpall "${options[@]}" >"$DIR/globals.partial" 2>"$ERRORS" </dev/null || true
+  fi
+  if ! grep -q '^-- PostgreSQL database cluster dump complete' "$DIR/globals.partial"; then
+    tell pg_dumpall "$ERRORS"
+    die "$DUMP_FAILED" "the roles could not be dumped" "see the lines above and 'docker logs $CONTAINER'"
+  fi
+  gzip -6 -c <"$DIR/globals.partial" >"$1"
+}
+
+# ---- the manifest -----------------------------------------------------------------------------
+
+# A text as JSON.
+quoted() {
+  local text=${1//\\/\\\\}
+  printf '"%s"' "${text//\"/\\\"}"
+}
+
+# What images run: this node's PostgreSQL, and what a deploy has noted of the rest of them.
+images() {
+  local service image id separator=""
+  {
+    ask docker inspect -f "$DB_SERVICE_NAME {{.Config.Image}} {{.Image}}" "$CONTAINER" 2>"$ERRORS" </dev/null || true
+    cat "${IMAGES_FILE:-/etc/backup-pg.images}" 2>/dev/null || true
+  } | while read -r service image id; do
+    # The digest of a registry's image is part of its name; else the image's own hash tells.
+    [[ $image == *@* || -z $id ]] || image+="@$id"
+    printf '%s%s: %s' "$separator" "$(quoted "$service")" "$(quoted "$image")"
+    separator=", "
+  done
+}
+
+# One part of the manifest: its name $1, file $2, key $3 and SHA-256 $4.
+part() {
+  printf '%s: {"key": %s, "bytes": %s, "sha256": "%s"}' \
+    "$(quoted "$1")" "$(quoted "$3")" "$(stat -c %s -- "$2")" "$4"
+}
+
+# Writes the manifest, and has PostgreSQL read it: what is no JSON would spoil the whole backup.
+write_manifest() {
+  local base=$1 version file=$1.manifest.json.partial
+  version=$(ask "${ENTER[@]}" pg_dump --version </dev/null 2>"$ERRORS") || version=unknown
+  cat >"$file" <<END
+{"format": 1, "tool": "backup-pg.sh $VERSION", "database": $(quoted "$PG_DB"),
+"started": "${STAMP:0:4}-${STAMP:4:2}-${STAMP:6:2}T${STAMP:9:2}:${STAMP:11:2}:${STAMP:13:2}Z", "seconds": $SECONDS,
+"parts": {$(part dump "$base.dump.gz.partial" "$PREFIX/${base##*/}.dump.gz" "$DUMP_SUM"),
+$(part globals "$base.globals.sql.gz.partial" "$PREFIX/${base##*/}.globals.sql.gz" "$GLOBALS_SUM")},
+"pg_dump_version": $(quoted "$version"),
+"images": {$(images)},
+${FACTS:1:-1},
+"rows": $ROWS}
+END
+  [[ $(ask "${ENTER[@]}" psql -XAtqw 2>"$ERRORS" < <(
+    # shellcheck disable=SC2016 # PostgreSQL's dollar quotes
+    printf 'SELECT json_typeof($manifest$'
+    cat -- "$file"
+    # shellcheck disable=SC2016
+    printf '$manifest$::json);'
+  )) == object ]] || {
+    tell psql "$ERRORS"
+    die "$DUMP_FAILED" "the manifest is no JSON" "report it, with $PG_DB's names of tables"
+  }
+}
+
+# Makes the parts of a set final: all flushed to disk, the manifest last. Together with what
+# `sha256sum -c` reads.
+keep() {
+  local base=$1 end
+  printf '%s  %s\n' "$DUMP_SUM" "${base##*/}.dump.gz" "$GLOBALS_SUM" "${base##*/}.globals.sql.gz" \
+    "$(sum_of "$base.manifest.json.partial")" "${base##*/}.manifest.json" >"$base.sha256"
+  sync -- "$base.sha256" "$base".*.partial
+  for end in dump.gz globals.sql.gz manifest.json; do
+    mv -- "$base.$end.partial" "$base.$end"
+  done
+}
+
+sum_of() {
+  local sum
+  sum=$(sha256sum <"$1")
+  printf '%s' "${sum%% *}"
 }
 
 # ---- the bucket -------------------------------------------------------------------------------
 
-# Runs the AWS CLI; its output is in $DIR/answer.partial.
-aws_cli() {
-  local endpoint=()
-  [[ -z $S3_ENDPOINT_URL ]] || endpoint=(--endpoint-url "$S3_ENDPOINT_URL")
-  start aws "${endpoint[@]}" --cli-connect-timeout 10 --cli-read-timeout 60 "$@" \
-    >"$DIR/answer.partial" 2>"$ERRORS" </dev/null
-  finish "$STARTED"
-  return "$STATUS"
-}
-
-# Puts file $1 at key $2 and asks the bucket what it has got. Returns 0 or the exit code to take.
-upload() {
-  local file=$1 key=$2 bytes sum answer
-  bytes=$(stat -c %s -- "$file")
-  read -r sum _ <"$file.sha256"
-  if ! { aws_cli s3 cp --only-show-errors --content-type application/gzip \
-    --metadata "sha256=$sum,bytes=$bytes,database=$PG_DB" "$file" "s3://$S3_BUCKET/$key" &&
-    aws_cli s3api head-object --bucket "$S3_BUCKET" --key "$key" \
-      --query '[ContentLength,Metadata.sha256]' --output text; }; then
-    tell aws "$ERRORS"
-    # The CLI of Debian 12 reports some refusals as a fault of its own: ask plainly for the reason.
-    if grep -q NoneType "$ERRORS" && ! aws_cli s3api head-bucket --bucket "$S3_BUCKET"; then
-      tell aws "$ERRORS"
-    fi
-    log ERROR "s3://$S3_BUCKET/$key could not be uploaded or looked at; next: $(advice)"
-    return $UPLOAD_FAILED
-  fi
-  answer=$(<"$DIR/answer.partial")
-  [[ $answer != "$bytes"$'\t'"$sum" ]] || return 0
-  log ERROR "s3://$S3_BUCKET/$key is '$answer' instead of '$bytes $sum' (size, sha256); next: find out who else writes there; the next run uploads the dump again"
-  return $BAD_OBJECT
-}
-
-# What to do about what the AWS CLI said.
-advice() {
-  case $(<"$ERRORS") in
-    *NoSuchBucket* | *"Not Found"*) echo "create bucket $S3_BUCKET, or correct s3_bucket_name" ;;
-    *"locate credentials"*) echo "give this node AWS credentials: in the vault, in ~/.aws, or an instance role" ;;
-    *AccessDenied* | *Forbidden* | *InvalidAccessKeyId* | *SignatureDoesNotMatch* | *ExpiredToken*)
-      echo "check this node's AWS key and what it may do (docs/backup.md, Permissions)" ;;
-    *) echo "check that this node reaches ${S3_ENDPOINT_URL:-S3 in $AWS_REGION}" ;;
-  esac
-}
-
-# Uploads a finished dump and marks it as uploaded. Returns as upload does.
+# Uploads a finished backup, the manifest last, and marks it as uploaded. Returns as upload does.
 deliver() {
-  upload "$1" "$PREFIX/${1##*/}" || return
-  : >"$1.uploaded"
+  local base=$1 sum name
+  while read -r sum name; do
+    upload "$DIR/$name" "$PREFIX/$name" "$sum" || return
+  done <"$base.sha256"
+  : >"$base.uploaded"
 }
 
 # Uploads what earlier runs could not, oldest first, up to the first failure. It comes after the
 # new dump, which must not wait for these. Returns as upload does.
 deliver_leftovers() {
-  local file list
-  mapfile -t list < <(dumps)
-  for file in "${list[@]}"; do
-    [[ ! -e $file.uploaded ]] || continue
-    if [[ "$(sha256sum <"$file")" != "$(cut -d ' ' -f 1 "$file.sha256" 2>/dev/null)  -" ]]; then
-      log ERROR "$file is damaged: its .sha256 says otherwise; next: delete both"
-      return $BAD_OBJECT
+  local base list
+  mapfile -t list < <(backups)
+  for base in "${list[@]}"; do
+    [[ ! -e $base.uploaded ]] || continue
+    if ! (cd -- "$DIR" && sha256sum --status -c -- "$base.sha256") 2>/dev/null; then
+      log ERROR "$base.* is damaged: its .sha256 says otherwise; next: delete these files"
+      return "$BAD_OBJECT"
     fi
-    deliver "$file" || return
-    log INFO "uploaded what an earlier run could not: key=$PREFIX/${file##*/}"
+    deliver "$base" || return
+    log INFO "uploaded what an earlier run could not: key=$PREFIX/${base##*/}.manifest.json"
   done
 }
 
-# Removes dumps older than KEEP_LOCAL_DAYS, by the time in their names; never the newest, and
+# Removes backups older than KEEP_LOCAL_DAYS, by the time in their names; never the newest, and
 # never one that is not in the bucket.
 prune() {
-  local cutoff file list
+  local cutoff base list
   cutoff=backup_$(date -u -d "-$KEEP_LOCAL_DAYS days" +%Y%m%dT%H%M%SZ)
-  mapfile -t list < <(dumps)
-  for file in "${list[@]:0:${#list[@]}-1}"; do
-    [[ -e $file.uploaded && ${file##*/} < $cutoff ]] || continue
-    rm -f -- "$file" "$file.sha256" "$file.uploaded"
-    log INFO "removed $file: in the bucket, and older than $KEEP_LOCAL_DAYS days"
+  mapfile -t list < <(backups)
+  for base in "${list[@]:0:${#list[@]}-1}"; do
+    [[ -e $base.uploaded && ${base##*/} < $cutoff ]] || continue
+    # The manifest first: what lacks it does not count.
+    rm -f -- "$base.manifest.json" "$base.dump.gz" "$base.globals.sql.gz" "$base.sha256" "$base.uploaded"
+    log INFO "removed $base.*: in the bucket, and older than $KEEP_LOCAL_DAYS days"
   done
 }
 
 # ---- what it does -----------------------------------------------------------------------------
 
 prepare() {
-  need aws docker flock gzip mkfifo setpriv sha256sum timeout
-  mkdir -p -- "$DIR" || die $USAGE "$DIR cannot be made" "correct backup.directory, or its parent's owner"
-  exec 9>"$BACKUP_DIR/.lock"
-  flock -n 9 || die $LOCKED "another run is in progress" "wait for it; 'fuser -v $BACKUP_DIR/.lock' shows it"
+  need aws docker flock gzip mkfifo paste setpriv sha256sum timeout
+  PIECES_DIR=""
+  take_lock "$BACKUP_DIR"
   PIECES_DIR=/dev/shm/backup-pieces.$(stat -c %d-%i -- "$BACKUP_DIR/.lock") # one for each lock
-  HAVE_LOCK=yes
-  remove_unfinished
+  rm -rf -- "$PIECES_DIR"
   mkdir -m 700 -- "$PIECES_DIR"
+  use_database "$1"
   ERRORS=$DIR/errors.partial
   choose_compression
 }
 
 backup() {
-  local file=$DIR/backup_$STAMP.dump.gz code=0 sum bytes
+  local base=$DIR/backup_$STAMP code=0 bytes
   find_container
   check_space
-  [[ ! -e $file ]] || die $UNEXPECTED "$file exists already" "see whether this node's clock is right"
+  [[ ! -e $base.dump.gz ]] || die "$UNEXPECTED" "$base.dump.gz exists already" "see whether this node's clock is right"
   log INFO "dumping database=$PG_DB container=$CONTAINER compression=$COMPRESSOR"
+  open_session
   make_pipe
-  dump "$file.partial"
-  verify "$file.partial"
-  bytes=$(stat -c %s -- "$file.partial")
-  sum=$(sha256sum <"$file.partial")
-  sync -- "$file.partial"
-  printf '%s  %s\n' "${sum%% *}" "${file##*/}" >"$file.sha256"
-  sync -- "$file.sha256"
-  mv -- "$file.partial" "$file"
+  dump "$base.dump.gz.partial"
+  verify "$base.dump.gz.partial"
+  close_session
+  dump_globals "$base.globals.sql.gz.partial"
+  bytes=$(stat -c %s -- "$base.dump.gz.partial")
+  DUMP_SUM=$(sum_of "$base.dump.gz.partial")
+  GLOBALS_SUM=$(sum_of "$base.globals.sql.gz.partial")
+  write_manifest "$base"
+  keep "$base"
   log INFO "dumped and read back bytes=$bytes seconds=$SECONDS, uploading"
-  deliver "$file" || quit $?
-  log INFO "backup complete database=$PG_DB bytes=$bytes seconds=$SECONDS key=$PREFIX/${file##*/}"
+  deliver "$base" || quit $?
+  log INFO "backup complete database=$PG_DB bytes=$bytes seconds=$SECONDS key=$PREFIX/${base##*/}.manifest.json"
   deliver_leftovers || code=$?
   prune
   quit "$code"
@@ -454,39 +373,41 @@ backup() {
 check() {
   local probe=$DIR/write-check.partial
   echo "backup-pg.sh --check may write here" >"$probe"
-  sha256sum <"$probe" >"$probe.sha256"
-  upload "$probe" "$PREFIX/.write-check" || quit $?
+  upload "$probe" "$PREFIX/.write-check" "$(sum_of "$probe")" || quit $?
   find_container
   check_space
   log INFO "ready: bucket s3://$S3_BUCKET, container $CONTAINER, database $PG_DB"
 }
 
+# Runs itself for every database: one's failure does not keep the others from being backed up.
+each_database() {
+  local database code=0
+  for database in $PG_DB; do
+    setpriv --pdeathsig TERM "$0" "$@" --database "$database" &
+    CHILDREN=("$!")
+    finish "$!"
+    ((code != 0)) || code=$STATUS
+  done
+  quit "$code"
+}
+
 main() {
-  set -Eeuo pipefail
-  umask 077
-  PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-  export LC_ALL=C
-  local config=/etc/backup-pg.conf action=backup name
-  STAMP=$(date -u +%Y%m%dT%H%M%SZ) RUN=$STAMP-$$
-  CHILDREN=() PIPE_DIR="" HAVE_LOCK="" EXPLAINED="" WHERE="" ERRORS=/dev/null
+  local config=/etc/backup-pg.conf action=backup database="" given=("$@")
+  begin_run
   while (($# > 0)); do
     case $1 in
       --config) shift && config=${1-} ;;
+      --database) shift && database=${1-} ;;
       --check) action=check ;;
       --help) usage && exit ;;
       --version) echo "backup-pg.sh $VERSION" && exit ;;
-      *) usage >&2 && exit $USAGE ;;
+      *) usage >&2 && quit "$USAGE" ;;
     esac
     shift || true
   done
-  trap cleanup EXIT
-  trap 'WHERE=" in line $LINENO"' ERR
-  for name in HUP INT TERM; do
-    # shellcheck disable=SC2064 # the signal's name is filled in now
-    trap "on_signal $name" "$name"
-  done
   load_config "$config"
-  prepare
+  [[ -n $database || $PG_DB != *' '* ]] || each_database "${given[@]}"
+  prepare "${database:-$PG_DB}"
   "$action"
 }
 

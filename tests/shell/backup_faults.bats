@@ -48,9 +48,12 @@ teardown() {
 
 @test "2: hostile values are refused by name, never executed" {
   local name bad
-  for name in PG_DB PG_USER DB_SERVICE_NAME S3_BUCKET AWS_REGION S3_ENDPOINT_URL BACKUP_DIR COMPRESSION KEEP_LOCAL_DAYS; do
+  for name in PG_DB PG_USER DB_SERVICE_NAME S3_BUCKET AWS_REGION S3_ENDPOINT_URL BACKUP_DIR COMPRESSION KEEP_LOCAL_DAYS \
+    COUNT_ROWS SSE SSE_KMS_KEY_ID STEP_TIMEOUT; do
     for bad in "\$(touch $FAKE/executed)" "\`touch $FAKE/executed\`" "; touch $FAKE/executed" \
       "a b" $'a\nb' "../x" "-x" "dbname=other host=evil"; do
+      # A blank separates databases.
+      [[ $name:$bad != "PG_DB:a b" ]] || continue
       settings "$name=$(printf %q "$bad")"
       backup
       [ "$status" -eq 2 ]
@@ -71,11 +74,11 @@ teardown() {
 @test "a folder with spaces, quotes and \$() in its name is only a name" {
   settings "BACKUP_DIR=$(printf %q "$BATS_TEST_TMPDIR/a 'b' \$(touch $FAKE/executed) *")"
   mkdir -p "$BATS_TEST_TMPDIR/dumps"
-  old_dump 20200101T000000Z
+  old_backup 20200101T000000Z
   backup
   [ "$status" -eq 0 ]
   [ ! -e "$FAKE/executed" ]
-  [ "$(find "$BATS_TEST_TMPDIR" -path '*executed*' -name 'backup_*.dump.gz.uploaded' | wc -l)" -eq 1 ]
+  [ "$(find "$BATS_TEST_TMPDIR" -path '*executed*' -name 'backup_*.uploaded' | wc -l)" -eq 1 ]
 }
 
 @test "10: a second run touches nothing, and the first one succeeds" {
@@ -89,7 +92,7 @@ teardown() {
   rm "$FAKE/hold"
   its_end
   RUNNING=
-  [ "$(wc -l <"$FAKE/uploads")" -eq 1 ]
+  [ "$(wc -l <"$FAKE/uploads")" -eq 3 ]
 }
 
 @test "11: the service has no container on this node" {
@@ -111,6 +114,14 @@ teardown() {
   backup
   [ "$status" -eq 12 ]
   one_error "the Docker engine does not answer"
+}
+
+@test "12: without backup-common.sh it says so" {
+  cp "$SCRIPT" "$BATS_TEST_TMPDIR/backup-pg.sh"
+  [ ! -e /usr/local/lib/backup-common.sh ]
+  run "$BATS_TEST_TMPDIR/backup-pg.sh" --config "$CONF"
+  [ "$status" -eq 12 ]
+  [[ $output == *"backup-common.sh is not there; next: "* ]]
 }
 
 @test "12: a missing tool is named" {
@@ -138,12 +149,12 @@ teardown() {
 }
 
 @test "14: too little space to begin, by the size of the newest dump; then that counts alone" {
-  old_dump 20200101T000000Z uploaded
+  old_backup 20200101T000000Z uploaded
   truncate -s 8E "$DUMPS/backup_20200101T000000Z.dump.gz" 2>/dev/null ||
     truncate -s 15T "$DUMPS/backup_20200101T000000Z.dump.gz"
   backup
   [ "$status" -eq 14 ]
-  old_dump 20200101T000000Z uploaded
+  old_backup 20200101T000000Z uploaded
   echo 99000000000000000 >"$FAKE/database-size"
   backup
   [ "$status" -eq 0 ]
@@ -206,6 +217,57 @@ teardown() {
   nothing_half_done
 }
 
+@test "16: rows that cannot be counted make no backup" {
+  touch "$FAKE/no-session"
+  backup
+  [ "$status" -eq 16 ]
+  one_error "could not be asked about database nocodb and its rows"
+  [[ $output == *"psql: ERROR:  permission denied for table secret"* ]]
+  [ "$(local_files)" = "" ]
+  [ ! -e "$FAKE/uploads" ]
+  nothing_half_done
+}
+
+@test "16: a session that ends before the last table makes no backup" {
+  touch "$FAKE/short-session"
+  backup
+  [ "$status" -eq 16 ]
+  one_error "could not be asked about database nocodb and its rows"
+  [ ! -e "$FAKE/uploads" ]
+  nothing_half_done
+}
+
+@test "16: a manifest that PostgreSQL cannot read makes no backup" {
+  touch "$FAKE/bad-manifest"
+  backup
+  [ "$status" -eq 16 ]
+  one_error "the manifest is no JSON"
+  [ "$(local_files)" = "" ]
+  [ ! -e "$FAKE/uploads" ]
+}
+
+@test "16: without its roles a backup does not count" {
+  touch "$FAKE/no-globals"
+  backup
+  [ "$status" -eq 16 ]
+  one_error "the roles could not be dumped"
+  [ "$(local_files)" = "" ]
+  [ ! -e "$FAKE/uploads" ]
+  nothing_half_done
+}
+
+@test "18: a manifest that cannot be uploaded leaves a set that does not count, and the next run mends it" {
+  echo manifest >"$FAKE/refuse"
+  backup
+  [ "$status" -eq 18 ]
+  [ "$(uploaded_parts)" = "$(printf '%s\n' dump.gz globals.sql.gz)" ]
+  rm "$FAKE/refuse"
+  wait_for another_second
+  backup
+  [ "$status" -eq 0 ]
+  [ "$(grep -c manifest "$FAKE/uploads")" -eq 2 ]
+}
+
 @test "17: a dump that lacks its end never counts" {
   touch "$FAKE/cut"
   backup
@@ -254,18 +316,19 @@ CASES
   backup
   [ "$status" -eq 18 ]
   local first
-  first=$(local_files | head -n 1)
+  first=backup_$(local_files | sed -nE '1s/^backup_([0-9TZ]+)\..*/\1/p')
   rm "$FAKE/aws-error"
   wait_for another_second
   backup
   [ "$status" -eq 0 ]
-  [ "$(wc -l <"$FAKE/uploads")" -eq 2 ]
-  cmp "$DUMPS/$first" "$FAKE/bucket/postgres/nocodb/$first"
+  [ "$(wc -l <"$FAKE/uploads")" -eq 6 ]
+  cmp "$DUMPS/$first.dump.gz" "$FAKE/bucket/postgres/nocodb/$first.dump.gz"
+  cmp "$DUMPS/$first.manifest.json" "$FAKE/bucket/postgres/nocodb/$first.manifest.json"
   [ -e "$DUMPS/$first.uploaded" ]
 }
 
 @test "18: an old dump that cannot be uploaded does not hold the new one up" {
-  old_dump 20200101T000000Z
+  old_backup 20200101T000000Z
   echo backup_20200101 >"$FAKE/refuse"
   backup
   [ "$status" -eq 18 ]
@@ -283,12 +346,12 @@ CASES
 }
 
 @test "19: a kept dump that was damaged since is not uploaded as if it were good" {
-  old_dump 20200101T000000Z
+  old_backup 20200101T000000Z
   echo x >>"$DUMPS/backup_20200101T000000Z.dump.gz"
   backup
   [ "$status" -eq 19 ]
-  one_error "backup_20200101T000000Z.dump.gz is damaged"
-  [ "$(wc -l <"$FAKE/uploads")" -eq 1 ]
+  one_error "backup_20200101T000000Z.* is damaged"
+  [ "$(wc -l <"$FAKE/uploads")" -eq 3 ]
   [ -e "$DUMPS/backup_20200101T000000Z.dump.gz" ]
 }
 

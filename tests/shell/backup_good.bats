@@ -5,27 +5,108 @@ load helper
 
 setup() { set_up; }
 
-@test "a dump lands in the bucket, is marked, and reads back as what was dumped" {
+@test "a backup lands in the bucket, is marked, and reads back as what was dumped" {
   backup
   [ "$status" -eq 0 ]
-  local key name
-  key=$(cat "$FAKE/uploads")
-  name=${key##*/}
-  [[ $key =~ ^postgres/nocodb/backup_[0-9]{8}T[0-9]{6}Z\.dump\.gz$ ]]
-  [ "$(local_files)" = "$(printf '%s\n' "$name" "$name.sha256" "$name.uploaded")" ]
-  cmp "$DUMPS/$name" "$FAKE/bucket/$key"
-  cmp <(gzip -dc "$DUMPS/$name") <(echo ARCHIVE; cat "$FAKE/content"; echo END)
-  (cd "$DUMPS" && sha256sum -c "$name.sha256")
+  [ "$(uploaded_parts)" = "$(printf '%s\n' dump.gz globals.sql.gz manifest.json)" ]
+  local base
+  base=backup_$(stamp)
+  [[ $base =~ ^backup_[0-9]{8}T[0-9]{6}Z$ ]]
+  [ "$(local_files)" = "$(printf "$base.%s\n" dump.gz globals.sql.gz manifest.json sha256 uploaded)" ]
+  cmp "$DUMPS/$base.dump.gz" "$FAKE/bucket/postgres/nocodb/$base.dump.gz"
+  cmp <(gzip -dc "$DUMPS/$base.dump.gz") <(echo ARCHIVE; cat "$FAKE/content"; echo END)
+  gzip -dc "$DUMPS/$base.globals.sql.gz" | grep -q 'CREATE ROLE noco;'
+  (cd "$DUMPS" && sha256sum -c "$base.sha256")
   nothing_half_done
 }
 
-@test "the object carries sha256, bytes and database" {
+@test "the manifest is JSON and says what is in the set, with every table's rows" {
+  echo "appstack_nocodb nocodb/nocodb:0.301.3@sha256:$(printf 'b%.0s' {1..64})" >"$FAKE/images"
+  backup
+  python3 - "$DUMPS/backup_$(stamp)" <<'END'
+import hashlib, json, os, sys
+base = sys.argv[1]
+found = json.load(open(base + ".manifest.json"))
+stamp = base[-16:]
+for part, end in (("dump", "dump.gz"), ("globals", "globals.sql.gz")):
+    content = open(f"{base}.{end}", "rb").read()
+    assert found["parts"][part] == {
+        "key": f"postgres/nocodb/backup_{stamp}.{end}",
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }, found
+assert found["format"] == 1 and found["database"] == "nocodb", found
+assert found["started"].translate({ord(c): None for c in "-:"}) == stamp, found
+assert found["server_version_num"] == 150014 and found["size"] == 8000000, found
+assert found["rows"] == {"public.nc_users_v2": 1, '"My schema".t': 20000}, found
+assert found["images"]["appstack_nocodb"].startswith("nocodb/nocodb:0.301.3@sha256:bbb"), found
+assert found["images"]["dbstack_root_db"] == "postgres:15-bookworm@sha256:aaaa", found
+END
+}
+
+@test "pg_dump shares the snapshot in which the rows are counted" {
+  backup
+  [[ $(cat "$FAKE/pg_dump.saw") == *" --snapshot=00000003-0000001B-1" ]]
+}
+
+@test "with COUNT_ROWS=no the rows are null, and nothing is counted" {
+  settings COUNT_ROWS=no
+  backup
+  [ "$status" -eq 0 ]
+  grep -q '^"rows": null}$' "$DUMPS/backup_$(stamp).manifest.json"
+}
+
+@test "a database without tables has no rows to count" {
+  : >"$FAKE/tables"
+  backup
+  [ "$status" -eq 0 ]
+  grep -q '^"rows": {}}$' "$DUMPS/backup_$(stamp).manifest.json"
+}
+
+@test "each object carries its sha256 and bytes" {
   backup
   local key sum
-  key=$(cat "$FAKE/uploads")
-  sum=$(sha256sum <"$FAKE/bucket/$key")
-  [ "$(cat "$FAKE/bucket/$key.metadata")" = \
-    "sha256=${sum%% *},bytes=$(stat -c %s "$FAKE/bucket/$key"),database=nocodb" ]
+  while read -r key; do
+    sum=$(sha256sum <"$FAKE/bucket/$key")
+    [ "$(cat "$FAKE/bucket/$key.metadata")" = \
+      "sha256=${sum%% *},bytes=$(stat -c %s "$FAKE/bucket/$key")" ]
+  done <"$FAKE/uploads"
+}
+
+@test "the encryption that was asked for reaches the AWS CLI, at every upload" {
+  backup
+  run ! grep -q -- --sse "$FAKE/aws.args"
+  settings SSE=AES256
+  wait_for another_second
+  backup
+  [ "$(grep -c -- '--sse AES256 ' "$FAKE/aws.args")" -eq 3 ]
+  settings SSE=aws:kms SSE_KMS_KEY_ID=arn:aws:kms:eu-central-1:1:key/abc-1
+  wait_for another_second
+  backup
+  [ "$(grep -c -- '--sse aws:kms --sse-kms-key-id arn:aws:kms:eu-central-1:1:key/abc-1 ' "$FAKE/aws.args")" -eq 3 ]
+}
+
+@test "several databases: a set of each; one that fails does not hold the others up" {
+  settings "PG_DB='nocodb broken other'"
+  echo broken >"$FAKE/deaf-databases"
+  backup
+  [ "$status" -eq 13 ]
+  [ "$(sed -E 's,/backup_.*,,' "$FAKE/uploads" | uniq -c | tr -s ' ')" = \
+    "$(printf ' 3 %s\n' postgres/nocodb postgres/other)" ]
+  [[ $output == *"backup complete database=nocodb "*"for database broken"*"backup complete database=other "* ]]
+  nothing_half_done
+  backup --database other --check
+  [ "$status" -eq 0 ]
+  backup --database nobody
+  [ "$status" -eq 2 ]
+  one_error "database nobody: is not among those of PG_DB (nocodb broken other)"
+}
+
+@test "a user that may not read passwords of roles gets the roles without them, and is told" {
+  touch "$FAKE/no-passwords"
+  backup
+  [ "$status" -eq 0 ]
+  [[ $output == *WARNING*"passwords of roles"* ]]
 }
 
 @test "every log line has UTC time, level and run; the last one has the facts" {
@@ -44,7 +125,7 @@ setup() { set_up; }
   after=$(date -u +%Y%m%dT%H%M%SZ)
   [ "$status" -eq 0 ]
   local stamp
-  stamp=$(sed 's/.*backup_\(.*\)\.dump\.gz/\1/' "$FAKE/uploads")
+  stamp=$(stamp)
   [[ ! $stamp < $before && ! $stamp > $after ]]
   [[ ${lines[0]} == "${stamp:0:4}-${stamp:4:2}-${stamp:6:2}T"* ]]
 }
@@ -57,7 +138,7 @@ setup() { set_up; }
 
 @test "user and database reach pg_dump; without a secret file there is no password" {
   backup
-  [ "$(cat "$FAKE/pg_dump.saw")" = "noco nocodb none -Fc -Z0 -w --lock-wait-timeout=10min" ]
+  [ "$(cat "$FAKE/pg_dump.saw")" = "noco nocodb none -Fc -Z0 -w --lock-wait-timeout=10min --snapshot=00000003-0000001B-1" ]
 }
 
 @test "a password the server wants is read inside the container and seen nowhere else" {
@@ -74,7 +155,7 @@ setup() { set_up; }
   backup
   [ "$status" -eq 0 ]
   [[ $output == *WARNING*"docker exec"* ]]
-  cmp <(gzip -dc "$DUMPS"/*.gz) <(echo ARCHIVE; cat "$FAKE/content"; echo END)
+  cmp <(gzip -dc "$DUMPS"/*.dump.gz) <(echo ARCHIVE; cat "$FAKE/content"; echo END)
   nothing_half_done
 }
 
@@ -86,7 +167,7 @@ setup() { set_up; }
   wait_for another_second
   backup
   [ "$status" -eq 0 ]
-  [ "$(wc -l <"$FAKE/uploads")" -eq 2 ]
+  [ "$(wc -l <"$FAKE/uploads")" -eq 6 ]
 }
 
 @test "of several containers the newest that answers is taken" {
@@ -106,7 +187,7 @@ setup() { set_up; }
   backup
   [ "$status" -eq 0 ]
   [[ $output == *"compression=libdeflate-6"* ]]
-  cmp <(/bin/gzip -dc "$DUMPS"/*.gz) <(echo ARCHIVE; cat "$FAKE/content"; echo END)
+  cmp <(/bin/gzip -dc "$DUMPS"/*.dump.gz) <(echo ARCHIVE; cat "$FAKE/content"; echo END)
   rm -r "$DUMPS" "$FAKE/bin/libdeflate-gzip"
   # Only the fakes' own folder is asked for pigz: the machine may have one.
   settings "PATH='$FAKE/bin':\$PATH" COMPRESSION=auto "command() { [[ \$2 != libdeflate-gzip ]] && builtin command \"\$@\"; }"
@@ -120,44 +201,43 @@ setup() { set_up; }
 }
 
 @test "old dumps in the bucket go; the newest stays, and so does what is not in the bucket" {
-  old_dump 20200101T000000Z uploaded
-  old_dump 20200102T000000Z
-  old_dump "$(date -u -d '-6 days' +%Y%m%dT%H%M%SZ)" uploaded
+  old_backup 20200101T000000Z uploaded
+  old_backup 20200102T000000Z
+  old_backup "$(date -u -d '-6 days' +%Y%m%dT%H%M%SZ)" uploaded
   echo backup_20200102 >"$FAKE/refuse" # it cannot be uploaded now either
   backup
   [ "$status" -eq 18 ]
-  [ ! -e "$DUMPS/backup_20200101T000000Z.dump.gz" ]
-  [ ! -e "$DUMPS/backup_20200101T000000Z.dump.gz.sha256" ]
-  [ ! -e "$DUMPS/backup_20200101T000000Z.dump.gz.uploaded" ]
+  [ -z "$(find "$DUMPS" -name 'backup_20200101T000000Z.*')" ]
   [ -e "$DUMPS/backup_20200102T000000Z.dump.gz" ]
   [ "$(find "$DUMPS" -name '*.dump.gz' | wc -l)" -eq 3 ]
 }
 
 @test "with KEEP_LOCAL_DAYS=0 only the newest dump stays" {
   settings KEEP_LOCAL_DAYS=0
-  old_dump "$(date -u -d '-1 hour' +%Y%m%dT%H%M%SZ)" uploaded
+  old_backup "$(date -u -d '-1 hour' +%Y%m%dT%H%M%SZ)" uploaded
   backup
   [ "$status" -eq 0 ]
-  [ "$(find "$DUMPS" -name '*.dump.gz')" = "$DUMPS/$(sed 's,.*/,,' "$FAKE/uploads")" ]
+  [ "$(find "$DUMPS" -name '*.dump.gz')" = "$DUMPS/backup_$(stamp).dump.gz" ]
 }
 
 @test "a newest dump from the future (a clock that was wrong) is not removed for that" {
   settings KEEP_LOCAL_DAYS=0
-  old_dump 20990101T000000Z uploaded
+  old_backup 20990101T000000Z uploaded
   backup
   [ "$status" -eq 0 ]
   [ -e "$DUMPS/backup_20990101T000000Z.dump.gz" ]
 }
 
 @test "what earlier runs could not upload goes after the new dump, oldest first" {
-  old_dump 20200102T000000Z
-  old_dump 20200101T000000Z
+  old_backup 20200102T000000Z
+  old_backup 20200101T000000Z
   settings KEEP_LOCAL_DAYS=9999
   backup
   [ "$status" -eq 0 ]
   [[ $(sed -n 1p "$FAKE/uploads") != *_2020* ]]
-  [[ $(sed -n 2p "$FAKE/uploads") == *backup_20200101T000000Z.dump.gz ]]
-  [[ $(sed -n 3p "$FAKE/uploads") == *backup_20200102T000000Z.dump.gz ]]
+  [[ $(sed -n 4p "$FAKE/uploads") == *backup_20200101T000000Z.dump.gz ]]
+  [[ $(sed -n 6p "$FAKE/uploads") == *backup_20200101T000000Z.manifest.json ]]
+  [[ $(sed -n 7p "$FAKE/uploads") == *backup_20200102T000000Z.dump.gz ]]
   [ "$(find "$DUMPS" -name '*.uploaded' | wc -l)" -eq 3 ]
 }
 
@@ -173,7 +253,7 @@ setup() { set_up; }
   settings "S3_ENDPOINT_URL='http://10.0.0.5:9000'"
   backup
   [ "$status" -eq 0 ]
-  [ "$(grep -c -- '--endpoint-url http://10.0.0.5:9000' "$FAKE/aws.args")" -eq 2 ]
+  [ "$(grep -c -- '--endpoint-url http://10.0.0.5:9000' "$FAKE/aws.args")" -eq 6 ]
 }
 
 @test "--help names every exit code that the script has, --version the version" {
@@ -182,7 +262,7 @@ setup() { set_up; }
   local code
   while IFS= read -r code; do
     grep -Eq "^ +$code  " <<<"$output"
-  done < <(sed -n '/^readonly UNEXPECTED/,/[^\\]$/p' "$SCRIPT" | grep -o '=[0-9]*' | cut -c 2-)
+  done < <(sed -n '/^readonly UNEXPECTED/,/[^\\]$/p' "${SCRIPT%/*}/backup-common.sh" | grep -o '=[0-9]*' | cut -c 2-)
   run "$SCRIPT" --version
   [[ $output =~ ^backup-pg\.sh\ [0-9]+\.[0-9]+\.[0-9]+$ ]]
 }

@@ -13,6 +13,7 @@ set_up() {
   echo 0123456789ab >"$FAKE/ids"
   echo 1000000 >"$FAKE/database-size"
   seq 20000 >"$FAKE/content"
+  printf '%s\n' '"public.nc_users_v2": 1' '"\"My schema\".t": 20000' >"$FAKE/tables"
   settings
 }
 
@@ -28,6 +29,7 @@ DB_SERVICE_NAME='dbstack_root_db'
 S3_BUCKET='example-backups'
 AWS_REGION='eu-central-1'
 BACKUP_DIR='$BATS_TEST_TMPDIR/dumps'
+IMAGES_FILE='$FAKE/images'
 COMPRESSION='gzip-6'
 SETTINGS
     printf '%s\n' "$@" >>"$CONF"
@@ -75,15 +77,25 @@ wait_for() {
   done
 }
 
-# Puts a finished dump of the given time in place; "uploaded" as $2 marks it so.
-old_dump() {
-  local file=$DUMPS/backup_$1.dump.gz sum
+# Puts a finished backup of the given time in place; "uploaded" as $2 marks it so.
+old_backup() {
+  local base=backup_$1
   mkdir -p "$DUMPS"
-  { echo ARCHIVE; echo "$1"; echo END; } | gzip >"$file"
-  sum=$(sha256sum <"$file")
-  echo "${sum%% *}  ${file##*/}" >"$file.sha256"
-  [[ -z ${2-} ]] || touch "$file.uploaded"
+  (
+    cd "$DUMPS"
+    { echo ARCHIVE; echo "$1"; echo END; } | gzip >"$base.dump.gz"
+    echo 'CREATE ROLE noco;' | gzip >"$base.globals.sql.gz"
+    echo '{"format": 1}' >"$base.manifest.json"
+    sha256sum "$base.dump.gz" "$base.globals.sql.gz" "$base.manifest.json" >"$base.sha256"
+    [[ -z ${2-} ]] || touch "$base.uploaded"
+  )
 }
+
+# Only the backup's parts that were uploaded, not their folder and not the time in their names.
+uploaded_parts() { sed -E 's,.*/backup_[0-9TZ]+\.,,' "$FAKE/uploads"; }
+
+# The time stamp of the only backup that was uploaded.
+stamp() { sed -nE '1s,.*backup_([0-9TZ]+)\..*,\1,p' "$FAKE/uploads"; }
 
 # The local files of dumps, without their folder.
 local_files() { (cd "$DUMPS" && find . -mindepth 1 | cut -c 3- | sort); }
@@ -104,4 +116,4 @@ nothing_half_done() {
 }
 
 # Whether a run that begins now gets a name of its own: they carry whole seconds.
-another_second() { [[ ! -e $DUMPS/backup_$(date -u +%Y%m%dT%H%M%SZ).dump.gz ]]; }
+another_second() { [[ ! -e $DUMPS/backup_$(date -u +%Y%m%dT%H%M%SZ).manifest.json ]]; }

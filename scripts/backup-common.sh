@@ -1,0 +1,330 @@
+#!/bin/bash
+# What backup-pg.sh, restore-pg.sh and backup-files.sh share: log lines and exit codes, settings,
+# the lock, processes that end with the script, the database's container, the bucket. It is
+# sourced, never run. Each of them sets PROGRAM and defines remove_unfinished.
+
+# shellcheck disable=SC2034 # used by those that source this
+readonly VERSION=0.2.0
+# shellcheck disable=SC2034
+readonly UNEXPECTED=1 USAGE=2 LOCKED=10 NO_CONTAINER=11 NO_TOOLS=12 NO_DATABASE=13 NO_SPACE=14 \
+  DISK_FULL=15 DUMP_FAILED=16 BAD_DUMP=17 UPLOAD_FAILED=18 BAD_OBJECT=19
+
+log() {
+  printf '%s %s run=%s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$1" "$RUN" "${2//[[:cntrl:]]/ }" >&2
+}
+
+# Ends the run with exit code $1, whose reason is in the log by now.
+quit() {
+  EXPLAINED=yes
+  exit "$1"
+}
+
+# Ends the run with exit code $1: what happened $2, what to do $3.
+die() {
+  log ERROR "$2; next: $3"
+  quit "$1"
+}
+
+# Logs the last words of tool $1, which are in file $2.
+tell() {
+  local line
+  while IFS= read -r line; do
+    [[ -z $line ]] || log ERROR "$1: $line"
+  done < <(tail -n 5 -- "$2" 2>/dev/null)
+}
+
+# ---- a run ------------------------------------------------------------------------------------
+
+# Sets what every run needs, and has it end cleanly whatever ends it.
+begin_run() {
+  set -Eeuo pipefail
+  shopt -s inherit_errexit
+  umask 077
+  PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+  export LC_ALL=C
+  local name
+  STAMP=$(date -u +%Y%m%dT%H%M%SZ) RUN=$STAMP-$$
+  CHILDREN=() PIPE_DIR="" HAVE_LOCK="" EXPLAINED="" WHERE="" ERRORS=/dev/null
+  trap cleanup EXIT
+  trap 'WHERE=" in line $LINENO"' ERR
+  for name in HUP INT TERM; do
+    # shellcheck disable=SC2064 # the signal's name is filled in now
+    trap "on_signal $name" "$name"
+  done
+}
+
+cleanup() {
+  local code=$?
+  trap - EXIT
+  trap '' HUP INT TERM
+  set +e
+  if ((code != 0)) && [[ -z $EXPLAINED ]]; then
+    log ERROR "unexpected failure$WHERE (exit code $code); next: report it with these lines"
+    code=$UNEXPECTED
+  fi
+  ((${#CHILDREN[@]} == 0)) || kill -- "${CHILDREN[@]}" 2>/dev/null
+  wait
+  [[ -z $PIPE_DIR ]] || rm -rf -- "$PIPE_DIR"
+  [[ -z $HAVE_LOCK ]] || remove_unfinished
+  exit "$code"
+}
+
+on_signal() {
+  log ERROR "stopped by SIG$1, what is unfinished is removed, what is finished kept; next: run it again"
+  quit $((128 + $(kill -l "$1")))
+}
+
+# Whoever has the lock of folder $1 is alone there: what is unfinished is ours, or of a run that
+# was killed.
+take_lock() {
+  mkdir -p -- "$1" || die "$USAGE" "$1 cannot be made" "correct backup.directory, or its parent's owner"
+  exec 9>"$1/.lock"
+  flock -n 9 || die "$LOCKED" "another run is in progress" "wait for it; 'fuser -v $1/.lock' shows it"
+  HAVE_LOCK=yes
+  remove_unfinished
+}
+
+# ---- settings ---------------------------------------------------------------------------------
+
+load_config() {
+  local file=$1 owner mode name='[A-Za-z_][A-Za-z0-9_.-]{0,62}'
+  [[ -f $file && -r $file ]] ||
+    die "$USAGE" "$file: no such settings file, or not readable" "'inv backup.install' makes it"
+  read -r owner mode < <(stat -L -c '%u %a' -- "$file")
+  (((owner == 0 || owner == EUID) && (8#$mode & 8#077) == 0)) ||
+    die "$USAGE" "$file: others could read or change it" "chown root '$file' && chmod 600 '$file'"
+  unset PG_DB PG_USER DB_SERVICE_NAME S3_BUCKET AWS_REGION APP_STACK
+  S3_ENDPOINT_URL="" BACKUP_DIR=/var/backups/postgres KEEP_LOCAL_DAYS=7 COMPRESSION=auto
+  COUNT_ROWS=yes SSE="" SSE_KMS_KEY_ID="" STEP_TIMEOUT=21600
+  # shellcheck source=/dev/null
+  . "$file" || die "$USAGE" "$file: is not valid shell" "write lines like PG_DB='nocodb'"
+  setting PG_DB "$name( $name)*"
+  setting PG_USER "$name"
+  setting DB_SERVICE_NAME '[A-Za-z0-9][A-Za-z0-9_.-]*'
+  setting S3_BUCKET '[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]'
+  setting AWS_REGION '[a-z0-9][a-z0-9-]*'
+  setting S3_ENDPOINT_URL '(https?://[^[:space:]]+)?'
+  setting BACKUP_DIR '/[^[:cntrl:]]+'
+  setting KEEP_LOCAL_DAYS '[0-9]{1,4}'
+  setting COUNT_ROWS 'yes|no'
+  setting SSE '(AES256|aws:kms)?'
+  setting SSE_KMS_KEY_ID '([A-Za-z0-9][A-Za-z0-9:/_-]{0,255})?'
+  setting STEP_TIMEOUT '[0-9]{1,9}'
+  setting COMPRESSION 'auto|(gzip|pigz)-[1-9]|igzip-[0-3]|libdeflate-([1-9]|1[0-2])'
+  export PATH AWS_DEFAULT_REGION=$AWS_REGION AWS_PAGER=
+  [[ -z ${AWS_SHARED_CREDENTIALS_FILE:-} ]] || export AWS_SHARED_CREDENTIALS_FILE
+}
+
+# Refuses setting $1 unless it has the form $2: they go into keys, paths and commands.
+setting() {
+  [[ ${!1-} =~ ^($2)$ ]] ||
+    die "$USAGE" "setting $1: '${!1-}' is missing or not allowed" "docs/backup.md lists the settings"
+}
+
+# Makes $1, one of the databases that PG_DB names, the one that this run is about.
+use_database() {
+  [[ " $PG_DB " == *" $1 "* ]] ||
+    die "$USAGE" "database $1: is not among those of PG_DB ($PG_DB)" "pg_db in hosts.yaml names them"
+  PG_DB=$1 DIR=$BACKUP_DIR/$1 PREFIX=postgres/$1
+  mkdir -p -- "$DIR" || die "$USAGE" "$DIR cannot be made" "correct backup.directory, or its parent's owner"
+}
+
+need() {
+  local tool
+  for tool; do
+    command -v "$tool" >/dev/null ||
+      die "$NO_TOOLS" "$tool is not installed" "'inv backup.install' does it, or apt-get install"
+  done
+}
+
+# ---- processes --------------------------------------------------------------------------------
+
+# Starts a program in the background, since bash heeds signals while it waits but not while it
+# runs one, and sets STARTED. The program ends with this script, even if that is killed hard, and
+# does not hold the lock.
+start() {
+  setpriv --pdeathsig TERM timeout --kill-after=10 "$STEP_TIMEOUT" "$@" <&0 9>&- &
+  STARTED=$!
+  CHILDREN+=("$STARTED")
+}
+
+# Sets STATUS to the exit code of a started program.
+finish() {
+  STATUS=0
+  wait "$1" 2>/dev/null || STATUS=$? # without bash's own word on who was killed
+}
+
+# Runs a program that answers at once or never.
+ask() { timeout --kill-after=5 60 "$@"; }
+
+# ---- the database's container -----------------------------------------------------------------
+
+# What sh runs in the container. Where the server asks for a password even on its local socket,
+# that comes from the container's own secret and never leaves it. The pipe is opened for both
+# directions first, because opening a FIFO for one of them waits for somebody at the other end.
+# shellcheck disable=SC2016 # expanded in the container
+readonly INSIDE='
+if [ -r "${POSTGRES_PASSWORD_FILE:-}" ]; then POSTGRES_PASSWORD=$(cat "$POSTGRES_PASSWORD_FILE"); fi
+if [ -n "${POSTGRES_PASSWORD:-}" ]; then export PGPASSWORD="$POSTGRES_PASSWORD"; fi
+case $PIPE:$1 in
+  /*:pg_dump) exec 3<>"$PIPE" >"$PIPE" 3>&- ;;
+  /*:pg_restore) exec 3<>"$PIPE" <"$PIPE" 3>&- ;;
+esac
+exec "$@"'
+
+# Sets ENTER, the words that run a program in container $1. Its data goes through the FIFO $2
+# in there, or without one through docker exec, whose stdin -i connects.
+enter() {
+  ENTER=(docker exec -e "PGDATABASE=$PG_DB" -e "PGUSER=$PG_USER" -e PGCONNECT_TIMEOUT=10 -e LC_ALL=C
+    -e "PIPE=${2:-}")
+  [[ -n ${2:-} ]] || ENTER+=(-i)
+  ENTER+=("$1" sh -c "$INSIDE" sh)
+}
+
+# Sets CONTAINER, the service's container on this node, and DATABASE_SIZE, its bytes on disk.
+# Several run while an update is under way; they share the data. The newest that answers is it.
+find_container() {
+  local ids id size
+  ids=$(ask docker ps -q --filter "label=com.docker.swarm.service.name=$DB_SERVICE_NAME" \
+    --filter status=running 2>"$ERRORS") || {
+    tell docker "$ERRORS"
+    die "$NO_TOOLS" "the Docker engine does not answer" "see 'systemctl status docker' on this node"
+  }
+  [[ -n $ids ]] || die "$NO_CONTAINER" "service $DB_SERVICE_NAME has no running container on this node" \
+    "if it runs on another node, that one makes the backup; else 'docker service ps $DB_SERVICE_NAME'"
+  for id in $ids; do
+    enter "$id"
+    if size=$(ask "${ENTER[@]}" psql -XAtqw -c 'SELECT pg_database_size(current_database())' \
+      2>"$ERRORS" </dev/null) && [[ $size =~ ^[0-9]+$ ]]; then
+      # shellcheck disable=SC2034 # used by those that source this
+      CONTAINER=$id DATABASE_SIZE=$size
+      return
+    fi
+  done
+  tell psql "$ERRORS"
+  die "$NO_DATABASE" "PostgreSQL in container $id does not answer user $PG_USER for database $PG_DB" \
+    "check pg_db and pg_user, and 'docker logs $id'"
+}
+
+# docker exec's own stdin and stdout carry 70-100 MB/s and burn a core doing so. A FIFO in the
+# container's /dev/shm is a plain kernel pipe between its program and ours. Where the
+# container's files are out of reach (rootless Docker), a local FIFO and docker exec carry it.
+make_pipe() {
+  local process inside=/dev/shm/backup-pg.$RUN
+  process=$(ask docker inspect -f '{{.State.Pid}}' "$CONTAINER" 2>"$ERRORS") || process=none
+  PIPE_DIR=/proc/$process/root$inside
+  # A folder of its own: in a shared one the kernel refuses FIFOs of other users.
+  # shellcheck disable=SC2016 # expanded in the container
+  if ask docker exec "$CONTAINER" sh -c 'rm -rf /dev/shm/backup-pg.*; mkdir -m 700 "$1" && mkfifo -m 600 "$1/pipe"' \
+    sh "$inside" 2>"$ERRORS" && [[ -p $PIPE_DIR/pipe && -r $PIPE_DIR/pipe && -w $PIPE_DIR/pipe ]]; then
+    enter "$CONTAINER" "$inside/pipe"
+    return
+  fi
+  log WARNING "cannot reach the container's files: the data goes through docker exec, which is slower"
+  ask docker exec "$CONTAINER" rm -rf "$inside" 2>"$ERRORS" || true
+  PIPE_DIR=$DIR/pipe
+  rm -rf -- "$PIPE_DIR"
+  mkdir -- "$PIPE_DIR"
+  mkfifo -- "$PIPE_DIR/pipe"
+  enter "$CONTAINER"
+}
+
+# Opens the pipe's ends, 7 to read and 8 to write. The container is not trusted with the path:
+# both come from what was opened first, and only if that is a pipe and no link to somewhere else.
+open_pipe() {
+  exec 6<>"$PIPE_DIR/pipe"
+  [[ -p /proc/self/fd/6 ]] ||
+    die "$DUMP_FAILED" "$PIPE_DIR/pipe is no pipe any more" "find out who changes files in the container"
+  # shellcheck disable=SC2094 # that is what a pipe is for
+  exec 7</proc/self/fd/6 8>/proc/self/fd/6 6>&-
+}
+
+# Waits for both ends of the pipe: $1 is docker exec, $2 our program; sets THERE and HERE. Each
+# was started without the other's descriptor, so each notices when the other has gone, and docker
+# exec keeps its own open until the program in the container has exited.
+close_pipe() {
+  exec 7<&- 8>&-
+  finish "$1"
+  THERE=$STATUS
+  ((THERE == 0)) || kill "$2" 2>/dev/null || true
+  finish "$2"
+  HERE=$STATUS
+  ((THERE == 0 && HERE == 0))
+}
+
+# What psql runs to count every row of every table, one line "name": rows each, for JSON. Without
+# tables of extensions, of which pg_dump does not take the rows. ONLY: each row counts once.
+readonly COUNT_SQL="
+SELECT format('SELECT %L || '': '' || count(*) FROM ONLY %I.%I',
+  to_json(format('%I.%I', n.nspname, c.relname)), n.nspname, c.relname)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'r' AND c.relpersistence <> 't'
+  AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+  AND NOT EXISTS (SELECT FROM pg_depend d
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+ORDER BY n.nspname, c.relname
+\\gexec
+"
+
+free_bytes() { echo $(($(df --output=avail -k -- "$DIR" | tail -n 1) * 1024)); }
+
+# ---- the bucket -------------------------------------------------------------------------------
+
+# Runs the AWS CLI; its output is in $DIR/answer.partial.
+aws_cli() {
+  local endpoint=()
+  [[ -z $S3_ENDPOINT_URL ]] || endpoint=(--endpoint-url "$S3_ENDPOINT_URL")
+  start aws "${endpoint[@]}" --cli-connect-timeout 10 --cli-read-timeout 60 "$@" \
+    >"$DIR/answer.partial" 2>"$ERRORS" </dev/null
+  finish "$STARTED"
+  return "$STATUS"
+}
+
+# Sets ENCRYPT, the AWS CLI's words for the encryption that was asked for.
+choose_encryption() {
+  ENCRYPT=()
+  [[ -z $SSE ]] || ENCRYPT=(--sse "$SSE")
+  [[ -z $SSE_KMS_KEY_ID ]] || ENCRYPT+=(--sse-kms-key-id "$SSE_KMS_KEY_ID")
+}
+
+# Puts file $1, whose SHA-256 is $3, at key $2 and asks the bucket what it has got. Returns 0 or
+# the exit code to take.
+upload() {
+  local file=$1 key=$2 sum=$3 bytes answer type=application/gzip
+  bytes=$(stat -c %s -- "$file")
+  [[ $key != *.json ]] || type=application/json
+  choose_encryption
+  if ! { aws_cli s3 cp --only-show-errors --content-type "$type" "${ENCRYPT[@]}" \
+    --metadata "sha256=$sum,bytes=$bytes" "$file" "s3://$S3_BUCKET/$key" &&
+    aws_cli s3api head-object --bucket "$S3_BUCKET" --key "$key" \
+      --query '[ContentLength,Metadata.sha256]' --output text; }; then
+    bucket_failed "s3://$S3_BUCKET/$key could not be uploaded or looked at"
+    return "$UPLOAD_FAILED"
+  fi
+  answer=$(<"$DIR/answer.partial")
+  [[ $answer != "$bytes"$'\t'"$sum" ]] || return 0
+  log ERROR "s3://$S3_BUCKET/$key is '$answer' instead of '$bytes $sum' (size, sha256); next: find out who else writes there; the next run uploads it again"
+  return "$BAD_OBJECT"
+}
+
+# Logs what the AWS CLI said when it failed, and that $1.
+bucket_failed() {
+  tell aws "$ERRORS"
+  # The CLI of Debian 12 reports some refusals as a fault of its own: ask plainly for the reason.
+  if grep -q NoneType "$ERRORS" && ! aws_cli s3api head-bucket --bucket "$S3_BUCKET"; then
+    tell aws "$ERRORS"
+  fi
+  log ERROR "$1; next: $(advice)"
+}
+
+# What to do about what the AWS CLI said.
+advice() {
+  case $(<"$ERRORS") in
+    *NoSuchBucket* | *"Not Found"*) echo "create bucket $S3_BUCKET, or correct s3_bucket_name" ;;
+    *"locate credentials"*) echo "give this node AWS credentials: in the vault, in ~/.aws, or an instance role" ;;
+    *AccessDenied* | *Forbidden* | *InvalidAccessKeyId* | *SignatureDoesNotMatch* | *ExpiredToken*)
+      echo "check this node's AWS key and what it may do (docs/backup.md, Permissions)" ;;
+    *KMS* | *ServerSideEncryption* | *InvalidEncryption*) echo "check backup.encryption and kms_key_id, and that this node may use the key" ;;
+    *) echo "check that this node reaches ${S3_ENDPOINT_URL:-S3 in $AWS_REGION}" ;;
+  esac
+}
