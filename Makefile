@@ -39,6 +39,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 test-unit: $(STAMP) lint types ## The quick tests: lint, types, unit, SSH (under 20 s)
+	@tools/need.sh curl perl
 	$(BIN)/pytest -q --numprocesses auto -m "not thorough" tests/unit tests/ssh
 
 test: test-unit ## Everything: the quick tests, the shell tests, the end-to-end tests in the lab

@@ -58,7 +58,12 @@ def ask(question: str, *, yes: bool, refusal: str) -> None:
         return
     if not sys.stdin.isatty():
         raise ConfigError(refusal, hint="nobody is here to be asked: run again with --yes")
-    if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+    try:
+        answer = input(f"{question} [y/N] ")
+    except EOFError:  # Ctrl-D leaves the cursor behind the question
+        print()
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
         raise SwarmkeepError("not confirmed: nothing was changed")
 
 

@@ -134,14 +134,22 @@ def connected(ctx: Context, inventory: Inventory) -> AbstractContextManager[Flee
     return kept.fleet(inventory, sudo_password=sudo_password(ctx), dry=is_dry(ctx), echo=print)
 
 
+def ask_secret(question: str) -> str:
+    """Ask on the terminal, without echo. ConfigError for Ctrl-D."""
+    import getpass
+
+    try:
+        return getpass.getpass(question)
+    except EOFError:
+        raise ConfigError("nothing was entered") from None
+
+
 def read_vault(inventory: Inventory) -> Secrets:
     """The secrets of the inventory's vault; on a terminal its password may be asked for."""
-    from getpass import getpass
-
     from fabfile import vault
     from fabfile.commands import kept
 
-    ask = getpass if sys.stdin.isatty() else None
+    ask = ask_secret if sys.stdin.isatty() else None
     return kept.read(
         inventory.vault.file,
         ("vault", inventory.vault, *map(os.environ.get, VAULT_VARIABLES)),

@@ -7,14 +7,13 @@ import sys
 from invoke.context import Context
 
 from fabfile.commands.carrying_out import WAIT_HELP, say
-from fabfile.commands.edge import command, connected, is_dry, read_inventory
+from fabfile.commands.edge import ask_secret, command, connected, is_dry, read_inventory
 
 
 @command(help={"wait": WAIT_HELP})
 def rotate(ctx: Context, hosts: str | None = None, wait: bool = False) -> None:
     """Give the database a new password."""
     import time
-    from getpass import getpass
 
     from fabfile import origin
     from fabfile.endings import Options
@@ -24,7 +23,7 @@ def rotate(ctx: Context, hosts: str | None = None, wait: bool = False) -> None:
 
     start = time.monotonic()
     inventory = read_inventory(hosts)
-    vault = RotatingVault(inventory.vault, getpass if sys.stdin.isatty() else None)
+    vault = RotatingVault(inventory.vault, ask_secret if sys.stdin.isatty() else None)
     options = Options("secrets.rotate", origin.find(), wait=wait)
     user = inventory.postgres.user
     print(f"rotating the password of {user}: checking", flush=True)

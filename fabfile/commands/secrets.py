@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
-from fabfile.commands.edge import command, is_dry, read_inventory, show_error
+from fabfile.commands.edge import ask_secret, command, is_dry, read_inventory, show_error
 from fabfile.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def view(
     """List the entries of the vault, --reveal for the values."""
     from fabfile import vault as vaults
 
-    found = vaults.load(read_inventory(hosts).vault, _ask)
+    found = vaults.load(read_inventory(hosts).vault, ask_secret)
     if name is not None:
         secret = found.require(name)
         print(secret.reveal() if reveal else name)
@@ -84,7 +84,7 @@ def edit(ctx: Context, hosts: str | None = None) -> None:
     if is_dry(ctx):
         print(f"would edit {vault.file}")
         return
-    document = vault_edit.open_document(vault, _ask)
+    document = vault_edit.open_document(vault, ask_secret)
     edited = vault_edit.edit(document, _again)
     _save(document, edited)
 
@@ -97,7 +97,7 @@ def set_(ctx: Context, name: str, hosts: str | None = None) -> None:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", name):
         raise ConfigError(f"{name!r} is not a name for an entry: want letters, digits and _")
     vault = read_inventory(hosts).vault
-    document = vault_edit.open_document(vault, _ask)
+    document = vault_edit.open_document(vault, ask_secret)
     changed = vault_edit.set_entry(document, name, _read_value(name))
     if is_dry(ctx):
         print(f"would set {name} in {vault.file}")
@@ -148,18 +148,9 @@ def _shown(found: Secrets, name: str) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def _ask(question: str) -> str:
-    import getpass
-
-    try:
-        return getpass.getpass(question)
-    except EOFError:
-        raise ConfigError("nothing was entered") from None
-
-
 def _ask_twice(question: str) -> str:
-    first = _ask(question)
-    if _ask("Once more: ") != first:
+    first = ask_secret(question)
+    if ask_secret("Once more: ") != first:
         raise ConfigError("the two entries differ; nothing was written")
     return first
 
