@@ -21,7 +21,9 @@ LAYERS = [
     ["verify"],
     ["report"],
     ["inventory"],
-    ["hosts_file"],
+    ["refusals", "retention", "hosts_file"],
+    ["s3_connection"],
+    ["bucket"],
     ["vault_password"],
     ["vault"],
     ["vault_edit"],
@@ -108,6 +110,13 @@ def test_the_bucket_never_uses_ssh_and_verify_does_no_io():
     outside = {n.split(".")[0] for n in imports(ROOMS["verify"])} - {"fabfile"}
     pure = {"__future__", "collections", "dataclasses", "datetime", "enum", "statistics", "typing"}
     assert outside <= pure | {"re", "math"}
+
+
+def test_what_judges_does_no_io():
+    for room in ("retention",):
+        outside = {name.split(".")[0] for name in imports(ROOMS[room])} - {"fabfile"}
+        assert outside <= {"__future__", "collections", "dataclasses", "datetime", "typing"}, room
+        assert rooms_of(ROOMS[room]) & {"transport", "s3_connection", "bucket"} == set()
 
 
 def test_only_commands_print():
