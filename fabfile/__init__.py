@@ -11,6 +11,7 @@ from fabfile.commands import doctor as _doctor
 from fabfile.commands import lab as _lab
 from fabfile.commands import locking as _locking
 from fabfile.commands import plan as _plan
+from fabfile.commands import prune as _prune
 from fabfile.commands import registry as _registry
 from fabfile.commands import releases as _releases
 from fabfile.commands import rotate as _rotate
@@ -50,6 +51,7 @@ namespace = Collection(
         _backup_hosts.uninstall,
         _backup.list_,
         _backup.verify,
+        _prune.prune,
     ),
     Collection(
         "secrets", _secrets.init, _secrets.view, _secrets.edit, _secrets.set_, _rotate.rotate

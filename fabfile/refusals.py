@@ -19,11 +19,17 @@ _RIGHTS = (
     "the operator's policy in docs/backup.md lists the rights that are needed: s3:ListBucket on "
     "the bucket and s3:GetObject on what is in it"
 )
+_RIGHT = "the key of this command needs the right {} on it (inv bucket.policies prints policies)"
 _LATER = "the fault is on the other side: try again in a while"
 _NETWORK = (
     "check backup.endpoint_url in hosts.yaml, this machine's network and its proxy "
     "(HTTPS_PROXY, NO_PROXY)"
 )
+
+DENIED = ("AccessDenied", "403", "Forbidden", "AllAccessDisabled")
+"""What a bucket answers where a right is missing."""
+UNSUPPORTED = ("NotImplemented", "MethodNotAllowed", "405", "501", "XNotImplemented")
+"""What stores answer to a call that they do not know."""
 
 # Several codes, what to say, what to do next.
 _REFUSALS: tuple[tuple[tuple[str, ...], str, str], ...] = (
@@ -39,7 +45,7 @@ _REFUSALS: tuple[tuple[tuple[str, ...], str, str], ...] = (
         _SESSION,
     ),
     (("InvalidToken", "InvalidClientTokenId"), "does not accept the session token", _SESSION),
-    (("AccessDenied", "403", "Forbidden", "AllAccessDisabled"), "denies access", _RIGHTS),
+    (DENIED, "denies access", _RIGHTS),
     (("NoSuchBucket",), "does not exist", _NAME),
     (
         ("NoSuchKey", "404", "NotFound"),
@@ -108,13 +114,17 @@ _NO_ANSWER = (
 
 
 def refusal(
-    where: str, action: str, code: str, *, message: str = "", region: str = ""
+    where: str, action: str, code: str, *, message: str = "", region: str = "", right: str = ""
 ) -> SwarmkeepError:
     """Given the code of a bucket's answer, return the error to raise.
 
     `where` names bucket and endpoint, `action` what was tried ("listing postgres/x/"),
-    `region` is where the bucket says that it is.
+    `region` is where the bucket says that it is, `right` what the action needs
+    ("s3:DeleteObject").
     """
+    if right and code in DENIED:
+        said = f"{where} denies {right} ({code}, {action})"
+        return UnreachableError(said, hint=_RIGHT.format(right))
     for codes, meaning, hint in _REFUSALS:
         if code in codes:
             moved = f"set aws_region: {region} in hosts.yaml" if region and hint == _REGION else ""

@@ -5,16 +5,27 @@ The credentials are those of whoever runs the command, found where AWS tools loo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from fabfile.errors import UnreachableError
 from fabfile.inventory import Backup
-from fabfile.refusals import failure, refusal
+from fabfile.refusals import UNSUPPORTED, failure, refusal
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """A store does not know a call; it said `code`."""
+
+    code: str
 
 
 class Connection:
@@ -66,8 +77,8 @@ class Connection:
         return f"bucket {self.name} at {self.backup.endpoint_url or 'AWS ' + self.backup.region}"
 
     @contextmanager
-    def translated(self, action: str) -> Iterator[None]:
-        """Turn what botocore raises into our errors."""
+    def translated(self, action: str, *, right: str = "") -> Iterator[None]:
+        """Turn what botocore raises into our errors. `right` is what the action needs."""
         from botocore.exceptions import (  # type: ignore[import-untyped]
             BotoCoreError,
             ClientError,
@@ -82,10 +93,30 @@ class Connection:
                 code_of(error),
                 message=str(error.response.get("Error", {}).get("Message", "")),
                 region=region_of(error.response),
+                right=right,
             ) from error
         except (BotoCoreError, OSError) as error:
             kind = "OSError" if isinstance(error, OSError) else type(error).__name__
             raise failure(self.where, action, kind, str(error)) from error
+
+    def ask(
+        self, what: str, right: str, call: Callable[[], _T], *, absent: Collection[str] = ()
+    ) -> _T | Unsupported | None:
+        """Given a question to the bucket, return the answer.
+
+        `absent` are the codes that mean "there is none": None. `Unsupported` where the store
+        does not know the call.
+        """
+        try:
+            with self.translated(f"asking for {what}", right=right):
+                return call()
+        except UnreachableError as error:
+            code = code_of(error.__cause__)
+            if code in absent:
+                return None
+            if code in UNSUPPORTED:
+                return Unsupported(code)
+            raise
 
 
 def code_of(error: BaseException | None) -> str:

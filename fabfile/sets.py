@@ -103,6 +103,11 @@ class BackupSet:
         return self.parts["dump"].size if "dump" in self.parts else 0
 
     @property
+    def stored(self) -> int:
+        """Bytes of all its objects."""
+        return sum(part.size for part in self.parts.values())
+
+    @property
     def last_modified(self) -> datetime:
         """When the bucket received the manifest: then the set was complete."""
         return self.parts["manifest"].last_modified

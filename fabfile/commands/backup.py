@@ -125,7 +125,7 @@ def _listing(holding: Holding, now: datetime) -> str:
             [
                 plain(one.stamp),
                 f"{one.timestamp:%Y-%m-%d %H:%M:%S}",
-                _age(one, now),
+                age_of(one, now),
                 format_size(one.size),
                 plain(_proven(one)),
             ]
@@ -156,7 +156,8 @@ def _proven(one: BackupSet) -> str:
     return said if proof.ok else f"{said}: {proof.reason}"
 
 
-def _age(one: BackupSet, now: datetime) -> str:
+def age_of(one: BackupSet, now: datetime) -> str:
+    """How long ago a set was made, or in how long it will be, in words."""
     from fabfile.units import format_duration
 
     seconds = (now - one.timestamp).total_seconds()

@@ -151,6 +151,8 @@ class S3Server:
         if "swarmkeep" in request.headers["User-Agent"]:
             self.requests.append(f"{request.method} {request.full_path.rstrip('?')}")
             response = self.fault(request) if self.fault else None
+        if response is None and request.method == "GET" and "retention" in request.args:
+            response = retention_of(*request.path.strip("/").split("/", 1))
         if response is None:
             # /bucket or /bucket/key: addressing by path.
             in_bucket = request.path.strip("/").count("/") == 0
@@ -160,6 +162,17 @@ class S3Server:
             if request.method == "HEAD" and "content-length" in headers:
                 response.headers["Content-Length"] = headers["content-length"]
         return response(environ, start_response)
+
+
+def retention_of(bucket: str, key: str) -> Response:
+    """GetObjectRetention, which moto lacks."""
+    found = s3_backends[ACCOUNT]["aws"].get_object(bucket, key)
+    if not found.lock_mode:
+        body = "<Error><Code>NoSuchObjectLockConfiguration</Code><Message>none</Message></Error>"
+        return Response(body, status=404, mimetype="application/xml")
+    until = found.lock_until
+    body = f"<Retention><Mode>{found.lock_mode}</Mode><RetainUntilDate>{until}</RetainUntilDate>"
+    return Response(f"{body}</Retention>", mimetype="application/xml")
 
 
 def refuse(status: int, code: str, message: str = "no", *, method: str = "GET") -> Fault:

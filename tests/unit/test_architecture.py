@@ -23,7 +23,7 @@ LAYERS = [
     ["inventory"],
     ["refusals", "retention", "hosts_file"],
     ["s3_connection"],
-    ["bucket"],
+    ["bucket", "removal"],
     ["vault_password"],
     ["vault"],
     ["vault_edit"],
