@@ -271,7 +271,8 @@ class Deployment:
                 outcome[service.name] = "created"
             else:
                 outcome[service.name] = "unchanged" if old.spec == service.spec else "updated"
-        return Report(self.wanted.name, tuple(self._done), outcome, release)
+        images = swarm.images(after)
+        return Report(self.wanted.name, tuple(self._done), outcome, release, images)
 
 
 def _watch(manager: Host) -> Cluster:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fabfile import backup_host
+from fabfile import backup_kits
+from fabfile.backup_kits import kit_of
 from fabfile.bootstrap_plan import OLDEST_ENGINE
 from fabfile.doctor_facts import Facts
 from fabfile.errors import UNREACHABLE, SwarmkeepError
@@ -40,10 +41,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Expected:
-    """What hosts are compared with. `files` is None where the vault did not open."""
+    """What hosts are compared with. `files` of each host; None where the vault did not open."""
 
     inventory: Inventory
-    files: Sequence[RemoteFile] | None
+    files: Mapping[str, Sequence[RemoteFile]] | None
     newest_object: int | None
     """Bytes of the newest backup in the bucket."""
 
@@ -69,7 +70,7 @@ def judge_host(expected: Expected, entry: HostEntry, facts: Facts) -> list[Findi
         checks += [_swarm(entry, facts), *_ports(facts), _docker_disk(facts)]
         checks += _ipvs(inventory, facts)
     if entry.role == "db":
-        checks += _backup(expected, facts)
+        checks += _backup(expected, entry, facts)
     return [Finding(entry.name, check) for check in checks]
 
 
@@ -180,8 +181,8 @@ def _ipvs(inventory: Inventory, facts: Facts) -> list[Check]:
     ]
 
 
-def _backup(expected: Expected, facts: Facts) -> list[Check]:
-    checks = [_files(expected, facts)]
+def _backup(expected: Expected, entry: HostEntry, facts: Facts) -> list[Check]:
+    checks = [_files(expected, entry, facts)]
     if facts.missing_programs:
         names = ", ".join(facts.missing_programs)
         checks.append(Check("programs", False, f"missing: {names}", _INSTALL))
@@ -194,18 +195,19 @@ def _backup(expected: Expected, facts: Facts) -> list[Check]:
         )
     )
     checks.append(_bucket(facts))
-    checks.append(_dump_disk(expected, facts))
+    if kit_of(entry) is backup_kits.DATABASE:
+        checks.append(_dump_disk(expected, facts))
     return checks
 
 
-def _files(expected: Expected, facts: Facts) -> Check:
+def _files(expected: Expected, entry: HostEntry, facts: Facts) -> Check:
     if expected.files is None:
         return Check(
             "backup", False, "cannot be compared: the vault did not open", "see the check 'vault'"
         )
-    if backup_host.SCRIPT not in facts.files:
+    if kit_of(entry).script not in facts.files:
         return Check("backup", False, "is not installed", _INSTALL)
-    wanted = {file.path: file for file in expected.files}
+    wanted = {file.path: file for file in expected.files[entry.name]}
     wrong = sorted(path for path in wanted if not _same(wanted[path], facts))
     wrong += [f"{path} (should not be there)" for path in sorted(set(facts.files) - set(wanted))]
     return Check(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fabfile import backup_host
+from fabfile import backup_kits
 from fabfile.errors import SwarmkeepError
 from fabfile.host_facts import PATH, engine_info
 from fabfile.inventory import HostEntry, Inventory
@@ -59,13 +59,14 @@ section quorum
 docker node ls --filter role=manager --format '{{.Hostname}} {{.ManagerStatus}}' 2>/dev/null
 """
 
-# What backup-pg.sh does to read its settings and to ask the bucket, but nothing is written there.
-_BUCKET = f"""section bucket
-if [ -r {backup_host.CONFIG} ] && command -v aws >/dev/null; then (
+# What the backup's script does to read its settings and to ask the bucket, but nothing is
+# written there.
+_BUCKET = """section bucket
+if [ -r @CONFIG@ ] && command -v aws >/dev/null; then (
   set -a
-  . {backup_host.CONFIG}
+  . @CONFIG@
   AWS_DEFAULT_REGION=$AWS_REGION AWS_MAX_ATTEMPTS=1 AWS_PAGER=
-  timeout 30 aws ${{S3_ENDPOINT_URL:+--endpoint-url "$S3_ENDPOINT_URL"}} --cli-connect-timeout 5 \
+  timeout 30 aws ${S3_ENDPOINT_URL:+--endpoint-url "$S3_ENDPOINT_URL"} --cli-connect-timeout 5 \
     --cli-read-timeout 10 s3api head-bucket --bucket "$S3_BUCKET" 2>&1 </dev/null
   echo "exit $?"
 ) fi
@@ -122,24 +123,17 @@ def gather(inventory: Inventory, entry: HostEntry) -> Command:
         f"docker network inspect --format '{{{{range .Peers}}}}{{{{.IP}}}} {{{{end}}}}' {network} "
         "2>/dev/null\n"
     )
-    if entry.role == "db":
-        script += _backup_part(inventory) + _BUCKET
+    if entry in backup_kits.hosts(inventory):
+        script += _backup_part(entry, inventory)
     # Last, since it ends the script on a machine that is no manager.
     return Command(script + observe_command(inventory).script, changes=False)
 
 
-def _backup_part(inventory: Inventory) -> str:
-    backup = inventory.backup
-    paths = (
-        backup_host.SCRIPT,
-        backup_host.CONFIG,
-        backup_host.CREDENTIALS,
-        backup_host.CRON,
-        backup_host.LOGROTATE,
-    )
-    needed = " ".join(map(shlex.quote, backup_host.programs(backup.compression)))
-    folder = shlex.quote(f"{backup.directory}/{inventory.postgres.database}")
-    return (
+def _backup_part(entry: HostEntry, inventory: Inventory) -> str:
+    kit = backup_kits.kit_of(entry)
+    paths = backup_kits.installed(kit)
+    needed = " ".join(map(shlex.quote, backup_kits.programs(entry, inventory)))
+    script = (
         "section files\n"
         f"for f in {' '.join(paths)}; do\n"
         '  [ ! -f "$f" ] || echo "$(sha256sum <"$f" | cut -d " " -f 1) '
@@ -147,13 +141,21 @@ def _backup_part(inventory: Inventory) -> str:
         "done\n"
         "section programs\n"
         f'for p in {needed}; do command -v "$p" >/dev/null || echo "$p"; done\n'
-        "section dumps\n"
-        f"d={folder}\n"
-        'n=$(ls -1 "$d"/backup_*Z.dump.gz 2>/dev/null | tail -n 1)\n'
-        'while [ ! -d "$d" ]; do d=$(dirname "$d"); done\n'
-        'df --output=avail -B1 -- "$d" | tail -n 1\n'
-        '[ -z "$n" ] || stat -c %s -- "$n"\n'
     )
+    if kit is backup_kits.DATABASE:
+        folder = f"{inventory.backup.directory}/{inventory.postgres.database}"
+        script += _DUMPS.replace("@FOLDER@", shlex.quote(folder))
+    return script + _BUCKET.replace("@CONFIG@", kit.config)
+
+
+_DUMPS = (
+    "section dumps\n"
+    "d=@FOLDER@\n"
+    'n=$(ls -1 "$d"/backup_*Z.dump.gz 2>/dev/null | tail -n 1)\n'
+    'while [ ! -d "$d" ]; do d=$(dirname "$d"); done\n'
+    'df --output=avail -B1 -- "$d" | tail -n 1\n'
+    '[ -z "$n" ] || stat -c %s -- "$n"\n'
+)
 
 
 def ask(host: Host) -> Facts:

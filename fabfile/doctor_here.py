@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fabfile import backup_host, stacks
+from fabfile import backup_kits, stacks
 from fabfile.bucket import Bucket
 from fabfile.doctor import Finding, failure
 from fabfile.errors import ConfigError, SwarmkeepError
@@ -37,7 +37,7 @@ class Here:
 
     findings: tuple[Finding, ...]
     wanted: tuple[Wanted, ...] | None
-    files: Sequence[RemoteFile] | None
+    files: Mapping[str, Sequence[RemoteFile]] | None
 
 
 def look(inventory: Inventory, read_vault: Callable[[], Secrets]) -> Here:
@@ -57,7 +57,10 @@ def look(inventory: Inventory, read_vault: Callable[[], Secrets]) -> Here:
     except SwarmkeepError as error:
         findings.append(failure(GROUP, "compose", error))
     try:
-        files = backup_host.files(inventory, secrets)
+        files = {
+            entry.name: backup_kits.files(entry, inventory, secrets)
+            for entry in backup_kits.hosts(inventory)
+        }
     except SwarmkeepError as error:
         findings.append(failure(GROUP, "backup files", error))
     return Here(tuple(findings), wanted, files)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fabfile import audit, releases, swarm
 from fabfile.origin import Origin
@@ -38,6 +38,8 @@ class Report:
     changes: tuple[str, ...]
     services: Mapping[str, str]
     release: int = 0
+    images: Mapping[str, str] = field(default_factory=dict)
+    """What every service of both stacks runs now, by full name."""
     at_rest: bool = False
     """Whether the stack ran as wanted from the first look on: that look is still true."""
 

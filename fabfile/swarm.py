@@ -254,6 +254,11 @@ def split_sections(text: str) -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
+def images(cluster: Cluster) -> dict[str, str]:
+    """What every observed service runs, with the digest where Swarm knows it, by full name."""
+    return {service.name: service.image for service in cluster.services}
+
+
 def label_node(node: str, labels: Mapping[str, str], remove: Iterable[str] = ()) -> str:
     """The command that sets and removes labels of a node."""
     words = [f"--label-add {shlex.quote(f'{key}={value}')}" for key, value in labels.items()]

@@ -33,6 +33,19 @@ tell() {
   done < <(tail -n 5 -- "$2" 2>/dev/null)
 }
 
+# A text as JSON.
+quoted() {
+  local text=${1//\\/\\\\}
+  printf '"%s"' "${text//\"/\\\"}"
+}
+
+# The SHA-256 of file $1.
+sum_of() {
+  local sum
+  sum=$(sha256sum <"$1")
+  printf '%s' "${sum%% *}"
+}
+
 # ---- a run ------------------------------------------------------------------------------------
 
 # Sets what every run needs, and has it end cleanly whatever ends it.
@@ -86,33 +99,40 @@ take_lock() {
 
 # ---- settings ---------------------------------------------------------------------------------
 
-load_config() {
-  local file=$1 owner mode name='[A-Za-z_][A-Za-z0-9_.-]{0,62}'
+# Reads settings file $1 and checks what all scripts use of it.
+read_config() {
+  local file=$1 owner mode
   [[ -f $file && -r $file ]] ||
     die "$USAGE" "$file: no such settings file, or not readable" "'inv backup.install' makes it"
   read -r owner mode < <(stat -L -c '%u %a' -- "$file")
   (((owner == 0 || owner == EUID) && (8#$mode & 8#077) == 0)) ||
     die "$USAGE" "$file: others could read or change it" "chown root '$file' && chmod 600 '$file'"
-  unset PG_DB PG_USER DB_SERVICE_NAME S3_BUCKET AWS_REGION APP_STACK
+  unset PG_DB PG_USER DB_SERVICE_NAME S3_BUCKET AWS_REGION APP_STACK NODE STATE_DIR
   S3_ENDPOINT_URL="" BACKUP_DIR=/var/backups/postgres KEEP_LOCAL_DAYS=7 COMPRESSION=auto
   COUNT_ROWS=yes SSE="" SSE_KMS_KEY_ID="" STEP_TIMEOUT=21600
   # shellcheck source=/dev/null
-  . "$file" || die "$USAGE" "$file: is not valid shell" "write lines like PG_DB='nocodb'"
-  setting PG_DB "$name( $name)*"
-  setting PG_USER "$name"
-  setting DB_SERVICE_NAME '[A-Za-z0-9][A-Za-z0-9_.-]*'
+  . "$file" || die "$USAGE" "$file: is not valid shell" "write lines like AWS_REGION='eu-central-1'"
   setting S3_BUCKET '[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]'
   setting AWS_REGION '[a-z0-9][a-z0-9-]*'
   setting S3_ENDPOINT_URL '(https?://[^[:space:]]+)?'
-  setting BACKUP_DIR '/[^[:cntrl:]]+'
-  setting KEEP_LOCAL_DAYS '[0-9]{1,4}'
-  setting COUNT_ROWS 'yes|no'
   setting SSE '(AES256|aws:kms)?'
   setting SSE_KMS_KEY_ID '([A-Za-z0-9][A-Za-z0-9:/_-]{0,255})?'
   setting STEP_TIMEOUT '[0-9]{1,9}'
-  setting COMPRESSION 'auto|(gzip|pigz)-[1-9]|igzip-[0-3]|libdeflate-([1-9]|1[0-2])'
   export PATH AWS_DEFAULT_REGION=$AWS_REGION AWS_PAGER=
   [[ -z ${AWS_SHARED_CREDENTIALS_FILE:-} ]] || export AWS_SHARED_CREDENTIALS_FILE
+}
+
+# Reads settings file $1 and checks what there is about the database, too.
+load_config() {
+  local name='[A-Za-z_][A-Za-z0-9_.-]{0,62}'
+  read_config "$1"
+  setting PG_DB "$name( $name)*"
+  setting PG_USER "$name"
+  setting DB_SERVICE_NAME '[A-Za-z0-9][A-Za-z0-9_.-]*'
+  setting BACKUP_DIR '/[^[:cntrl:]]+'
+  setting KEEP_LOCAL_DAYS '[0-9]{1,4}'
+  setting COUNT_ROWS 'yes|no'
+  setting COMPRESSION 'auto|(gzip|pigz)-[1-9]|igzip-[0-3]|libdeflate-([1-9]|1[0-2])'
 }
 
 # Refuses setting $1 unless it has the form $2: they go into keys, paths and commands.

@@ -219,12 +219,6 @@ dump_globals() {
 
 # ---- the manifest -----------------------------------------------------------------------------
 
-# A text as JSON.
-quoted() {
-  local text=${1//\\/\\\\}
-  printf '"%s"' "${text//\"/\\\"}"
-}
-
 # What images run: this node's PostgreSQL, and what a deploy has noted of the rest of them.
 images() {
   local service image id separator=""
@@ -281,12 +275,6 @@ keep() {
   for end in dump.gz globals.sql.gz manifest.json; do
     mv -- "$base.$end.partial" "$base.$end"
   done
-}
-
-sum_of() {
-  local sum
-  sum=$(sha256sum <"$1")
-  printf '%s' "${sum%% *}"
 }
 
 # ---- the bucket -------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from fabfile import backup_host, compose, hosts_file, stacks, vault
+from fabfile import backup_kits, compose, hosts_file, stacks, vault
 from lab.files import SSH_KEY
 from lab.model import NODES, Lab
 
@@ -69,6 +69,8 @@ def _hosts_file(folder: Path, lab: Lab, nodes: Mapping[str, Address]) -> None:
     for name, (host, port) in nodes.items():
         data["hosts"][name] |= {"address": host, "port": port}
     data["ssh"] |= {"key": str(lab.directory / SSH_KEY), "known_hosts": "known_hosts"}
+    # The peers do the database's backup only.
+    data["backup"] |= {"files": False}
     data["vault"] = {"file": str(VAULT), "password_file": str(lab.directory / "vault-password")}
     (folder / "hosts.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
 
@@ -92,9 +94,9 @@ def _content(folder: Path) -> None:
         (folder / f"compose-{stack.role}.yml").write_text(_compose_file(stack))
         for secret in stack.secrets:
             contents[_plain_name(secret, stack)] = secret.content.decode()
-    for file in backup_host.files(known, secrets):
+    for file in backup_kits.files(known.with_role("db")[0], known, secrets):
         text = file.content.decode()
-        if file.path == backup_host.CREDENTIALS:
+        if file.path == backup_kits.DATABASE.credentials:
             contents["aws"] = text
         else:
             (folder / _FILES[file.path]).write_text(text)
@@ -104,10 +106,11 @@ def _content(folder: Path) -> None:
 
 
 _FILES = {
-    backup_host.SCRIPT: "backup-pg.sh",
-    backup_host.CONFIG: "backup-pg.conf",
-    backup_host.CRON: "backup-pg.cron",
-    backup_host.LOGROTATE: "backup-pg.logrotate",
+    backup_kits.DATABASE.script: "backup-pg.sh",
+    backup_kits.COMMON: "backup-common.sh",
+    backup_kits.DATABASE.config: "backup-pg.conf",
+    backup_kits.DATABASE.cron: "backup-pg.cron",
+    backup_kits.DATABASE.logrotate: "backup-pg.logrotate",
 }
 
 

@@ -16,12 +16,12 @@ from fabfile.commands.edge import (
     read_vault,
     show_error,
 )
-from fabfile.errors import ConfigError
+from fabfile.errors import ConfigError, SwarmkeepError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fabfile.transport import Outcome
+    from fabfile.transport import Fleet, Outcome
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ DRY = "dry run, nothing was changed"
 
 @command()
 def install(ctx: Context, hosts: str | None = None) -> None:
-    """Put script, settings and cron entry on the db hosts."""
+    """Put the backup on the db and app hosts."""
     inventory = read_inventory(hosts)
     secrets = read_vault(inventory)
 
@@ -46,29 +46,50 @@ def install(ctx: Context, hosts: str | None = None) -> None:
             print(f"{name}: {done.checked}")
 
     with connected(ctx, inventory) as fleet:
-        _show_each(backup_host.install(fleet, inventory, secrets), show, dry=is_dry(ctx))
+        outcomes = backup_host.install(fleet, inventory, secrets)
+        if not all(o.value.knows_images for o in outcomes if o.value):
+            _note_images(fleet)
+        _show_each(outcomes, show, dry=is_dry(ctx))
+
+
+def _note_images(fleet: Fleet) -> None:
+    """Tell the db hosts what runs now. The next deploy does it too: nothing depends on it here."""
+    from contextlib import suppress
+
+    from fabfile import backup_host, preflight, swarm
+
+    with suppress(SwarmkeepError):
+        backup_host.note_images(fleet, swarm.images(preflight.observe(fleet.first_manager())))
 
 
 @command()
 def run(ctx: Context, hosts: str | None = None) -> None:
-    """Make a backup now; exits with the script's code."""
+    """Make a backup now, database and attachments."""
     inventory = read_inventory(hosts)
 
-    from fabfile import backup_host
+    from fabfile import backup_host, backup_kits
 
+    codes = []
     with connected(ctx, inventory) as fleet:
-        host = backup_host.find_host(fleet, inventory)
-        print(f"{host.name}: {backup_host.SCRIPT}", flush=True)
-        code = backup_host.run(host, lambda line: print(line, flush=True))
+        # Each host that is needed is found before the first one begins.
+        hosts_ = [backup_host.find_host(fleet, inventory)]
+        if inventory.backup.files:
+            hosts_ += [fleet.host(entry) for entry in inventory.with_role("app")]
+        for host in hosts_:
+            print(f"{host.name}: {backup_kits.kit_of(host.entry).script}", flush=True)
+            codes.append(backup_host.run(host, lambda line: print(line, flush=True)))
+            if codes[-1] == backup_host.NO_CONTAINER and host.entry.role == "app":
+                print(f"{host.name}: {backup_kits.ATTACHMENTS.absent}")
+                codes.pop()
     if is_dry(ctx):
         print(DRY)
-    if code:
-        raise Exit(code=code)
+    if any(codes):
+        raise Exit(code=next(filter(None, codes)))
 
 
 @command(help={"lines": "how many lines of each host's log (default 50)"})
 def logs(ctx: Context, hosts: str | None = None, lines: int = 50) -> None:
-    """Show the end of the backup log of every db host."""
+    """Show the end of the backup log of every host."""
     if lines < 1:
         raise ConfigError(f"--lines {lines}: want a number of lines, 1 or more")
     inventory = read_inventory(hosts)
@@ -76,7 +97,7 @@ def logs(ctx: Context, hosts: str | None = None, lines: int = 50) -> None:
     from fabfile import backup_host
 
     def show(name: str, text: str) -> None:
-        for line in text.splitlines() or [f"no log yet in {backup_host.LOG}"]:
+        for line in text.splitlines() or ["no log yet"]:
             print(f"{name}: {line}")
 
     with connected(ctx, inventory) as fleet:
@@ -85,7 +106,7 @@ def logs(ctx: Context, hosts: str | None = None, lines: int = 50) -> None:
 
 @command()
 def uninstall(ctx: Context, hosts: str | None = None) -> None:
-    """Take the backup off the db hosts; dumps and log stay."""
+    """Take the backup off the hosts; dumps and logs stay."""
     inventory = read_inventory(hosts)
 
     from fabfile import backup_host
@@ -98,7 +119,7 @@ def uninstall(ctx: Context, hosts: str | None = None) -> None:
 
     with connected(ctx, inventory) as fleet:
         _show_each(backup_host.uninstall(fleet, inventory), show, dry=is_dry(ctx))
-    print(f"left in place: {inventory.backup.directory} and {backup_host.LOG}")
+    print(f"left in place: {inventory.backup.directory} and /var/log/backup-*.log")
 
 
 def _show_each(

@@ -40,6 +40,8 @@ def carry_out(
         verify=_verifier(fleet, wanted),
     )
     report = deployment.run(seen)
+    if report.changed and not fleet.dry:
+        _note_images(fleet, report)
     _print_report(report, time.monotonic() - start, fleet.dry)
     return report
 
@@ -102,6 +104,13 @@ def _verifier(fleet: Fleet, wanted: Wanted) -> Callable[[Cluster], None]:
         say(f"{wanted.name}: NocoDB answers from its database")
 
     return verify
+
+
+def _note_images(fleet: Fleet, report: Report) -> None:
+    """Tell the db hosts what runs now: it belongs into the manifests of the backups."""
+    from fabfile import backup_host
+
+    backup_host.note_images(fleet, report.images)
 
 
 def _print_report(report: Report, seconds: float, dry: bool) -> None:

@@ -274,7 +274,7 @@ END
 }
 
 @test "the cron template holds one job with a place for the schedule" {
-  local template=$BATS_TEST_DIRNAME/../../scripts/backup-pg.cron
-  [ "$(grep -c '^@SCHEDULE@ root /usr/local/bin/backup-pg.sh >>/var/log/backup-pg.log 2>&1$' "$template")" -eq 1 ]
+  local template=$BATS_TEST_DIRNAME/../../scripts/backup.cron
+  [ "$(grep -c '^@SCHEDULE@ root @SCRIPT@ >>@LOG@ 2>&1$' "$template")" -eq 1 ]
   [ "$(grep -vc -e '^#' -e '^MAILTO=""$' -e '^@SCHEDULE@' "$template")" -eq 0 ]
 }

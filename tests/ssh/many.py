@@ -11,7 +11,7 @@ from typing import Any
 import paramiko
 import yaml
 
-from fabfile import backup_host, hosts_file
+from fabfile import backup_kits, hosts_file
 from fabfile.inventory import Inventory
 from tests.ssh.server import DEADLINE, SshServer
 
@@ -60,9 +60,9 @@ class SimulatedHost(SshServer):
 
 def all_right(inventory: Inventory, secrets: Any) -> str:
     """What a host says on which everything is installed and was checked."""
-    wanted = backup_host.files(inventory, secrets)
+    wanted = backup_kits.files(inventory.with_role("db")[0], inventory, secrets)
     lines = [f"same {file.path}" for file in wanted]
-    return "\n".join([*lines, f"checked {backup_host.fingerprint(wanted)}", ""])
+    return "\n".join([*lines, f"checked {backup_kits.fingerprint(wanted)}", ""])
 
 
 def write_inventory(

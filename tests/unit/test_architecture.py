@@ -34,6 +34,7 @@ LAYERS = [
     ["swarm", "compose", "host_facts", "registry"],
     ["servicespec_parts", "specfields", "lock_text", "bootstrap_commands", "bootstrap_plan"],
     ["placement", "convergence", "stacks", "servicespec", "lock", "audit"],
+    ["backup_kits"],
     ["backup_host", "role_password", "archive"],
     ["waiting", "preflight", "probe", "status", "plan", "releases", "change_script"],
     ["plan_text", "endings"],

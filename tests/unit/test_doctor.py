@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fabfile import backup_host, doctor, doctor_facts, doctor_here, doctor_swarm, hosts_file
+from fabfile import backup_kits, doctor, doctor_facts, doctor_here, doctor_swarm, hosts_file
+from fabfile.backup_kits import DATABASE
 from fabfile.commands import doctor as command
 from fabfile.doctor import Expected, Finding
 from fabfile.doctor_facts import Facts, FileFacts
@@ -71,12 +72,13 @@ def facts(name: str = "db1", **changes) -> Facts:
 
 
 def installed(inv) -> tuple[Expected, dict[str, FileFacts]]:
-    files = backup_host.files(inv, vault())
+    every = {e.name: backup_kits.files(e, inv, vault()) for e in backup_kits.hosts(inv)}
+    files = every[inv.with_role("db")[0].name]
     there = {
         f.path: FileFacts(hashlib.sha256(f.content).hexdigest(), f"{f.mode:o}", f.owner)
         for f in files
     }
-    return Expected(inv, files, None), there
+    return Expected(inv, every, None), there
 
 
 def verdicts(tmp_path: Path, name: str = "db1", *, hosts=None, expected=None, **changes):
@@ -184,21 +186,21 @@ def test_ipvs_is_no_matter_where_no_setting_needs_it(tmp_path):
 
 def test_a_changed_file_a_wrong_mode_and_a_leftover_are_named(tmp_path):
     _, there = installed(inventory(tmp_path))
-    there[backup_host.SCRIPT] = replace(there[backup_host.SCRIPT], sha256="0" * 64)
-    there[backup_host.CONFIG] = replace(there[backup_host.CONFIG], mode="644")
-    there[backup_host.CREDENTIALS] = FileFacts("0" * 64, "600", "root")
+    there[DATABASE.script] = replace(there[DATABASE.script], sha256="0" * 64)
+    there[DATABASE.config] = replace(there[DATABASE.config], mode="644")
+    there[DATABASE.credentials] = FileFacts("0" * 64, "600", "root")
     detail = verdicts(tmp_path, files=there)["backup"].detail
-    assert backup_host.SCRIPT in detail
-    assert backup_host.CONFIG in detail
-    assert f"{backup_host.CREDENTIALS} (should not be there)" in detail
-    assert backup_host.CRON not in detail
+    assert DATABASE.script in detail
+    assert DATABASE.config in detail
+    assert f"{DATABASE.credentials} (should not be there)" in detail
+    assert DATABASE.cron not in detail
 
 
 def test_a_schedule_changed_in_hosts_yaml_but_not_installed_is_seen(tmp_path):
     _, there = installed(inventory(tmp_path))
     checks = verdicts(tmp_path, hosts={"backup": {"schedule": "@hourly"}}, files=there)
     assert failed(checks) == ["backup"]
-    assert backup_host.CRON in checks["backup"].detail
+    assert DATABASE.cron in checks["backup"].detail
 
 
 def test_without_the_vault_files_are_not_called_wrong(tmp_path):

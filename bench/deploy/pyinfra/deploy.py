@@ -83,6 +83,7 @@ if host in inventory.get_group("manager"):
 if host in inventory.get_group("db"):
     for src, dest, mode in (
         ("backup-pg.sh", "/usr/local/bin/backup-pg.sh", "755"),
+        ("backup-common.sh", "/usr/local/lib/backup-common.sh", "644"),
         ("backup-pg.conf", "/etc/backup-pg.conf", "600"),
         ("backup-pg.cron", "/etc/cron.d/backup-pg", "644"),
         ("backup-pg.logrotate", "/etc/logrotate.d/backup-pg", "644"),

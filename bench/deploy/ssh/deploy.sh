@@ -38,6 +38,9 @@ set -euo pipefail
 install -m 0755 /dev/stdin /usr/local/bin/backup-pg.sh << 'FILE'
 $(< "$work/backup-pg.sh")
 FILE
+install -m 0644 /dev/stdin /usr/local/lib/backup-common.sh << 'FILE'
+$(< "$work/backup-common.sh")
+FILE
 install -m 0600 /dev/stdin /etc/backup-pg.conf << 'FILE'
 $(< "$work/backup-pg.conf")
 FILE

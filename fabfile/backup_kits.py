@@ -1,0 +1,216 @@
+"""What a host needs for its part of the backup: the database's on role=db hosts, NocoDB's
+attachments on role=app hosts. Paths, files, packages; nothing here runs anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fabfile.errors import SwarmkeepError
+from fabfile.transport import RemoteFile
+
+if TYPE_CHECKING:
+    from fabfile.inventory import HostEntry, Inventory
+    from fabfile.vault import Secrets
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+COMMON = "/usr/local/lib/backup-common.sh"
+"""What the scripts share."""
+IMAGES = "/etc/backup-pg.images"
+"""Which images the stacks run, for the manifest: "SERVICE IMAGE" a line."""
+
+# Debian packages by the program that is looked for.
+_PACKAGES = {"aws": "awscli", "cron": "cron", "logrotate": "logrotate"}
+_COMPRESSORS = {
+    "auto": {"libdeflate-gzip": "libdeflate-tools"},
+    "libdeflate": {"libdeflate-gzip": "libdeflate-tools"},
+    "igzip": {"igzip": "isal"},
+}
+
+
+@dataclass(frozen=True)
+class Kit:
+    """The files of one kind of backup: all are named after its script, by `name`."""
+
+    name: str
+    ready: str
+    """What it means that the script's own check has passed."""
+    absent: str
+    """What it means that the check found nothing to back up on this host."""
+
+    @property
+    def script(self) -> str:
+        """The script."""
+        return f"/usr/local/bin/{self.name}.sh"
+
+    @property
+    def config(self) -> str:
+        """Its settings."""
+        return f"/etc/{self.name}.conf"
+
+    @property
+    def credentials(self) -> str:
+        """The AWS key from the vault."""
+        return f"/etc/{self.name}.aws"
+
+    @property
+    def cron(self) -> str:
+        """Its schedule."""
+        return f"/etc/cron.d/{self.name}"
+
+    @property
+    def logrotate(self) -> str:
+        """How long its log is kept."""
+        return f"/etc/logrotate.d/{self.name}"
+
+    @property
+    def log(self) -> str:
+        """Its log."""
+        return f"/var/log/{self.name}.log"
+
+    @property
+    def checked(self) -> str:
+        """Holds the fingerprint of what the last successful check was made with."""
+        return f"/var/lib/{self.name}.checked"
+
+
+DATABASE = Kit(
+    "backup-pg",
+    "ready: the bucket can be written, the database answers",
+    "the bucket can be written; the database does not run here now",
+)
+ATTACHMENTS = Kit(
+    "backup-files",
+    "ready: the bucket can be written, NocoDB's files are here",
+    "the bucket can be written; NocoDB has never run here, so there are no files",
+)
+FILES_DIR = "/var/lib/backup-files"
+"""Where backup-files.sh keeps its lock and what it compares."""
+
+
+def hosts(inventory: Inventory) -> tuple[HostEntry, ...]:
+    """The hosts that take part: those of the database, then those of the attachments."""
+    app = inventory.with_role("app") if inventory.backup.files else ()
+    return inventory.with_role("db") + app
+
+
+def kit_of(entry: HostEntry) -> Kit:
+    """The kit of a host, by its role."""
+    return DATABASE if entry.role == "db" else ATTACHMENTS
+
+
+def files(entry: HostEntry, inventory: Inventory, secrets: Secrets) -> list[RemoteFile]:
+    """Given a host, return its files: the credentials only if the vault has them, otherwise
+    what is configured on the node is used. Raises SwarmkeepError for half a key.
+    """
+    from fabfile.vault import AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY
+
+    kit = kit_of(entry)
+    key, secret = secrets.get(AWS_ACCESS_KEY_ID), secrets.get(AWS_SECRET_ACCESS_KEY)
+    if (key is None) != (secret is None):
+        missing = AWS_SECRET_ACCESS_KEY if secret is None else AWS_ACCESS_KEY_ID
+        raise SwarmkeepError(
+            f"the vault holds one half of the nodes' AWS key, {missing} is missing",
+            hint=f"inv secrets.set {missing}, or remove the other half",
+        )
+    found = [
+        RemoteFile(kit.script, _content(f"{kit.name}.sh"), 0o755),
+        RemoteFile(COMMON, _content("backup-common.sh"), 0o644),
+        RemoteFile(kit.config, config(entry, inventory, own_credentials=key is not None), 0o600),
+        RemoteFile(kit.cron, cron_entry(kit, inventory), 0o644),
+        RemoteFile(kit.logrotate, _from_template("backup.logrotate", LOG=kit.log), 0o644),
+    ]
+    if key and secret:
+        text = (
+            "# Made by 'inv backup.install' from the vault.\n[default]\n"
+            f"aws_access_key_id = {key.reveal()}\naws_secret_access_key = {secret.reveal()}\n"
+        )
+        found.append(RemoteFile(kit.credentials, text.encode(), 0o600))
+    return found
+
+
+def installed(kit: Kit) -> tuple[str, ...]:
+    """Every path that `files` may name."""
+    return (kit.script, COMMON, kit.config, kit.credentials, kit.cron, kit.logrotate)
+
+
+def removable(kit: Kit) -> tuple[str, ...]:
+    """Every path that an installation may have made, the schedule first."""
+    more = (IMAGES,) if kit is DATABASE else ()
+    return (kit.cron, *(p for p in installed(kit) if p != kit.cron), kit.checked, *more)
+
+
+def config(entry: HostEntry, inventory: Inventory, *, own_credentials: bool) -> bytes:
+    """The settings file of a host's script: shell assignments, every value quoted."""
+    kit, backup = kit_of(entry), inventory.backup
+    settings = {
+        "S3_BUCKET": backup.bucket,
+        "AWS_REGION": backup.region,
+        "S3_ENDPOINT_URL": backup.node_endpoint_url,
+        "SSE": backup.encryption,
+        "SSE_KMS_KEY_ID": backup.kms_key_id,
+    }
+    settings |= _of_database(inventory) if kit is DATABASE else _of_attachments(entry, inventory)
+    if own_credentials:
+        settings["AWS_SHARED_CREDENTIALS_FILE"] = kit.credentials
+    lines = [f"{key}={shlex.quote(value)}\n" for key, value in settings.items()]
+    head = f"# Settings of {kit.name}.sh, made by 'inv backup.install' from hosts.yaml.\n"
+    return (head + "".join(lines)).encode()
+
+
+def _of_database(inventory: Inventory) -> dict[str, str]:
+    backup, postgres = inventory.backup, inventory.postgres
+    return {
+        "PG_DB": " ".join(postgres.databases),
+        "PG_USER": postgres.user,
+        "DB_SERVICE_NAME": postgres.service,
+        "BACKUP_DIR": backup.directory,
+        "KEEP_LOCAL_DAYS": str(backup.keep_local_days),
+        "COMPRESSION": backup.compression,
+        "COUNT_ROWS": "yes" if backup.count_rows else "no",
+    }
+
+
+def _of_attachments(entry: HostEntry, inventory: Inventory) -> dict[str, str]:
+    return {"APP_STACK": inventory.app.stack, "NODE": entry.node, "STATE_DIR": FILES_DIR}
+
+
+def cron_entry(kit: Kit, inventory: Inventory) -> bytes:
+    """The /etc/cron.d file with the schedule of hosts.yaml."""
+    return _from_template(
+        "backup.cron", SCHEDULE=inventory.backup.schedule, SCRIPT=kit.script, LOG=kit.log
+    )
+
+
+def programs(entry: HostEntry, inventory: Inventory) -> dict[str, str]:
+    """What must be there on a host: program -> Debian package."""
+    if kit_of(entry) is ATTACHMENTS:
+        return _PACKAGES
+    tool = inventory.backup.compression.partition("-")[0]
+    return _PACKAGES | {"pigz": "pigz"} | _COMPRESSORS.get(tool, {})
+
+
+def fingerprint(wanted: Sequence[RemoteFile]) -> str:
+    """One hash over all files: what a check was made with."""
+    digest = hashlib.sha256()
+    for file in wanted:
+        digest.update(f"{file.path} {file.mode:o} {len(file.content)}\n".encode() + file.content)
+    return digest.hexdigest()
+
+
+@cache
+def _content(name: str) -> bytes:
+    return (SCRIPTS / name).read_bytes()
+
+
+def _from_template(name: str, **values: str) -> bytes:
+    text = _content(name).decode()
+    for key, value in values.items():
+        text = text.replace(f"@{key}@", value)
+    return text.encode()

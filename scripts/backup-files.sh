@@ -1,0 +1,195 @@
+#!/bin/bash
+# Uploads NocoDB's attachments (the files in its data volume) from an app node to S3: what the
+# bucket does not have yet. Nothing is ever deleted there. Root's cron runs it, beside
+# backup-pg.sh on the db node; docs/backup.md explains settings, files and exit codes.
+
+for COMMON in "${BASH_SOURCE[0]%/*}/backup-common.sh" /usr/local/lib/backup-common.sh; do
+  # shellcheck source=scripts/backup-common.sh
+  [[ ! -r $COMMON ]] || { . "$COMMON" && break; }
+done
+declare -F begin_run >/dev/null ||
+  { echo "ERROR backup-common.sh is not there; next: 'inv backup.install' puts it in place" >&2 && exit 12; }
+
+usage() {
+  cat <<END
+Usage: backup-files.sh [--config FILE] [--check | --restore | --help | --version]
+
+Back up the files in NocoDB's data volume to S3, as far as they are not there yet.
+
+  --config FILE  settings to use instead of /etc/backup-files.conf
+  --check        only see whether a backup could be made: settings, tools, bucket, volume
+  --restore      the other way: fetch the files that this node lacks
+
+Exit codes:
+   0  every file of the volume is in the bucket (--restore: and the other way round)
+   1  unexpected failure
+   2  wrong usage or settings
+  10  another run is in progress
+  11  no such volume on this node: NocoDB has never run here
+  12  a tool is missing, or the Docker engine does not answer
+  14  too little free disk space for the files (--restore)
+  18  an upload (--restore: a download) failed; what arrived stays, the next run goes on
+  19  a file and its object in the bucket differ
+  128+n  stopped by signal n
+END
+}
+
+remove_unfinished() { rm -f -- "$DIR"/*.partial; }
+
+# Sets VOLUME_DIR, where this node has the volume's files.
+find_volume() {
+  local volume=${APP_STACK}_data
+  ask docker info >/dev/null 2>"$ERRORS" || {
+    tell docker "$ERRORS"
+    die "$NO_TOOLS" "the Docker engine does not answer" "see 'systemctl status docker' on this node"
+  }
+  VOLUME_DIR=$(ask docker volume inspect -f '{{.Mountpoint}}' "$volume" 2>"$ERRORS") && [[ -d $VOLUME_DIR ]] ||
+    die "$NO_CONTAINER" "this node has no volume $volume" "nothing to do if NocoDB has never run here; else 'docker volume ls'"
+}
+
+# Lists the volume's files into $1, "bytes TAB path" a line, in the order of their paths. Names
+# with control characters cannot be listed so: there are none that NocoDB made.
+list_files() {
+  (cd -- "$VOLUME_DIR" && find . -type f ! -name '*[[:cntrl:]]*' -printf '%s\t%P\n') | sort >"$1"
+}
+
+# Lists what the bucket has into $1, in the same form. Keys are cut to paths. An empty answer
+# is the word None.
+list_objects() {
+  aws_cli s3api list-objects-v2 --bucket "$S3_BUCKET" --prefix "$PREFIX/data/" \
+    --query 'Contents[].[Size,Key]' --output text || return
+  sed -n "s,\t$PREFIX/data/,\t,p" "$DIR/answer.partial" | sort >"$1"
+}
+
+sync_files() {
+  local code=0
+  aws_cli s3 sync --only-show-errors --no-follow-symlinks "$@" || code=$?
+  # 2: some files could not be read, or went meanwhile. What counts is the comparison afterwards.
+  ((code == 0 || code == 2))
+}
+
+# How many lines, and the sum of their first fields.
+total() { awk -F '\t' '{ bytes += $1 } END { printf "%d %d", NR, bytes }' "$1"; }
+
+backup() {
+  local count bytes try list=$DIR/files.partial
+  find_volume
+  choose_encryption
+  log INFO "uploading what is new of $VOLUME_DIR"
+  # Once more if files changed meanwhile.
+  for try in 1 2 3; do
+    list_files "$list"
+    if ! sync_files "${ENCRYPT[@]}" "$VOLUME_DIR" "s3://$S3_BUCKET/$PREFIX/data/" ||
+      ! list_objects "$DIR/objects.partial"; then
+      bucket_failed "the files of $VOLUME_DIR could not be uploaded to s3://$S3_BUCKET/$PREFIX/data/"
+      quit "$UPLOAD_FAILED"
+    fi
+    only_present "$list"
+    comm -23 "$list" "$DIR/objects.partial" >"$DIR/missing.partial"
+    [[ -s $DIR/missing.partial ]] || break
+  done
+  [[ ! -s $DIR/missing.partial ]] || die "$BAD_OBJECT" \
+    "$(wc -l <"$DIR/missing.partial") files are not in the bucket as they are here, such as $(head -n 1 "$DIR/missing.partial" | cut -f 2-)" \
+    "run it again when nobody writes; else compare with 'aws s3 ls s3://$S3_BUCKET/$PREFIX/data/'"
+  read -r count bytes < <(total "$list")
+  record "$list" "$count" "$bytes" || quit $?
+  log INFO "files complete stack=$APP_STACK files=$count bytes=$bytes seconds=$SECONDS tries=$try"
+}
+
+# Takes out of list $1 what has gone since it was made.
+only_present() {
+  local size path
+  while IFS=$'\t' read -r size path; do
+    [[ ! -f $VOLUME_DIR/$path ]] || printf '%s\t%s\n' "$size" "$path"
+  done <"$1" >"$DIR/present.partial"
+  mv -- "$DIR/present.partial" "$1"
+}
+
+# Uploads which files there are, then the state that says so: only with that it counts.
+record() {
+  local list=$1 state=$DIR/state.partial sum
+  gzip -6 -n <"$list" >"$list.gz"
+  sum=$(sum_of "$list.gz")
+  cat >"$state" <<END
+{"format": 1, "tool": "backup-files.sh $VERSION", "node": $(quoted "$NODE"), "stack": $(quoted "$APP_STACK"),
+"finished": "$(date -u +%Y-%m-%dT%H:%M:%SZ)", "seconds": $SECONDS, "files": $2, "bytes": $3,
+"list": {"bytes": $(stat -c %s -- "$list.gz"), "sha256": "$sum"}}
+END
+  upload "$list.gz" "$PREFIX/state/$NODE.list.gz" "$sum" || return
+  upload "$state" "$PREFIX/state/$NODE.json" "$(sum_of "$state")"
+}
+
+restore() {
+  local count bytes free
+  find_volume
+  list_objects "$DIR/objects.partial" || {
+    bucket_failed "s3://$S3_BUCKET/$PREFIX/data/ could not be listed"
+    quit "$UPLOAD_FAILED"
+  }
+  list_files "$DIR/files.partial"
+  comm -23 "$DIR/objects.partial" "$DIR/files.partial" >"$DIR/missing.partial"
+  read -r count bytes < <(total "$DIR/missing.partial")
+  free=$(($(df --output=avail -k -- "$VOLUME_DIR" | tail -n 1) * 1024))
+  ((free > bytes)) || die "$NO_SPACE" "$VOLUME_DIR has $free bytes free, the files need $bytes" "make room"
+  log INFO "fetching files=$count bytes=$bytes into $VOLUME_DIR"
+  if ((count > 0)) && ! sync_files "s3://$S3_BUCKET/$PREFIX/data/" "$VOLUME_DIR"; then
+    bucket_failed "the files could not be fetched from s3://$S3_BUCKET/$PREFIX/data/"
+    quit "$UPLOAD_FAILED"
+  fi
+  # They belong to whom the volume belongs to, as what NocoDB writes itself.
+  cut -f 2- "$DIR/missing.partial" | while IFS= read -r path; do
+    owner_as_volume "$path"
+  done
+  list_files "$DIR/files.partial"
+  comm -23 "$DIR/objects.partial" "$DIR/files.partial" >"$DIR/missing.partial"
+  [[ ! -s $DIR/missing.partial ]] || die "$BAD_OBJECT" \
+    "$(wc -l <"$DIR/missing.partial") files did not arrive as they are in the bucket, such as $(head -n 1 "$DIR/missing.partial" | cut -f 2-)" \
+    "run it again; the log of NocoDB tells who else writes there"
+  log INFO "files restored stack=$APP_STACK fetched=$count bytes=$bytes seconds=$SECONDS"
+}
+
+# Gives a file and the folders above it the owner of the volume.
+owner_as_volume() {
+  local path=$1
+  while [[ $path != . && -e $VOLUME_DIR/$path ]]; do
+    chown --no-dereference --reference="$VOLUME_DIR" -- "$VOLUME_DIR/$path"
+    path=$(dirname -- "$path")
+  done
+}
+
+check() {
+  local probe=$DIR/write-check.partial
+  echo "backup-files.sh --check may write here" >"$probe"
+  upload "$probe" "$PREFIX/state/.write-check" "$(sum_of "$probe")" || quit $?
+  find_volume
+  log INFO "ready: bucket s3://$S3_BUCKET, files in $VOLUME_DIR"
+}
+
+main() {
+  local config=/etc/backup-files.conf action=backup
+  begin_run
+  while (($# > 0)); do
+    case $1 in
+      --config) shift && config=${1-} ;;
+      --check) action=check ;;
+      --restore) action=restore ;;
+      --help) usage && exit ;;
+      --version) echo "backup-files.sh $VERSION" && exit ;;
+      *) usage >&2 && quit "$USAGE" ;;
+    esac
+    shift || true
+  done
+  read_config "$config"
+  setting APP_STACK '[A-Za-z0-9][A-Za-z0-9_.-]*'
+  setting NODE '[A-Za-z0-9][A-Za-z0-9_.-]*'
+  setting STATE_DIR '/[^[:cntrl:]]+'
+  DIR=$STATE_DIR PREFIX=files/$APP_STACK
+  need aws awk comm docker flock gzip setpriv sha256sum timeout
+  take_lock "$DIR"
+  ERRORS=$DIR/errors.partial
+  "$action"
+}
+
+if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
+  main "$@"
+fi
