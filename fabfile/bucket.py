@@ -11,10 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from fabfile.errors import UnreachableError
 from fabfile.inventory import Backup
-from fabfile.keys import EPOCH, PARTS, Keys, moment
+from fabfile.keys import EPOCH, PARTS, Keys, files_state, moment
 from fabfile.newest import GROUP_END, Found, Page, Search
 from fabfile.s3_connection import Connection, code_of
-from fabfile.sets import BackupSet, Part, Proof, parse_manifest, parse_proof
+from fabfile.sets import (
+    BackupSet,
+    FilesState,
+    Part,
+    Proof,
+    parse_files_state,
+    parse_manifest,
+    parse_proof,
+)
 from fabfile.verify import CLOCK_TOLERANCE, PREDECESSORS, Holding
 
 if TYPE_CHECKING:
@@ -94,6 +102,17 @@ class Bucket(Connection):
         """The outcome of the last good drill of a database, whichever set it was of."""
         text = self._small(Keys(database).drilled)
         return None if text is None else _proof(text)
+
+    def files_state(self, stack: str, node: str) -> FilesState | str:
+        """What a node has recorded about its attachments, or what is wrong with that."""
+        key = files_state(stack, node)
+        text = self._small(key)
+        if text is None:
+            return f"no backup of its files is on record ({key})"
+        try:
+            return parse_files_state(text)
+        except ValueError as error:
+            return f"{key}: {error}"
 
     def record(self, one: BackupSet, part: str, outcome: Mapping[str, Any]) -> None:
         """Write an outcome ("deep" or "drill") next to a set."""

@@ -28,6 +28,17 @@ PARTS = {
 """What belongs to a set, and how it ends. The last two are written later: the outcome of having
 read the dump completely, and of having restored it."""
 
+
+def files_folder(stack: str) -> str:
+    """Where NocoDB's attachments lie: "files/appstack/data/" and their path in the volume."""
+    return f"files/{stack}/data/"
+
+
+def files_state(stack: str, node: str) -> str:
+    """Where backup-files.sh on a node records that all its files are in the bucket."""
+    return f"files/{stack}/state/{node}.json"
+
+
 _ENDS = {end: part for part, end in PARTS.items()}
 _DAY = re.compile(r"(\d{4})(\d\d)(\d\d)", re.ASCII)
 _STAMP = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z", re.ASCII)

@@ -142,6 +142,29 @@ class BackupSet:
         return RUNGS[1]
 
 
+@dataclass(frozen=True)
+class FilesState:
+    """What backup-files.sh recorded when every file of a node was in the bucket."""
+
+    finished: datetime
+    files: int
+    size: int
+
+
+def parse_files_state(text: str | bytes) -> FilesState:
+    """Given a recorded state's text, return it. Raises ValueError that says what is wrong."""
+    data = _object(text)
+    try:
+        if data["format"] != FORMAT:
+            raise ValueError("is of no known format")
+        finished = datetime.fromisoformat(_text(data["finished"]))
+        if finished.tzinfo is None:
+            raise ValueError(f"its time {data['finished']!r} has no zone")
+        return FilesState(finished, _count(data["files"]), _count(data["bytes"]))
+    except KeyError as error:
+        raise ValueError(f"lacks {error}") from None
+
+
 def parse_manifest(text: str | bytes, database: str) -> Manifest:
     """Given a manifest's text, return it. Raises ValueError that says what is wrong with it."""
     data = _object(text)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
 
-from fabfile.sets import BackupSet, Proof
+from fabfile.sets import BackupSet, FilesState, Proof
 from fabfile.units import format_duration, format_size
 
 CLOCK_TOLERANCE = 300
@@ -92,6 +92,24 @@ def _found(holding: Holding, newest: BackupSet) -> Check:
         detail += f"; parts of a later set are there without a manifest ({_stamped(later[0])}): "
         detail += "a run is under way, or was cut off"
     return Check("found", True, detail)
+
+
+def judge_files(state: FilesState | str, node: str, max_age: int, now: datetime) -> Check:
+    """Given what a node recorded about NocoDB's attachments, judge it. Ages are seconds."""
+    name = f"files {node}"
+    if isinstance(state, str):
+        return Check(name, False, state, _LOOK)
+    age = max(0.0, (now - state.finished).total_seconds())
+    stale = age > max_age
+    limit = format_duration(max_age)
+    return Check(
+        name,
+        not stale,
+        f"all {state.files} files, {format_size(state.size)}, were in the bucket "
+        f"{format_duration(age)} ago, {'more than the' if stale else 'within'} {limit}"
+        + (" that max_age allows" if stale else ""),
+        _LOOK,
+    )
 
 
 def _nothing(holding: Holding) -> Check:

@@ -34,7 +34,7 @@ Exit codes:
 END
 }
 
-remove_unfinished() { rm -f -- "$DIR"/*.partial; }
+remove_unfinished() { rm -f -- "$DIR"/*.partial*; }
 
 # Sets VOLUME_DIR, where this node has the volume's files.
 find_volume() {
@@ -69,7 +69,7 @@ sync_files() {
 }
 
 # How many lines, and the sum of their first fields.
-total() { awk -F '\t' '{ bytes += $1 } END { printf "%d %d", NR, bytes }' "$1"; }
+total() { awk -F '\t' '{ bytes += $1 } END { printf "%d %d\n", NR, bytes }' "$1"; }
 
 backup() {
   local count bytes try list=$DIR/files.partial
@@ -132,7 +132,7 @@ restore() {
   free=$(($(df --output=avail -k -- "$VOLUME_DIR" | tail -n 1) * 1024))
   ((free > bytes)) || die "$NO_SPACE" "$VOLUME_DIR has $free bytes free, the files need $bytes" "make room"
   log INFO "fetching files=$count bytes=$bytes into $VOLUME_DIR"
-  if ((count > 0)) && ! sync_files "s3://$S3_BUCKET/$PREFIX/data/" "$VOLUME_DIR"; then
+  if ((count > 0)) && ! sync_files --size-only "s3://$S3_BUCKET/$PREFIX/data/" "$VOLUME_DIR"; then
     bucket_failed "the files could not be fetched from s3://$S3_BUCKET/$PREFIX/data/"
     quit "$UPLOAD_FAILED"
   fi

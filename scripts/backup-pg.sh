@@ -224,7 +224,7 @@ images() {
   local service image id separator=""
   {
     ask docker inspect -f "$DB_SERVICE_NAME {{.Config.Image}} {{.Image}}" "$CONTAINER" 2>"$ERRORS" </dev/null || true
-    cat "${IMAGES_FILE:-/etc/backup-pg.images}" 2>/dev/null || true
+    grep -v "^$DB_SERVICE_NAME " "${IMAGES_FILE:-/etc/backup-pg.images}" 2>/dev/null || true
   } | while read -r service image id; do
     # The digest of a registry's image is part of its name; else the image's own hash tells.
     [[ $image == *@* || -z $id ]] || image+="@$id"

@@ -72,7 +72,7 @@ def look(
     """Look at what the bucket holds of one database and judge it."""
     from time import monotonic
 
-    from fabfile.verify import Expectations, judge
+    from fabfile.verify import Expectations, judge, judge_files
 
     started, before = monotonic(), bucket.requests
     now = datetime.now(UTC)
@@ -82,6 +82,10 @@ def look(
     drill = bucket.last_drill(database) if backup.max_drill_age else None
     expected = Expectations(database, backup.max_age, backup.min_size, backup.max_drill_age)
     checks = judge(expected, holding, now, drill)
+    if backup.files and database == inventory.postgres.database:
+        for entry in inventory.with_role("app"):
+            state = bucket.files_state(inventory.app.stack, entry.node)
+            checks.append(judge_files(state, entry.node, backup.max_age, now))
     if deep and newest:
         from fabfile.commands.deep_reading import deep_checks
 

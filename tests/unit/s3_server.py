@@ -203,16 +203,23 @@ def own_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_hosts(
-    folder: Path, endpoint: str, *, databases: Sequence[str] = (DATABASE,), **backup: object
+    folder: Path,
+    endpoint: str,
+    *,
+    databases: Sequence[str] = (DATABASE,),
+    app: bool = False,
+    **backup: object,
 ) -> Path:
     """Write a hosts file whose bucket is at an endpoint ("": AWS); return its path."""
-    data = {
+    data: dict[str, Any] = {
         "hosts": {"db1": {"address": "127.0.0.1", "port": 1, "swarm": "manager", "role": "db"}},
         "ssh": {"known_hosts": "known_hosts", "connect_timeout": "2s"},
         "s3_bucket_name": BUCKET,
         "pg_db": list(databases),
         "backup": {**({"endpoint_url": endpoint} if endpoint else {}), **backup},
     }
+    if app:
+        data["hosts"]["app1"] = {"address": "127.0.0.1", "port": 2, "role": "app"}
     path = folder / "hosts.yaml"
     path.write_text(yaml.safe_dump(data))
     return path

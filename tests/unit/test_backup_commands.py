@@ -393,6 +393,32 @@ def test_verify_of_several_databases_fails_if_one_does(good, server, inv, tmp_pa
     assert code == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "no backup of its files is on record (files/appstack/state/app1.json)"),
+        (b"[]", "where a mapping belongs"),
+        (b'{"format": 2}', "is of no known format"),
+        (b'{"format": 1, "finished": "2026-11-22T10:00:00", "files": 1, "bytes": 1}', "no zone"),
+    ],
+)
+def test_verify_wants_the_attachments_of_every_app_host(good, server, inv, tmp_path, text, said):
+    hosts = write_hosts(tmp_path, server.url, app=True)
+    if text is not None:
+        server.put_object("files/appstack/state/app1.json", text)
+    code, out, _ = inv("backup.verify", "--json", "--hosts", str(hosts))
+    assert code == 4
+    assert failed(json.loads(out)) == ["files app1"]
+    assert said in json.loads(out)["checks"][-1]["detail"]
+    finished = f"{now():%Y-%m-%dT%H:%M:%SZ}"
+    state = {"format": 1, "finished": finished, "files": 3, "bytes": 100}
+    server.put_object("files/appstack/state/app1.json", json.dumps(state).encode())
+    assert inv("backup.verify", "--hosts", str(hosts))[0] == 0
+    server.put_object("files/appstack/state/app1.json", b"no matter")
+    without = write_hosts(tmp_path, server.url, app=True, files=False)
+    assert inv("backup.verify", "--hosts", str(without))[0] == 0
+
+
 def test_verify_with_max_drill_age_wants_a_young_good_drill(good, server, inv, tmp_path):
     hosts = write_hosts(tmp_path, server.url, max_drill_age="35d")
     code, out, _ = inv("backup.verify", "--json", "--hosts", str(hosts))

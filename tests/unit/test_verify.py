@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from fabfile.keys import EPOCH, Keys
-from fabfile.sets import BackupSet, Part, Proof, parse_manifest
-from fabfile.verify import Expectations, Holding, judge
+from fabfile.sets import BackupSet, FilesState, Part, Proof, parse_manifest
+from fabfile.verify import Expectations, Holding, judge, judge_files
 from tests.unit.s3_server import manifest_of
 
 NOW = datetime(2026, 11, 22, 9, tzinfo=UTC)
@@ -214,3 +214,20 @@ def test_a_key_later_than_its_arrival_means_a_clock_ahead():
     assert failed(checks) == ["clock"]
     assert "6m later" in checks["clock"].detail
     assert failed(judged(landed(timedelta(hours=1), delay=timedelta(minutes=-4)))) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "ok", "said"),
+    [
+        (FilesState(NOW - timedelta(hours=7), 12, 5_000_000), True, "all 12 files, 4.8 MiB"),
+        (FilesState(NOW - timedelta(hours=27), 12, 5_000_000), False, "more than the 1d 2h"),
+        (FilesState(NOW + timedelta(hours=1), 0, 0), True, "all 0 files"),
+        ("no backup of its files is on record", False, "no backup of its files"),
+    ],
+)
+def test_attachments_must_have_landed_lately_too(state, ok, said):
+    check = judge_files(state, "app1", 26 * 3600, NOW)
+    assert check.name == "files app1"
+    assert check.ok is ok
+    assert said in check.detail
+    assert ok or "inv backup.run" in check.hint

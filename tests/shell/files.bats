@@ -1,0 +1,175 @@
+# scripts/backup-files.sh: what it uploads, what it records, the way back, and each fault.
+# shellcheck disable=SC2030,SC2031 # each test is a subshell of its own
+
+bats_require_minimum_version 1.5.0
+load helper
+
+setup() {
+  set_up
+  SCRIPT=$BATS_TEST_DIRNAME/../../scripts/backup-files.sh
+  VOLUME=$FAKE/volumes/appstack_data
+  STATE=$BATS_TEST_TMPDIR/state
+  BUCKET=$FAKE/bucket/files/appstack
+  mkdir -p "$VOLUME/nc/uploads"
+  echo one >"$VOLUME/nc/uploads/one.txt"
+  echo "two words" >"$VOLUME/nc/uploads/two 'words' \$(x).txt"
+  files_settings
+}
+
+files_settings() {
+  (
+    umask 077
+    cat >"$CONF" <<SETTINGS
+PATH='$BATS_TEST_DIRNAME/fakes':/usr/bin:/bin
+S3_BUCKET='example-backups'
+AWS_REGION='eu-central-1'
+APP_STACK='appstack'
+NODE='app1'
+STATE_DIR='$STATE'
+SETTINGS
+    printf '%s\n' "$@" >>"$CONF"
+  )
+}
+
+# What a field of the recorded state is.
+state() { python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$BUCKET/state/app1.json" "$1"; }
+
+@test "every file of the volume lands in the bucket, and the state says which" {
+  backup
+  [ "$status" -eq 0 ]
+  diff -r "$VOLUME" "$BUCKET/data"
+  [ "$(state files)" -eq 2 ]
+  [ "$(state bytes)" -eq 14 ]
+  [ "$(state node)" = app1 ]
+  [ "$(gzip -dc "$BUCKET/state/app1.list.gz")" = "$(printf '10\t%s\n4\t%s\n' "nc/uploads/two 'words' \$(x).txt" nc/uploads/one.txt)" ]
+  [ -z "$(find "$STATE" -name '*.partial*')" ]
+}
+
+@test "the state is uploaded last, and only if all files are there" {
+  backup
+  [ "$(tail -n 1 "$FAKE/uploads")" = files/appstack/state/app1.json ]
+  rm -r "$BUCKET"
+  touch "$FAKE/lossy" # sync says all is well
+  backup
+  [ "$status" -eq 19 ]
+  one_error "1 files are not in the bucket as they are here, such as nc/uploads/one.txt"
+  [ ! -e "$BUCKET/state/app1.json" ]
+}
+
+@test "nothing is ever deleted in the bucket" {
+  backup
+  rm "$VOLUME/nc/uploads/one.txt"
+  backup
+  [ "$status" -eq 0 ]
+  [ -e "$BUCKET/data/nc/uploads/one.txt" ]
+  [ "$(state files)" -eq 1 ]
+  run ! grep -q -- "--delete\|s3 rm\|delete-object" "$FAKE/aws.args"
+}
+
+@test "an empty volume is a backup of no files" {
+  rm -r "${VOLUME:?}"/*
+  backup
+  [ "$status" -eq 0 ]
+  [ "$(state files)" -eq 0 ]
+}
+
+@test "a file that goes while it runs is no fault" {
+  touch "$FAKE/vanish" # sync removes one.txt from the volume and exits with 2
+  backup
+  [ "$status" -eq 0 ]
+  [ "$(state files)" -eq 1 ]
+}
+
+@test "--restore fetches what is missing and leaves the rest alone" {
+  backup
+  rm "$VOLUME/nc/uploads/one.txt"
+  echo new >"$VOLUME/nc/uploads/three.txt"
+  backup --restore
+  [ "$status" -eq 0 ]
+  [ "$(cat "$VOLUME/nc/uploads/one.txt")" = one ]
+  [ "$(cat "$VOLUME/nc/uploads/three.txt")" = new ]
+  [[ $output == *"files restored stack=appstack fetched=1 bytes=4 "* ]]
+  backup --restore
+  [[ $output == *"fetched=0 "* ]]
+}
+
+@test "--restore that leaves files out says so" {
+  backup
+  rm "$VOLUME/nc/uploads/one.txt"
+  touch "$FAKE/lossy"
+  backup --restore
+  [ "$status" -eq 19 ]
+  one_error "1 files did not arrive as they are in the bucket, such as nc/uploads/one.txt"
+}
+
+@test "--restore without room for the files changes nothing" {
+  backup
+  rm "$VOLUME/nc/uploads/one.txt"
+  mkdir "$FAKE/bin"
+  printf '#!/bin/sh\necho Avail; echo 0\n' >"$FAKE/bin/df"
+  chmod 755 "$FAKE/bin/df"
+  files_settings "PATH='$FAKE/bin':\$PATH"
+  backup --restore
+  [ "$status" -eq 14 ]
+  one_error "bytes free, the files need 4"
+  [ ! -e "$VOLUME/nc/uploads/one.txt" ]
+}
+
+@test "--check writes one known key and uploads no file" {
+  backup --check
+  [ "$status" -eq 0 ]
+  [ "$(cat "$FAKE/uploads")" = files/appstack/state/.write-check ]
+  [ ! -e "$BUCKET/data" ]
+}
+
+@test "2: unknown option, missing settings, hostile values" {
+  backup --frobnicate
+  [ "$status" -eq 2 ]
+  local name
+  for name in APP_STACK NODE STATE_DIR; do
+    files_settings "$name='; touch $FAKE/executed'"
+    backup
+    [ "$status" -eq 2 ]
+    one_error "setting $name"
+  done
+  [ ! -e "$FAKE/executed" ]
+}
+
+@test "10: another run is in progress" {
+  mkdir -p "$STATE"
+  exec 8>"$STATE/.lock"
+  flock -n 8
+  backup
+  [ "$status" -eq 10 ]
+  one_error "another run is in progress"
+}
+
+@test "11: no such volume on this node" {
+  rm -r "$VOLUME"
+  backup
+  [ "$status" -eq 11 ]
+  one_error "this node has no volume appstack_data"
+}
+
+@test "12: the Docker engine does not answer" {
+  touch "$FAKE/docker-down"
+  backup
+  [ "$status" -eq 12 ]
+  one_error "the Docker engine does not answer"
+}
+
+@test "18: the bucket refuses" {
+  echo "An error occurred (AccessDenied) when calling the PutObject operation" >"$FAKE/aws-error"
+  backup
+  [ "$status" -eq 18 ]
+  one_error "check this node's AWS key"
+}
+
+@test "--help names the exit codes that it has" {
+  run "$SCRIPT" --help
+  [ "$status" -eq 0 ]
+  local code
+  for code in 0 1 2 10 11 12 14 18 19; do grep -Eq "^ +$code  " <<<"$output"; done
+  run "$SCRIPT" --version
+  [[ $output =~ ^backup-files\.sh\ [0-9]+\.[0-9]+\.[0-9]+$ ]]
+}
