@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from tests.e2e.conftest import container_of, docker
 
 DB = "dbstack_root_db"
 PREFIX = "postgres/nocodb/backup_"
+MANIFEST = ".manifest.json"
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +37,10 @@ def installed(deployed):
 
 
 def keys(bucket, lab) -> list[str]:
+    """The manifests: one for each set that counts."""
     found = bucket.list_objects_v2(Bucket=lab.bucket, Prefix=PREFIX)
-    return [item["Key"] for item in found.get("Contents", [])]
+    every = [item["Key"] for item in found.get("Contents", [])]
+    return [key for key in every if key.endswith(MANIFEST)]
 
 
 def test_before_the_first_backup_verify_fails_and_list_is_empty(product, bucket, lab):
@@ -54,6 +58,7 @@ def test_install_reports_what_it_changed_and_then_nothing(product, lab):
     assert ran.out.splitlines() == [
         "db1: /etc/cron.d/backup-pg",
         "db1: ready: the bucket can be written, the database answers",
+        "app1: nothing to change",
     ]
 
 
@@ -98,8 +103,47 @@ def test_a_run_puts_the_data_into_the_bucket_and_verify_says_so(product, rows, b
         "gzip",
         "archive",
     }
-    assert verdict["requests"] <= 5
-    assert keys(bucket, lab)[-1] in product.ok("backup.list").out
+    newest = keys(bucket, lab)[-1]
+    assert verdict["key"] == newest
+    assert json.loads(product.ok("backup.verify", "--json").out)["requests"] <= 5
+    line = next(x for x in product.ok("backup.list").out.splitlines() if verdict["set"] in x)
+    assert "deep-read" in line
+
+
+def test_the_manifest_has_every_tables_rows_and_what_runs(product, rows, bucket, lab):
+    body = bucket.get_object(Bucket=lab.bucket, Key=keys(bucket, lab)[-1])["Body"].read()
+    manifest = json.loads(body)
+    container = container_of(lab, "db1", DB)
+    assert manifest["rows"] == _counts(lab, container, "nocodb")
+    assert any(not name.startswith("public.") for name in manifest["rows"]), "the base's schema"
+    assert set(manifest["images"]) == {"dbstack_root_db", "appstack_nocodb"}
+    assert manifest["images"]["appstack_nocodb"].startswith("swarmkeep-lab/nocodb:")
+    assert manifest["server_version_num"] // 10000 == 15
+    assert manifest["encoding"] == "UTF8"
+    assert "plpgsql" in manifest["extensions"]
+    globals_ = bucket.get_object(Bucket=lab.bucket, Key=manifest["parts"]["globals"]["key"])
+    assert b"CREATE ROLE nocodb;" in gzip.decompress(globals_["Body"].read())
+
+
+def test_attachments_are_in_the_bucket_and_verify_says_so(product, rows, bucket, lab):
+    found = bucket.list_objects_v2(Bucket=lab.bucket, Prefix="files/appstack/data/")["Contents"]
+    contents = [
+        bucket.get_object(Bucket=lab.bucket, Key=item["Key"])["Body"].read() for item in found
+    ]
+    assert demo.manual(lab) in contents
+    checks = json.loads(product.ok("backup.verify", "--json").out)["checks"]
+    (files,) = [check for check in checks if check["name"] == "files app1"]
+    assert files["ok"]
+    # What goes on the node stays in the bucket.
+    volume = docker(lab, "app1", "volume", "inspect", "-f", "{{.Mountpoint}}", "appstack_data")
+    extra = f"{volume}/nc/uploads/gone.txt"
+    lab.exec("app1", "sh", "-c", f"echo here >{extra}")
+    product.ok("backup.run")
+    lab.exec("app1", "rm", extra)
+    product.ok("backup.run")
+    key = "files/appstack/data/nc/uploads/gone.txt"
+    assert bucket.get_object(Bucket=lab.bucket, Key=key)["Body"].read() == b"here\n"
+    bucket.delete_object(Bucket=lab.bucket, Key=key)
 
 
 def test_deep_reads_the_archive_in_the_container_where_there_is_no_pg_restore(product, tmp_path):
@@ -109,7 +153,10 @@ def test_deep_reads_the_archive_in_the_container_where_there_is_no_pg_restore(pr
 
 def test_restored_by_hand_with_plain_tools_every_row_is_there(product, rows, bucket, lab):
     """As docs/backup.md says: aws s3 cp, gunzip, pg_restore."""
-    body = bucket.get_object(Bucket=lab.bucket, Key=keys(bucket, lab)[-1])["Body"].read()
+    body = bucket.get_object(
+        Bucket=lab.bucket, Key=keys(bucket, lab)[-1].replace(MANIFEST, ".dump.gz")
+    )
+    body = body["Body"].read()
     container = container_of(lab, "db1", DB)
     docker(lab, "db1", "exec", container, "createdb", "-U", "nocodb", "by_hand")
     try:
@@ -184,6 +231,8 @@ def test_uninstall_removes_everything_but_dumps_and_log(product, lab):
     assert "backup-pg" not in left.stdout.decode()
     assert lab.exec("db1", "test", "-s", "/var/log/backup-pg.log").returncode == 0
     assert lab.exec("db1", "sh", "-c", "ls /var/backups/postgres/nocodb/*.gz").returncode == 0
+    gone = lab.exec("app1", "sh", "-c", "ls /etc/*backup-files* /etc/cron.d /usr/local/bin")
+    assert "backup-files" not in gone.stdout.decode()
     assert "nothing to remove" in product.ok("backup.uninstall").out
     assert "is not installed" in product.fails(1, "backup.run").err
 
@@ -191,8 +240,8 @@ def test_uninstall_removes_everything_but_dumps_and_log(product, lab):
 def _counts(lab, container: str, database: str) -> dict[str, int]:
     """Exact row counts of every user table."""
     query = (
-        "SELECT table_schema || '.' || table_name, (xpath('/row/c/text()', query_to_xml(format("
-        "'SELECT count(*) AS c FROM %I.%I', table_schema, table_name), false, true, '')))[1]::text"
+        "SELECT format('%I.%I', table_schema, table_name),"
+        " (xpath('/row/c/text()', query_to_xml(format('SELECT count(*) AS c FROM %I.%I', table_schema, table_name), false, true, '')))[1]::text"
         " FROM information_schema.tables WHERE table_type = 'BASE TABLE'"
         " AND table_schema NOT IN ('pg_catalog', 'information_schema')"
     )

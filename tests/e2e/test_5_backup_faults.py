@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from fabfile.keys import Keys
 from lab import s3
 from lab.members import wait_until_healthy
 from tests.e2e.conftest import container_of
+from tests.unit.s3_server import manifest_of
 
 DB = "dbstack_root_db"
 FOLDER = "/var/backups/postgres/nocodb"
@@ -98,7 +101,8 @@ def files(lab, folder: str = FOLDER) -> list[str]:
 
 def keys(lab, bucket) -> set[str]:
     found = bucket.list_objects_v2(Bucket=lab.bucket, Prefix="postgres/nocodb/backup_")
-    return {item["Key"] for item in found.get("Contents", [])}
+    every = {item["Key"] for item in found.get("Contents", [])}
+    return {key for key in every if key.endswith(".manifest.json")}
 
 
 def error(done) -> str:
@@ -137,8 +141,8 @@ def test_script_killed_hard_half_way_and_run_again(product, lab, bucket, held):
     product.ok("backup.run")
     assert not any("partial" in name for name in files(lab))
     assert (
-        len([n for n in files(lab) if n.endswith(".gz")])
-        == len([n for n in before if n.endswith(".gz")]) + 1
+        len([n for n in files(lab) if n.endswith(".dump.gz")])
+        == len([n for n in before if n.endswith(".dump.gz")]) + 1
     )
     assert pg_dumps(lab) == ""
 
@@ -166,8 +170,9 @@ def test_too_little_space_and_disk_full(script, lab, bucket):
         assert done.returncode == 14
         assert "bytes free, a dump needs about" in error(done)
         # A small earlier dump makes the estimate small, so the run begins and the disk fills up.
-        small = f"{folder}/nocodb/backup_20200101T000000Z.dump.gz"
-        lab.exec("db1", "sh", "-c", f"echo x > {small} && : > {small}.uploaded")
+        small = f"{folder}/nocodb/backup_20200101T000000Z"
+        make = f"echo x > {small}.dump.gz && echo {{}} > {small}.manifest.json"
+        lab.exec("db1", "sh", "-c", f"{make} && : > {small}.uploaded")
         done = script(BACKUP_DIR=folder)
         assert done.returncode == 15
         assert "filled up" in error(done)
@@ -282,7 +287,7 @@ class TestVerify:
     @pytest.fixture
     def hosts(self, variant, lab, bucket):
         """A hosts file for another database, whose place in the bucket is empty."""
-        yield variant({"pg_db": "verifydb"})
+        yield variant({"pg_db": "verifydb", "backup": {"files": False}})
         for key in self.held(lab, bucket):
             bucket.delete_object(Bucket=lab.bucket, Key=key)
 
@@ -292,40 +297,36 @@ class TestVerify:
         return [item["Key"] for item in found.get("Contents", [])]
 
     @staticmethod
-    def put(lab, bucket, stamp: str, body: bytes, claimed: int | None = None) -> None:
-        import hashlib
-
-        size = len(body) if claimed is None else claimed
-        bucket.put_object(
-            Bucket=lab.bucket,
-            Key=f"postgres/verifydb/{stamp}",
-            Body=body,
-            Metadata={"sha256": hashlib.sha256(body).hexdigest(), "bytes": str(size)},
-        )
-
-    @staticmethod
-    def key(ago: float) -> str:
-        return time.strftime("backup_%Y%m%dT%H%M%SZ.dump.gz", time.gmtime(time.time() - ago))
+    def put(lab, bucket, ago: float, size: int, claimed: int | None = None) -> None:
+        """Put a set there that was made `ago` seconds ago."""
+        second = int(time.time() - ago)
+        contents = {"dump": b"x" * size, "globals": b"y"}
+        manifest = manifest_of("verifydb", second, contents)
+        manifest["parts"]["dump"]["bytes"] = size if claimed is None else claimed
+        contents["manifest"] = json.dumps(manifest).encode()
+        for part, content in contents.items():
+            key = Keys("verifydb").part(second, part)
+            bucket.put_object(Bucket=lab.bucket, Key=key, Body=content)
 
     def test_empty_bucket(self, product, hosts):
         assert "found" in product.fails(4, "backup.verify", hosts=hosts).err
 
     def test_stale(self, product, hosts, lab, bucket):
-        self.put(lab, bucket, self.key(30 * 3600), b"x" * 5000)
+        self.put(lab, bucket, 30 * 3600, 5000)
         assert "1 of 6 checks: fresh" in product.fails(4, "backup.verify", hosts=hosts).err
 
     def test_too_small(self, product, hosts, lab, bucket):
-        self.put(lab, bucket, self.key(60), b"x" * 20)
+        self.put(lab, bucket, 60, 20)
         assert "1 of 6 checks: size" in product.fails(4, "backup.verify", hosts=hosts).err
 
     def test_shrunk(self, product, hosts, lab, bucket):
         for day in range(1, 6):
-            self.put(lab, bucket, self.key(day * 86400), b"x" * 50_000)
-        self.put(lab, bucket, self.key(60), b"x" * 9_000)
+            self.put(lab, bucket, day * 86400, 50_000)
+        self.put(lab, bucket, 60, 9_000)
         assert "1 of 6 checks: shrunk" in product.fails(4, "backup.verify", hosts=hosts).err
 
     def test_truncated(self, product, hosts, lab, bucket):
-        self.put(lab, bucket, self.key(60), b"x" * 5000, claimed=9000)
+        self.put(lab, bucket, 60, 5000, claimed=9000)
         assert "1 of 6 checks: complete" in product.fails(4, "backup.verify", hosts=hosts).err
 
     def test_garbage_is_not_a_backup_and_deep_reads_what_is(self, product, hosts, lab, bucket):
