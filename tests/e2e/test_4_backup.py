@@ -239,9 +239,10 @@ def test_uninstall_removes_everything_but_dumps_and_log(product, lab):
 
 def _counts(lab, container: str, database: str) -> dict[str, int]:
     """Exact row counts of every user table."""
+    each = "format('SELECT count(*) AS c FROM %I.%I', table_schema, table_name)"
     query = (
-        "SELECT format('%I.%I', table_schema, table_name),"
-        " (xpath('/row/c/text()', query_to_xml(format('SELECT count(*) AS c FROM %I.%I', table_schema, table_name), false, true, '')))[1]::text"
+        "SELECT format('%I.%I', table_schema, table_name), (xpath('/row/c/text()',"
+        f" query_to_xml({each}, false, true, '')))[1]::text"
         " FROM information_schema.tables WHERE table_type = 'BASE TABLE'"
         " AND table_schema NOT IN ('pg_catalog', 'information_schema')"
     )
