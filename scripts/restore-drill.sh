@@ -1,0 +1,105 @@
+#!/bin/bash
+# shellcheck disable=SC2034 # used by those that source this
+# The part of restore-pg.sh that drills: a throwaway PostgreSQL, perhaps a NocoDB on it, and the
+# outcome in the bucket. Sourced, never run.
+
+readonly APP_SECONDS=180
+
+# A PostgreSQL of the live one's image that nobody else can reach: without a network, it needs no
+# password. It is thrown away, so it need not be safe from a crash. Sets CONTAINER.
+start_server() {
+  local image preload
+  image=$(ask docker inspect -f '{{.Image}}' "$CONTAINER")
+  asked postgres "PostgreSQL does not say what it preloads" <<<"SHOW shared_preload_libraries"
+  preload=$SAID
+  if ! CONTAINER=$(ask docker run -d --label "swarmkeep.drill=$RUN" --network none --memory "$MEMORY" --cpus "$CPUS" \
+    --cpu-shares 128 --shm-size 128m -e "POSTGRES_USER=$PG_USER" -e POSTGRES_DB=postgres \
+    -e POSTGRES_HOST_AUTH_METHOD=trust -e 'POSTGRES_INITDB_ARGS=--encoding=UTF8 --no-sync' "$image" \
+    postgres -c fsync=off -c full_page_writes=off -c wal_level=minimal -c max_wal_senders=0 \
+    -c max_wal_size=2GB -c autovacuum=off -c "shared_preload_libraries=$preload" 2>"$ERRORS"); then
+    tell docker "$ERRORS"
+    die "$NO_TOOLS" "the throwaway PostgreSQL could not be started" "see the line above"
+  fi
+  await "$CONTAINER" 120 pg_isready -q -h 127.0.0.1 || {
+    ask docker logs --tail 5 "$CONTAINER" >"$ERRORS" 2>&1 || true
+    tell postgres "$ERRORS"
+    die "$NO_DATABASE" "the throwaway PostgreSQL does not begin to answer" "see the lines above"
+  }
+}
+
+# Waits until a program succeeds in container $1, for at most $2 seconds.
+await() {
+  local container=$1 end=$((SECONDS + $2))
+  shift 2
+  until ask docker exec "$container" "$@" >/dev/null 2>&1; do
+    ((SECONDS < end)) && [[ $(ask docker inspect -f '{{.State.Running}}' "$container" 2>&1) == true ]] || return 1
+    sleep 0.5
+  done
+}
+
+# Starts NocoDB in the throwaway server's network and asks what it needs its database for
+# (fabfile/probe.py says why that). wget comes with the official image.
+# shellcheck disable=SC2016 # expanded in the container
+ask_app() {
+  local app json="{\"client\":\"pg\",\"connection\":{\"host\":\"127.0.0.1\",\"port\":5432,\"user\":\"$PG_USER\",\"password\":\"\",\"database\":\"$DATABASE\"}}"
+  phase app
+  app=$(ask docker run -d --label "swarmkeep.drill=$RUN" --network "container:$CONTAINER" --memory "$MEMORY" \
+    --cpus "$CPUS" --cpu-shares 128 -e "NC_DB_JSON=$json" -e NC_DISABLE_TELE=true "$APP" 2>"$ERRORS") || {
+    tell docker "$ERRORS"
+    die "$APP_FAILED" "NocoDB could not be started from $APP" "see the line above"
+  }
+  await "$app" "$APP_SECONDS" sh -c 'u=http://127.0.0.1:8080/api/v1/db/meta/nocodb/info
+    if command -v wget >/dev/null; then exec wget -q -O /dev/null "$u"; fi
+    exec node -e "fetch(process.argv[1]).then(r => process.exit(r.ok ? 0 : 1), () => process.exit(1))" "$u"' || {
+    ask docker logs --tail 5 "$app" >"$ERRORS" 2>&1 || true
+    tell NocoDB "$ERRORS"
+    blame "$APP_FAILED" "NocoDB does not answer from what was restored" "see the lines above"
+  }
+  log INFO "NocoDB answers from what was restored"
+}
+
+# Makes sure, before anything else, that NocoDB's image is on this node.
+need_image() {
+  ! ask docker image inspect "$APP" >/dev/null 2>&1 || return 0
+  phase pulling
+  start docker pull -q "$APP" >/dev/null 2>"$ERRORS"
+  finish "$STARTED"
+  ((STATUS == 0)) || {
+    tell docker "$ERRORS"
+    die "$APP_FAILED" "image $APP is not on this node and cannot be pulled" \
+      "log this node in to its registry, or drill without the app (backup.drill_with_app: false)"
+  }
+}
+
+# Writes what came of the drill beside the set, and if it was good to where verify looks.
+write_outcome() {
+  local file=$DIR/outcome.json.partial answered=false sum reason=${2//\\/\\\\}
+  [[ $1 != ok || -z $APP ]] || answered=true
+  reason=${reason//[[:cntrl:]]/ }
+  cat >"$file" <<END
+{"format": 1, "set": "$SET", "outcome": "$1", "reason": "${reason//\"/\\\"}", "finished": "$(date -u +%Y-%m-%dT%H:%M:%SZ)",
+"seconds": $SECONDS, "tables": ${TABLES:-0}, "rows": ${ROWS:-0}, "app": $answered,
+"server_version": "${SERVER//[\"\\]/}", "node": "$(uname -n)"}
+END
+  sum=$(sum_of "$file")
+  REASON=""
+  upload "$file" "$PREFIX/backup_$SET.drill.json" "$sum" || return
+  [[ $1 != ok ]] || upload "$file" "$PREFIX/drill.json" "$sum"
+}
+
+drill() {
+  renice -n 19 $$ >/dev/null && ionice -c 3 -p $$ 2>/dev/null || true
+  remove_containers
+  find_container
+  [[ -z $APP ]] || need_image
+  DRILLING=yes
+  choose_set
+  phase starting
+  start_server
+  asked postgres "the throwaway PostgreSQL does not say its version" <<<"SHOW server_version"
+  SERVER=$SAID
+  restore_into "$DATABASE"
+  [[ -z $APP ]] || ask_app
+  write_outcome ok "" || quit $?
+  log INFO "drill complete set=$SET database=$DATABASE tables=$TABLES rows=$ROWS app=${APP:-none} seconds=$SECONDS"
+}

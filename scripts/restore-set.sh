@@ -1,0 +1,342 @@
+#!/bin/bash
+# shellcheck disable=SC2034 # used by those that source this
+# The part of restore-pg.sh that knows sets: finds and checks one in the bucket, and restores it
+# into a database of the PostgreSQL in CONTAINER. Sourced, never run.
+
+readonly NO_SET=20 BAD_SET=21 WRONG_NAME=22 OLD_SERVER=23 RESTORE_FAILED=24 ROWS_DIFFER=25 \
+  SWAP_FAILED=26 APP_FAILED=27 DOWNLOAD_FAILED=28
+readonly HEAD_BYTES=$((4 * 1024 * 1024))
+readonly PASSING=swarmkeep_restoring_ # what names of unfinished databases start with
+
+# ---- asking PostgreSQL -------------------------------------------------------------------------
+
+# Runs the SQL on stdin in database $1; what it answers is in $DIR/said.partial.
+sql() {
+  enter "$CONTAINER"
+  start "${ENTER[@]}" psql -XAtqw -v ON_ERROR_STOP=1 -v VERBOSITY=terse -d "$1" \
+    >"$DIR/said.partial" 2>"$ERRORS"
+  finish "$STARTED"
+  return "$STATUS"
+}
+
+# As sql, and sets SAID; the run ends if it fails: $2 says what could not be done.
+asked() {
+  sql "$1" || {
+    tell psql "$ERRORS"
+    die "$NO_DATABASE" "$2" "see the line above and 'docker logs $CONTAINER'"
+  }
+  SAID=$(<"$DIR/said.partial")
+}
+
+# Whether database $1 is there.
+exists() {
+  asked postgres "PostgreSQL does not say which databases it has" \
+    <<<"SELECT count(*) FROM pg_database WHERE datname = '$1'"
+  ((SAID == 1))
+}
+
+# ---- the set -----------------------------------------------------------------------------------
+
+# As aws_cli, for reading: a failure ends the run.
+bucket() {
+  aws_cli "$@" || {
+    bucket_failed "s3://$S3_BUCKET/$PREFIX/ could not be read"
+    quit "$DOWNLOAD_FAILED"
+  }
+}
+
+# Sets SET to the newest set that has a manifest, without those from the future (a wrong clock).
+newest_set() {
+  local days key end=.manifest.json now
+  now=$(date -u -d '+5 minutes' +%Y%m%dT%H%M%SZ)
+  for days in 8 100 20000; do
+    bucket s3api list-objects-v2 --bucket "$S3_BUCKET" --prefix "$PREFIX/backup_" \
+      --start-after "$PREFIX/backup_$(date -u -d "-$days days" +%Y%m%d)" \
+      --query "Contents[?ends_with(Key, '$end')].[Key]" --output text
+    while read -r key; do
+      key=${key#"$PREFIX/backup_"}
+      [[ ! $key =~ ^[0-9]{8}T[0-9]{6}Z"$end"$ || ${key%"$end"} > $now ]] || SET=${key%"$end"}
+    done <"$DIR/answer.partial"
+    [[ -z $SET ]] || return 0
+  done
+  die "$NO_SET" "s3://$S3_BUCKET/$PREFIX/ has no backup" "'inv backup.list' shows what there is"
+}
+
+# Sets MANIFEST (what it says, by name), the file of the rows that are expected, and checks that
+# the set is complete: every part there, of the right size.
+choose_set() {
+  local key size tag=manifest_${RUN//[^0-9]/} name
+  [[ -n $SET ]] || newest_set
+  declare -gA MANIFEST=()
+  local -A sizes=()
+  bucket s3api list-objects-v2 --bucket "$S3_BUCKET" --prefix "$PREFIX/backup_$SET." \
+    --query 'Contents[].[Key,Size]' --output text
+  while read -r key size; do sizes[$key]=$size; done <"$DIR/answer.partial"
+  [[ -n ${sizes[$PREFIX/backup_$SET.manifest.json]-} ]] || die "$NO_SET" \
+    "s3://$S3_BUCKET/$PREFIX/backup_$SET.manifest.json does not exist" "'inv backup.list' shows what there is"
+  bucket s3 cp --only-show-errors "s3://$S3_BUCKET/$PREFIX/backup_$SET.manifest.json" "$DIR/manifest.partial"
+  # PostgreSQL is the reader of JSON that is at hand.
+  {
+    printf 'CREATE TEMP TABLE manifest AS SELECT $%s$' "$tag"
+    cat -- "$DIR/manifest.partial"
+    printf '$%s$::jsonb AS m;\n%s\n' "$tag" "$READ_MANIFEST"
+  } >"$DIR/read.partial"
+  if ! sql postgres <"$DIR/read.partial"; then
+    tell psql "$ERRORS"
+    blame "$BAD_SET" "backup_$SET.manifest.json cannot be read" "use another set: 'inv backup.list' shows them"
+  fi
+  while IFS=$'\t' read -r key name; do MANIFEST[$key]=$name; done < <(sed '/^$/,$d' "$DIR/said.partial")
+  sed '1,/^$/d' "$DIR/said.partial" | LC_ALL=C sort >"$DIR/expected.partial"
+  [[ ${MANIFEST[format]} == 1 && ${MANIFEST[database]} == "$DATABASE" ]] || blame "$BAD_SET" \
+    "backup_$SET.manifest.json is of format ${MANIFEST[format]}, database ${MANIFEST[database]}" "use another set"
+  for name in dump globals; do
+    key=${MANIFEST[$name.key]}
+    [[ $key == "$PREFIX/backup_$SET."* && ${sizes[$key]-none} == "${MANIFEST[$name.bytes]}" ]] ||
+      blame "$BAD_SET" "$key has ${sizes[$key]-no} bytes in the bucket, the manifest says ${MANIFEST[$name.bytes]}" \
+        "use an earlier set: 'inv backup.list' shows them"
+  done
+}
+
+# Lines "name, tab, value"; an empty line; the rows of every table as COUNT_SQL counts them.
+readonly READ_MANIFEST="
+SELECT name || E'\\t' || translate(coalesce(value, ''), E'\\n\\t', '  ') FROM manifest, LATERAL (
+  VALUES ('format', m ->> 'format'), ('database', m ->> 'database'),
+    ('dump.key', m #>> '{parts,dump,key}'), ('dump.bytes', m #>> '{parts,dump,bytes}'),
+    ('dump.sha256', m #>> '{parts,dump,sha256}'), ('globals.key', m #>> '{parts,globals,key}'),
+    ('globals.bytes', m #>> '{parts,globals,bytes}'), ('globals.sha256', m #>> '{parts,globals,sha256}'),
+    ('major', ((m ->> 'server_version_num')::int / 10000)::text), ('server', m ->> 'server_version'),
+    ('here', (current_setting('server_version_num')::int / 10000)::text),
+    ('encoding', m ->> 'encoding'), ('collate', m ->> 'collate'), ('ctype', m ->> 'ctype'),
+    ('provider', m ->> 'locale_provider'), ('icu', m ->> 'icu_locale'), ('owner', m ->> 'owner'),
+    ('size', (m ->> 'size')::bigint::text), ('counted', jsonb_typeof(m -> 'rows')),
+    ('lacking', (SELECT string_agg(e, ', ') FROM jsonb_object_keys(
+      CASE jsonb_typeof(m -> 'extensions') WHEN 'object' THEN m -> 'extensions' END) e
+      WHERE e NOT IN (SELECT name FROM pg_available_extensions)))) AS facts (name, value);
+SELECT '';
+SELECT to_json(key) || ': ' || value FROM manifest,
+  jsonb_each_text(CASE jsonb_typeof(m -> 'rows') WHEN 'object' THEN m -> 'rows' END);
+"
+
+# Sets FILE to part $1 of the set, compared with the manifest: the local one if it is good and
+# may be used, or downloaded.
+fetch() {
+  local key=${MANIFEST[$1.key]} sum=${MANIFEST[$1.sha256]} bytes=${MANIFEST[$1.bytes]} found
+  FILE=$DIR/${key##*/}
+  if [[ -z $DRILLING && -f $FILE && $(stat -c %s -- "$FILE") == "$bytes" ]]; then
+    [[ $(sum_of "$FILE") != "$sum" ]] || return 0
+    log WARNING "$FILE is damaged: its SHA-256 is not the manifest's; the bucket's is used"
+  fi
+  FILE=$DIR/restore.$1.partial
+  (($(free_bytes) > bytes + 1048576)) || die "$NO_SPACE" \
+    "$DIR has $(free_bytes) bytes free, the download needs $bytes" "make room there"
+  phase downloading "$bytes" "$FILE"
+  bucket s3 cp --only-show-errors "s3://$S3_BUCKET/$key" "$FILE"
+  phase comparing
+  found=$(sum_of "$FILE")
+  [[ $found == "$sum" ]] || blame "$BAD_SET" "$key is damaged: its SHA-256 is $found, the manifest says $sum" \
+    "use an earlier set: 'inv backup.list' shows them; 'inv backup.verify --deep' reads the newest"
+}
+
+# ---- may it begin ------------------------------------------------------------------------------
+
+# Refuses what cannot work, before anything is changed.
+check_server() {
+  local folder free need=$((MANIFEST[size] * 12 / 10))
+  ((MANIFEST[here] >= MANIFEST[major])) || die "$OLD_SERVER" \
+    "the set is of PostgreSQL ${MANIFEST[server]}, this server is ${MANIFEST[here]}: no older one can read it" \
+    "deploy PostgreSQL ${MANIFEST[major]} or newer (images.postgres)"
+  [[ -z ${MANIFEST[lacking]} ]] || die "$OLD_SERVER" \
+    "the set needs extensions that this server lacks: ${MANIFEST[lacking]}" "deploy an image that has them (images.postgres)"
+  asked postgres "PostgreSQL does not say where its data is" <<<"SHOW data_directory"
+  folder=$SAID
+  free=$(ask docker exec "$CONTAINER" df -Pk "$folder" 2>"$ERRORS" | awk 'END { print $4 }') || free=0
+  free=$((free * 1024))
+  ((free >= need)) || die "$NO_SPACE" "PostgreSQL's disk has $free bytes free, the restore needs about $need" \
+    "make room on it; databases kept by an earlier restore may go (docs/recovery.md)"
+}
+
+# Refuses a target that is there, unless there is nothing in it. Sets EMPTY then.
+check_target() {
+  EMPTY=""
+  exists "$1" || return 0
+  asked "$1" "database $1 cannot be looked into" <<<"SELECT count(*) FROM pg_class c
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+  ((SAID == 0)) || die "$WRONG_NAME" "database $1 exists already and is not empty; nothing was changed" \
+    "choose another name, or replace the live one: inv backup.restore --replace"
+  EMPTY=yes
+}
+
+# ---- restoring ---------------------------------------------------------------------------------
+
+# Makes the roles that the set has and this server lacks. One that is here is left alone: its
+# password may have been changed since. Everything goes through stdin, no log shows a statement.
+make_roles() {
+  fetch globals
+  asked postgres "PostgreSQL does not say which roles it has" \
+    <<<"SELECT format('CREATE ROLE %I;', rolname) FROM pg_roles"
+  mv -- "$DIR/said.partial" "$DIR/roles.partial"
+  gzip -dc <"$FILE" | awk -v known="$DIR/roles.partial" "$MISSING_ROLES" >"$DIR/make.partial"
+  [[ -s $DIR/make.partial ]] || return 0
+  {
+    echo "BEGIN; SET LOCAL log_statement = 'none'; SET LOCAL log_min_error_statement = 'panic';"
+    cat -- "$DIR/make.partial"
+    echo "COMMIT;"
+  } >"$DIR/roles.partial"
+  sql postgres <"$DIR/roles.partial" || {
+    tell psql "$ERRORS"
+    blame "$RESTORE_FAILED" "the set's roles could not be made" "see the line above; make them by hand, then run again"
+  }
+  log INFO "made roles that were missing: $(sed -n 's/^CREATE ROLE \(.*\);$/\1/p' "$DIR/make.partial" | paste -sd ' ')"
+}
+
+# Of what pg_dumpall wrote, the lines that make the roles which are not known. Who granted a
+# membership need not exist here.
+# shellcheck disable=SC2016 # awk
+readonly MISSING_ROLES='
+BEGIN { while ((getline line < known) > 0) have[line] = 1 }
+/^CREATE ROLE / && !($0 in have) { missing[substr($0, 13, length($0) - 13)] = 1; print }
+/^ALTER ROLE / { for (role in missing) if (index($0, "ALTER ROLE " role " ") == 1) print }
+/^GRANT / {
+  sub(/ GRANTED BY .*;$/, ";")
+  for (role in missing) if (index($0, " TO " role " ") || index($0, " TO " role ";")) print
+}'
+
+# Makes database $1 as the set's was: encoding, collation, owner.
+create_database() {
+  UNFINISHED=$1
+  enter "$CONTAINER"
+  start "${ENTER[@]}" psql -XAtqw -v ON_ERROR_STOP=1 -v VERBOSITY=terse -v "name=$1" -v "owner=${MANIFEST[owner]}" \
+    -v "encoding=${MANIFEST[encoding]}" -v "collate=${MANIFEST[collate]}" -v "ctype=${MANIFEST[ctype]}" \
+    -v "provider=${MANIFEST[provider]}" -v "icu=${MANIFEST[icu]}" >/dev/null 2>"$ERRORS" <<'END'
+SELECT format('CREATE DATABASE %I TEMPLATE template0 OWNER %I ENCODING %L LC_COLLATE %L LC_CTYPE %L',
+    :'name', :'owner', :'encoding', :'collate', :'ctype') ||
+  CASE WHEN current_setting('server_version_num')::int < 150000 THEN ''
+    WHEN :'provider' = 'i' THEN format(' LOCALE_PROVIDER icu ICU_LOCALE %L', :'icu')
+    WHEN :'provider' = 'b' THEN format(' LOCALE_PROVIDER builtin BUILTIN_LOCALE %L', :'icu')
+    ELSE ' LOCALE_PROVIDER libc' END \gexec
+END
+  finish "$STARTED"
+  ((STATUS == 0)) || {
+    tell psql "$ERRORS"
+    blame "$RESTORE_FAILED" "a database like the set's could not be made" "see the line above"
+  }
+}
+
+# Sets RESTORE, the words that run pg_restore into database $1. What it loads is not flushed
+# statement by statement: the last change of the name is, and with it all that was before.
+restore_words() {
+  local most memory
+  most=$(ask docker inspect -f '{{.HostConfig.Memory}}' "$CONTAINER" 2>"$ERRORS") || most=0
+  memory=$(($(sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/meminfo) / 1024))
+  ((most == 0 || most / 1048576 > memory)) || memory=$((most / 1048576))
+  memory=$((memory / 8 / JOBS))
+  memory=$((memory < 32 ? 32 : memory > 512 ? 512 : memory))
+  RESTORE=("${ENTER[@]:0:2}" -e "PGOPTIONS=-c synchronous_commit=off -c maintenance_work_mem=${memory}MB -c max_parallel_maintenance_workers=0"
+    "${ENTER[@]:2}" pg_restore -w --exit-on-error --no-tablespaces -d "$1")
+}
+
+# Tables and rows, through the pipe. Loading them is one stream, and decompressing it another:
+# that keeps two cores busy, without a decompressed archive on the disk.
+load() {
+  local reader file=$2
+  make_pipe
+  restore_words "$1"
+  open_pipe
+  start "${RESTORE[@]}" --section=pre-data --section=data <&7 8>&- >/dev/null 2>"$ERRORS"
+  reader=$STARTED
+  start "${DECOMPRESS[@]}" <"$file" >&8 7<&- 2>"$DIR/gz.partial"
+  phase restoring "$(stat -c %s -- "$file")" "$STARTED"
+  close_pipe "$reader" "$STARTED" || restore_failed "$THERE"
+}
+
+# Indexes, constraints, triggers: several at a time. pg_restore wants a file for that, but all it
+# needs of it is the table of contents, which stands at its beginning.
+build() {
+  local file=$2 bytes=$HEAD_BYTES head=/dev/shm/backup-pg.$RUN/head
+  phase indexing
+  enter "$CONTAINER"
+  restore_words "$1"
+  while true; do
+    # The decompressor is cut off here, which is no failure.
+    # shellcheck disable=SC2016 # expanded in the container
+    { "${DECOMPRESS[@]}" <"$file" 2>/dev/null || true; } | head -c "$bytes" |
+      ask docker exec -i "$CONTAINER" sh -c 'umask 077; mkdir -p "${1%/*}" && cat >"$1"' sh "$head" || true
+    ! ask docker exec "$CONTAINER" pg_restore --list "$head" >/dev/null 2>"$ERRORS" || break
+    ((bytes < 1 << 30)) || restore_failed "its table of contents has no end"
+    bytes=$((bytes * 4))
+  done
+  start "${RESTORE[@]}" --section=post-data -j "$JOBS" "$head" >/dev/null 2>"$ERRORS" </dev/null
+  finish "$STARTED"
+  ((STATUS == 0)) || restore_failed "$STATUS"
+  ask docker exec "$CONTAINER" rm -f "$head" || true
+}
+
+restore_failed() {
+  tell "${DECOMPRESS[0]}" "$DIR/gz.partial"
+  tell pg_restore "$ERRORS"
+  blame "$RESTORE_FAILED" "pg_restore failed ($1); what was restored is removed" \
+    "see the lines above and 'docker logs $CONTAINER'; 124 means longer than STEP_TIMEOUT"
+}
+
+# Gathers the planner's statistics of database $1, and meanwhile counts the rows of every table
+# and compares them with the manifest. Sets TABLES and ROWS.
+compare() {
+  local analyze differing
+  phase counting
+  enter "$CONTAINER"
+  start "${ENTER[@]}" vacuumdb -qw --analyze-only -j "$JOBS" -d "$1" >/dev/null 2>"$DIR/analyze.partial" </dev/null
+  analyze=$STARTED
+  asked "$1" "the restored rows could not be counted" <<<"SET statement_timeout = 0; $COUNT_SQL"
+  finish "$analyze"
+  ((STATUS == 0)) || {
+    tell vacuumdb "$DIR/analyze.partial"
+    blame "$RESTORE_FAILED" "what was restored could not be analyzed" "see the line above"
+  }
+  LC_ALL=C sort "$DIR/said.partial" >"$DIR/counted.partial"
+  TABLES=$(wc -l <"$DIR/counted.partial")
+  ROWS=$(awk '{ n += $NF } END { printf "%.0f", n }' "$DIR/counted.partial")
+  if [[ ${MANIFEST[counted]} != object ]]; then
+    log WARNING "not compared: counting was off when the set was made; tables=$TABLES rows=$ROWS"
+    return
+  fi
+  cmp -s "$DIR/expected.partial" "$DIR/counted.partial" && return
+  differing=$(awk "$DIFFERING" "$DIR/expected.partial" "$DIR/counted.partial")
+  blame "$ROWS_DIFFER" "rows differ from the manifest: $differing" \
+    "do not use this set; use an earlier one: 'inv backup.list' shows them"
+}
+
+# The first three tables whose counts differ, and how many more.
+# shellcheck disable=SC2016 # awk
+readonly DIFFERING='
+{ n = $NF; sub(/: [0-9]+$/, "") }
+FNR == NR { want[$0] = n; next }
+{ got[$0] = n; if (!($0 in want)) want[$0] = "no table" }
+END {
+  for (name in want) {
+    if (!(name in got)) got[name] = "no table"
+    if (want[name] == got[name]) continue
+    if (++all <= 3) printf "%s%s expected %s, got %s", (all > 1 ? "; " : ""), name, want[name], got[name]
+  }
+  if (all > 3) printf "; and %d more", all - 3
+}'
+
+# Restores the set into database $1.
+restore_into() {
+  local passing=$PASSING${RUN//-/_} file
+  check_server
+  check_target "$1"
+  fetch dump
+  file=$FILE
+  log INFO "restoring set=$SET database=$DATABASE into=$1 bytes=$(stat -c %s -- "$file") jobs=$JOBS"
+  make_roles
+  create_database "${passing,,}"
+  load "$UNFINISHED" "$file"
+  build "$UNFINISHED" "$file"
+  compare "$UNFINISHED"
+  # In a session that waits for the disk: afterwards all that was loaded is there for good.
+  [[ -z $EMPTY ]] || asked postgres "the empty database $1 could not be removed: is it in use?" <<<"DROP DATABASE \"$1\""
+  asked postgres "database $UNFINISHED could not be renamed" \
+    <<<"SET synchronous_commit = on; ALTER DATABASE \"$UNFINISHED\" RENAME TO \"$1\""
+  UNFINISHED=""
+}
