@@ -14,6 +14,7 @@ from fabfile.commands import plan as _plan
 from fabfile.commands import prune as _prune
 from fabfile.commands import registry as _registry
 from fabfile.commands import releases as _releases
+from fabfile.commands import restore as _restore
 from fabfile.commands import rotate as _rotate
 from fabfile.commands import secrets as _secrets
 from fabfile.commands import status as _status
@@ -52,6 +53,9 @@ namespace = Collection(
         _backup.list_,
         _backup.verify,
         _prune.prune,
+        _restore.restore,
+        _restore.swap,
+        _restore.drill,
     ),
     Collection(
         "secrets", _secrets.init, _secrets.view, _secrets.edit, _secrets.set_, _rotate.rotate

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 COMMON = "/usr/local/lib/backup-common.sh"
 """What the scripts share."""
+RESTORE = "/usr/local/bin/restore-pg.sh"
+"""The way back, which the schedule uses for drills; the parts that it sources lie with COMMON."""
 IMAGES = "/etc/backup-pg.images"
 """Which images the stacks run, for the manifest: "SERVICE IMAGE" a line."""
 
@@ -43,6 +45,8 @@ class Kit:
     """What it means that the script's own check has passed."""
     absent: str
     """What it means that the check found nothing to back up on this host."""
+    others: tuple[str, ...] = ()
+    """Further scripts that come with it."""
 
     @property
     def script(self) -> str:
@@ -84,6 +88,7 @@ DATABASE = Kit(
     "backup-pg",
     "ready: the bucket can be written, the database answers",
     "the bucket can be written; the database does not run here now",
+    (RESTORE, "/usr/local/lib/restore-set.sh", "/usr/local/lib/restore-drill.sh"),
 )
 ATTACHMENTS = Kit(
     "backup-files",
@@ -120,8 +125,7 @@ def files(entry: HostEntry, inventory: Inventory, secrets: Secrets) -> list[Remo
             hint=f"inv secrets.set {missing}, or remove the other half",
         )
     found = [
-        RemoteFile(kit.script, _content(f"{kit.name}.sh"), 0o755),
-        RemoteFile(COMMON, _content("backup-common.sh"), 0o644),
+        *(_script(path) for path in (kit.script, COMMON, *kit.others)),
         RemoteFile(kit.config, config(entry, inventory, own_credentials=key is not None), 0o600),
         RemoteFile(kit.cron, cron_entry(kit, inventory), 0o644),
         RemoteFile(kit.logrotate, _from_template("backup.logrotate", LOG=kit.log), 0o644),
@@ -137,7 +141,7 @@ def files(entry: HostEntry, inventory: Inventory, secrets: Secrets) -> list[Remo
 
 def installed(kit: Kit) -> tuple[str, ...]:
     """Every path that `files` may name."""
-    return (kit.script, COMMON, kit.config, kit.credentials, kit.cron, kit.logrotate)
+    return (kit.script, COMMON, *kit.others, kit.config, kit.credentials, kit.cron, kit.logrotate)
 
 
 def removable(kit: Kit) -> tuple[str, ...]:
@@ -182,10 +186,21 @@ def _of_attachments(entry: HostEntry, inventory: Inventory) -> dict[str, str]:
 
 
 def cron_entry(kit: Kit, inventory: Inventory) -> bytes:
-    """The /etc/cron.d file with the schedule of hosts.yaml."""
-    return _from_template(
-        "backup.cron", SCHEDULE=inventory.backup.schedule, SCRIPT=kit.script, LOG=kit.log
-    )
+    """The /etc/cron.d file with the schedules of hosts.yaml."""
+    backup = inventory.backup
+    entry = _from_template("backup.cron", SCHEDULE=backup.schedule, SCRIPT=kit.script, LOG=kit.log)
+    if kit is not DATABASE or not backup.drill_schedule:
+        return entry
+    drills = "; ".join(_drill(name, inventory) for name in inventory.postgres.databases)
+    return entry + f"{backup.drill_schedule} root ({drills}) >>{kit.log} 2>&1\n".encode()
+
+
+def _drill(database: str, inventory: Inventory) -> str:
+    words = [RESTORE, "drill", "--database", database, "--latest"]
+    if inventory.backup.drill_with_app and database == inventory.postgres.database:
+        words += ["--app", inventory.app.image]
+    # cron takes a % for the end of the line.
+    return shlex.join(words).replace("%", r"\%")
 
 
 def programs(entry: HostEntry, inventory: Inventory) -> dict[str, str]:
@@ -202,6 +217,12 @@ def fingerprint(wanted: Sequence[RemoteFile]) -> str:
     for file in wanted:
         digest.update(f"{file.path} {file.mode:o} {len(file.content)}\n".encode() + file.content)
     return digest.hexdigest()
+
+
+def _script(path: str) -> RemoteFile:
+    """A script of ours; those in bin are run, the others sourced."""
+    mode = 0o755 if "/bin/" in path else 0o644
+    return RemoteFile(path, _content(Path(path).name), mode)
 
 
 @cache

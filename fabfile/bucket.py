@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from fabfile.errors import UnreachableError
@@ -67,6 +67,13 @@ class Bucket(Connection):
             return holding
         newest = self.with_manifest(database, holding.backups[0])
         return replace(holding, backups=(newest, *holding.backups[1:]))
+
+    def before(self, database: str, when: datetime) -> BackupSet | None:
+        """The newest set of a database made before a time, with its manifest; None without one."""
+        last = when - timedelta(seconds=CLOCK_TOLERANCE + 1)
+        search = self._search(database, last, span=_WINDOW * self.backup.max_age)
+        found = self._holding(database, search.newest(1)).backups
+        return self.with_manifest(database, found[0]) if found else None
 
     def latest(self, database: str, now: datetime, limit: int) -> Holding:
         """The newest `limit` sets of a database (0: all of them), without their manifests."""

@@ -158,7 +158,7 @@ SQL
     }
   done
   finish "$ender"
-  log INFO "swapped: $WITH is $DATABASE now${live:+, which is kept as $KEEP_AS}"
+  log INFO "swapped: $WITH is $DATABASE now${live:+; the one before is kept as $KEEP_AS}"
 }
 
 # ---- what it does ------------------------------------------------------------------------------

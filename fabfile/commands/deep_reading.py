@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
+from fabfile.commands.bar import progress_bar
 from fabfile.commands.edge import sudo_password
 from fabfile.errors import SwarmkeepError, UnreachableError
 
@@ -48,7 +49,8 @@ def deep_checks(ctx: Context, inventory: Inventory, bucket: Bucket, one: BackupS
             fleet = stack.enter_context(connect(inventory, sudo_password=password))
             return _sink_on_hosts(fleet, inventory)
 
-        on_bytes = stack.enter_context(_progress(dump.size))
+        show = stack.enter_context(progress_bar())
+        on_bytes: Callable[[int], None] = lambda count: show("reading", count, dump.size)  # noqa: E731
         reading = Reading(bucket.read(dump), on_bytes)
         checks = inspect(one.manifest.parts["dump"], reading, choose)
     _keep(bucket, one, checks, monotonic() - started)
@@ -92,31 +94,3 @@ def _sink_on_hosts(fleet: Fleet, inventory: Inventory) -> Sink:
         f"install PostgreSQL {inventory.postgres.major}'s client tools (pg_restore) on this "
         "machine, or make the db host reachable, then run again",
     )
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Show bytes and rate on stderr while reading, if somebody is watching."""
-    if not sys.stderr.isatty():
-        yield lambda _count: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    columns = (
-        TextColumn("reading"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("reading", total=total)
-        yield lambda count: progress.update(bar, completed=count)
