@@ -1,0 +1,397 @@
+"""The way back: restore, replace, undo, drill; and what becomes of each when something dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from fabfile.errors import SwarmkeepError
+from lab import demo, images, s3
+from lab import docker as lab_docker
+from tests.e2e.conftest import ROOT, container_of, docker
+
+DB, APP = "dbstack_root_db", "appstack_nocodb"
+SCRIPT = "/usr/local/bin/restore-pg.sh"
+FOLDER = "/var/backups/postgres/nocodb"
+
+
+@pytest.fixture(scope="module")
+def bucket(lab):
+    return s3.client(lab, lab.secrets[s3.OPERATOR])
+
+
+@pytest.fixture(scope="module")
+def rows(deployed, lab):
+    """Real data, put in through NocoDB's own API."""
+    demo.fill(lab)
+    return demo.records(lab)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stamp(rows, product, lab) -> str:
+    """The time stamp of a backup of it; all that follows is about this one."""
+    product.ok("backup.install")
+    assert lab.exec("db1", "/usr/local/bin/backup-pg.sh").returncode == 0
+    return json.loads(product.ok("backup.list", "--json").out)["backups"][0]["set"]
+
+
+def sql(lab, text: str, database: str = "postgres") -> str:
+    """Run SQL in the live server and return what it answers."""
+    container = container_of(lab, "db1", DB)
+    return docker(
+        lab, "db1", "exec", container, "psql", "-XAtq", "-U", "nocodb", "-d", database, "-c", text
+    )
+
+
+def databases(lab) -> set[str]:
+    found = sql(lab, "SELECT datname FROM pg_database WHERE NOT datistemplate")
+    return set(found.split()) - {"postgres"}
+
+
+def named(lab, start: str) -> list[str]:
+    return sorted(name for name in databases(lab) if name.startswith(start))
+
+
+@pytest.fixture(autouse=True)
+def tidy(lab) -> Iterator[None]:
+    """Every test leaves the live database and what was there before."""
+    yield
+    for name in databases(lab) - {"nocodb"}:
+        sql(lab, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def eventually(what: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.5)
+
+
+def nocodb_shows(lab, rows) -> bool:
+    """Whether NocoDB's own API shows these rows."""
+    try:
+        return bool(demo.records(lab) == rows)
+    except (SwarmkeepError, OSError):
+        return False
+
+
+def replicas(lab) -> str:
+    form = "{{.Spec.Mode.Replicated.Replicas}} {{json .Spec.Labels}}"
+    return docker(lab, "manager1", "service", "inspect", "--format", form, APP)
+
+
+@contextmanager
+def altered(lab, bucket, key: str, change: Callable[[bytes], bytes | None]) -> Iterator[None]:
+    """An object changed (None: removed) for the length of the block, in the bucket alone."""
+    good = bucket.get_object(Bucket=lab.bucket, Key=key)
+    body = good["Body"].read()
+    bad = change(body)
+    lab.exec("db1", "sh", "-c", f"mkdir -p /root/aside && mv {FOLDER}/backup_* /root/aside/")
+    if bad is None:
+        bucket.delete_object(Bucket=lab.bucket, Key=key)
+    else:
+        bucket.put_object(Bucket=lab.bucket, Key=key, Body=bad, Metadata=good["Metadata"])
+    try:
+        yield
+    finally:
+        bucket.put_object(Bucket=lab.bucket, Key=key, Body=body, Metadata=good["Metadata"])
+        lab.exec("db1", "sh", "-c", f"mv /root/aside/backup_* {FOLDER}/")
+
+
+def key(stamp: str, part: str) -> str:
+    return f"postgres/nocodb/backup_{stamp}.{part}"
+
+
+def manifest(**changes) -> Callable[[bytes], bytes]:
+    """A change of a manifest's fields."""
+    return lambda body: json.dumps(json.loads(body) | changes).encode()
+
+
+def outcome(lab, bucket, stamp: str) -> dict:
+    body = bucket.get_object(Bucket=lab.bucket, Key=key(stamp, "drill.json"))["Body"].read()
+    return dict(json.loads(body))
+
+
+class TestInto:
+    def test_new_database_has_every_row(self, product, lab, stamp):
+        ran = product.ok("backup.restore")
+        name = f"nocodb_{stamp.lower()}"
+        assert f"restored: nocodb, into {name}" in ran.out
+        assert "as recorded" in ran.out
+        assert name in databases(lab)
+        count = 'SELECT count(*) FROM "nc_users_v2"'
+        assert sql(lab, count, name) == sql(lab, count, "nocodb") == "1"
+        ran = product.fails(1, "backup.restore")
+        assert f"database {name} exists already and is not empty; nothing was changed" in ran.err
+
+    def test_from_the_bucket_alone_with_roles_that_are_missing(self, product, lab, stamp):
+        sql(lab, "CREATE ROLE reader LOGIN PASSWORD 'x'; CREATE ROLE \"Odd name\"; ")
+        sql(lab, 'GRANT "Odd name" TO reader; CREATE TABLE seen (n int)', "nocodb")
+        sql(lab, "ALTER TABLE seen OWNER TO reader; INSERT INTO seen VALUES (1), (2)", "nocodb")
+        assert lab.exec("db1", "/usr/local/bin/backup-pg.sh").returncode == 0
+        verifier = sql(lab, "SELECT rolpassword FROM pg_authid WHERE rolname = 'reader'")
+        sql(lab, 'DROP TABLE seen; DROP ROLE reader; DROP ROLE "Odd name"', "nocodb")
+        lab.exec("db1", "sh", "-c", f"rm {FOLDER}/backup_*")
+        ran = product.ok("backup.restore", "--into", "fresh", "--jobs", "3")
+        assert 'made roles that were missing: "Odd name" reader' in ran.out
+        assert verifier not in ran.text
+        assert sql(lab, "SELECT count(*) FROM seen", "fresh") == "2"
+        asked = "SELECT rolpassword FROM pg_authid WHERE rolname = 'reader'"
+        assert sql(lab, asked) == verifier
+        assert sql(lab, "SELECT pg_has_role('reader', 'Odd name', 'MEMBER')") == "t"
+        owner = "SELECT relowner::regrole FROM pg_class WHERE relname = 'seen'"
+        assert sql(lab, owner, "fresh") == "reader"
+        sql(lab, "DROP DATABASE fresh")
+        sql(lab, 'DROP ROLE reader; DROP ROLE "Odd name"')
+
+    def test_which_one_is_meant(self, product, lab, stamp):
+        ran = product.ok("backup.restore", "--key", stamp, "--into", "by_stamp")
+        assert f"set {stamp} of nocodb" in ran.out
+        part = f"s3://{lab.bucket}/{key(stamp, 'dump.gz')}"
+        assert f"set {stamp}" in product.ok("backup.restore", "--key", part, "--into", "by_key").out
+        assert (
+            "has no backup made before" in product.fails(4, "backup.restore", "--before", "9d").err
+        )
+        assert "is no backup of" in product.fails(2, "backup.restore", "--key", "yesterday").err
+        product.fails(4, "backup.restore", "--key", "20200101T000000Z")
+        product.fails(2, "backup.restore", "--into", "postgres")
+
+
+class TestRefused:
+    """Each by the right rung, and before anything is changed."""
+
+    @pytest.fixture(autouse=True)
+    def nothing_is_left(self, lab) -> Iterator[None]:
+        before = databases(lab)
+        yield
+        assert databases(lab) == before
+
+    def test_flipped_byte(self, product, lab, bucket, stamp):
+        def flip(body: bytes) -> bytes:
+            return body[:-100] + bytes([body[-100] ^ 1]) + body[-99:]
+
+        with altered(lab, bucket, key(stamp, "dump.gz"), flip):
+            ran = product.fails(4, "backup.restore", "--key", stamp)
+            assert "is damaged: its SHA-256 is" in ran.err
+            product.fails(4, "backup.drill", "--key", stamp)
+        assert outcome(lab, bucket, stamp)["outcome"] == "failed"
+        assert "SHA-256" in outcome(lab, bucket, stamp)["reason"]
+
+    def test_missing_part(self, product, lab, bucket, stamp):
+        with altered(lab, bucket, key(stamp, "globals.sql.gz"), lambda _: None):
+            ran = product.fails(4, "backup.restore", "--key", stamp)
+            assert f"{key(stamp, 'globals.sql.gz')} is missing" in ran.err
+            # The script alone sees it too.
+            done = lab.exec("db1", SCRIPT, "drill", "--database", "nocodb", "--set", stamp)
+            assert done.returncode == 21, done.stderr
+        assert "has no bytes in the bucket" in outcome(lab, bucket, stamp)["reason"]
+
+    def test_wrong_count(self, product, lab, bucket, stamp):
+        good = json.loads(
+            bucket.get_object(Bucket=lab.bucket, Key=key(stamp, "manifest.json"))["Body"].read()
+        )
+        rows = good["rows"] | {"public.nc_users_v2": 7}
+        with altered(lab, bucket, key(stamp, "manifest.json"), manifest(rows=rows)):
+            ran = product.fails(4, "backup.restore", "--key", stamp)
+            assert '"public.nc_users_v2" expected 7, got 1' in ran.err
+            product.fails(4, "backup.drill", "--key", stamp)
+            assert "failed drill" in product.ok("backup.list").out
+        assert "nc_users_v2" in outcome(lab, bucket, stamp)["reason"]
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"server_version_num": 990000}, "no older one can read it"),
+            ({"size": 10**15}, "bytes free, the restore needs about"),
+            ({"extensions": {"plpgsql": "1.0", "postgis": "3"}}, "lacks: postgis"),
+        ],
+    )
+    def test_server_that_cannot(self, product, lab, bucket, stamp, changes, words):
+        with altered(lab, bucket, key(stamp, "manifest.json"), manifest(**changes)):
+            assert words in product.fails(1, "backup.restore", "--key", stamp).err
+
+
+WRITER = """
+while [ ! -e /root/stop-writing ]; do
+  docker exec "$1" psql -qU nocodb -d nocodb -c 'CREATE TABLE IF NOT EXISTS written (n int)' \
+    -c 'INSERT INTO written VALUES (1)' -c 'SELECT pg_sleep(0.2)' >/dev/null 2>&1
+done
+"""
+
+
+@pytest.fixture
+def writer(lab) -> Iterator[None]:
+    """A client that keeps writing into the live database, and comes back when it is thrown out."""
+    container = container_of(lab, "db1", DB)
+    command = ["docker", "exec", lab.container("db1"), "sh", "-c", WRITER, "sh", container]
+    client = subprocess.Popen(command)
+    try:
+        yield
+    finally:
+        lab.exec("db1", "touch", "/root/stop-writing")
+        client.wait(30)
+        lab.exec("db1", "rm", "/root/stop-writing")
+
+
+class TestReplace:
+    def test_under_a_client_that_writes_then_undone(self, product, lab, rows, stamp, writer):
+        sql(lab, "CREATE TABLE marker (n int)", "nocodb")
+        assert "nobody is here to be asked" in product.fails(2, "backup.restore", "--replace").err
+        ran = product.ok("backup.restore", "--key", stamp, "--replace", "--yes")
+        kept = named(lab, "nocodb_replaced_")
+        assert len(kept) == 1
+        last = ran.out.splitlines()[-1]
+        assert last.endswith(f"is kept as {kept[0]}; to go back to it: inv backup.swap {kept[0]}")
+        assert nocodb_shows(lab, rows)
+        there = "SELECT to_regclass('marker')::text"
+        assert sql(lab, there, "nocodb") == ""
+        product.ok("backup.swap", kept[0], "--yes")
+        assert sql(lab, there, "nocodb") == "marker"
+        assert nocodb_shows(lab, rows)
+        assert "nothing to do" in product.ok("plan").out
+        log = json.loads(product.ok("audit", "--json").out)
+        assert [e["command"] for e in log[-2:]] == [
+            f"backup.restore {stamp} --replace",
+            f"backup.swap {kept[0]}",
+        ]
+        sql(lab, "DROP TABLE marker", "nocodb")
+
+    def test_app_that_does_not_answer_afterwards_gets_its_database_back(self, product, lab, rows):
+        sql(lab, "CREATE DATABASE broken")
+        sql(lab, "ALTER DATABASE broken SET search_path TO nowhere")
+        ran = product.fails(1, "backup.swap", "broken", "--yes", timeout=600)
+        assert "the databases were swapped back: all is as it was" in ran.err
+        assert databases(lab) == {"nocodb", "broken"}
+        assert nocodb_shows(lab, rows)
+
+
+STEPS = ["restoring set=", "restore complete", "stopping it", "swapped:", "starting it"]
+
+
+def begin_replace(lab, stamp: str, step: str) -> subprocess.Popen[str]:
+    """A replace, brought to where it says this."""
+    client = subprocess.Popen(
+        [sys.executable, "-m", "invoke", "backup.restore", "--key", stamp, "--replace", "--yes"],
+        cwd=ROOT,
+        env=lab.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert client.stdout
+    seen = ""
+    for line in client.stdout:
+        seen += line
+        if step in line:
+            return client
+    raise AssertionError(f"ended before {step!r}:\n{seen}")
+
+
+def all_is_well(product, lab, rows, stamp) -> None:
+    """The live database is whole, the app runs on it, nothing is in the way of the next one."""
+    eventually(lambda: nocodb_shows(lab, rows))
+    eventually(lambda: replicas(lab).startswith("1 ") and "swarmkeep.replicas" not in replicas(lab))
+    eventually(lambda: lab.exec("db1", "pgrep", "-f", SCRIPT).returncode != 0)
+    product.ok("backup.restore", "--key", stamp, "--into", "afterwards")
+    assert named(lab, "swarmkeep_restoring") == []
+
+
+class TestKilled:
+    @pytest.mark.parametrize("step", STEPS)
+    def test_client(self, product, lab, rows, stamp, step):
+        client = begin_replace(lab, stamp, step)
+        os.kill(client.pid, signal.SIGKILL)
+        client.wait(20)
+        all_is_well(product, lab, rows, stamp)
+        # The lock of a client that was killed here is no hindrance.
+        if step == STEPS[-1]:
+            product.ok("backup.restore", "--key", stamp, "--replace", "--yes")
+            assert nocodb_shows(lab, rows)
+
+    @pytest.mark.parametrize("what", ["restore", "swap"])
+    def test_script(self, product, lab, rows, stamp, what):
+        hunt = f"until pkill -9 -f '{SCRIPT} {what}'; do sleep 0.02; done"
+        if what == "restore":
+            client = begin_replace(lab, stamp, "restoring set=")
+            hunter = subprocess.Popen(["docker", "exec", lab.container("db1"), "sh", "-c", hunt])
+        else:
+            hunter = subprocess.Popen(["docker", "exec", lab.container("db1"), "sh", "-c", hunt])
+            client = begin_replace(lab, stamp, "stopping it")
+        out, _ = client.communicate(timeout=300)
+        hunter.wait(20)
+        assert client.returncode == 1, out
+        assert "error: " in out
+        all_is_well(product, lab, rows, stamp)
+
+
+class TestDrill:
+    def test_good_one_is_on_record_and_leaves_nothing(self, product, lab, bucket, stamp):
+        ran = product.ok("backup.drill", "--key", stamp)
+        assert f"drilled: set {stamp} of nocodb" in ran.out
+        assert "as recorded" in ran.out
+        found = outcome(lab, bucket, stamp)
+        assert (found["outcome"], found["set"], found["app"], found["node"]) == (
+            "ok",
+            stamp,
+            False,
+            "db1",
+        )
+        last = bucket.get_object(Bucket=lab.bucket, Key="postgres/nocodb/drill.json")
+        assert json.loads(last["Body"].read()) == found
+        assert "drilled" in product.ok("backup.list").out
+        self.nothing_is_left(lab)
+
+    def test_with_the_app(self, product, lab, bucket, stamp):
+        refused = product.fails(1, "backup.drill", "--key", stamp, "--app")
+        assert "is not on this node and cannot be pulled" in refused.err
+        node = lab.container("db1")
+        tag = images.NOCODB.tag
+        lab_docker.pipe(("save", tag), ("exec", "--interactive", node, "docker", "load"))
+        try:
+            ran = product.ok("backup.drill", "--key", stamp, "--app")
+        finally:
+            docker(lab, "db1", "image", "rm", tag)
+        assert "NocoDB answered" in ran.out
+        assert outcome(lab, bucket, stamp)["app"] is True
+        self.nothing_is_left(lab)
+
+    def test_killed_hard_leaves_what_the_next_one_removes(self, product, lab, stamp):
+        command = ["docker", "exec", lab.container("db1"), SCRIPT, "drill"]
+        drill = subprocess.Popen([*command, "--database", "nocodb", "--set", stamp])
+        eventually(lambda: bool(docker(lab, "db1", *DRILLS)))
+        lab.exec("db1", "pkill", "-9", "-f", f"{SCRIPT} drill")
+        drill.wait(20)
+        assert docker(lab, "db1", *DRILLS)
+        product.ok("backup.drill", "--key", stamp)
+        self.nothing_is_left(lab)
+
+    def test_scheduled(self, product, lab, variant):
+        hosts = variant({"backup": {"drill_schedule": "* * * * *"}})
+        product.ok("backup.install", hosts=hosts)
+        try:
+            log = "/var/log/backup-pg.log"
+            eventually(lambda: b"drill complete" in lab.exec("db1", "cat", log).stdout, 180)
+        finally:
+            product.ok("backup.install")
+        entry = lab.exec("db1", "cat", "/etc/cron.d/backup-pg").stdout.decode()
+        assert "drill" not in entry.replace("drills", "")
+        eventually(lambda: lab.exec("db1", "pgrep", "-f", f"{SCRIPT} drill").returncode != 0)
+
+    @staticmethod
+    def nothing_is_left(lab) -> None:
+        assert docker(lab, "db1", *DRILLS) == ""
+        assert docker(lab, "db1", "volume", "ls", "-q") == "dbstack_pgdata"
+        left = lab.exec("db1", "sh", "-c", f"ls {FOLDER}/*.partial").returncode
+        assert left != 0
+
+
+DRILLS = ("ps", "-aq", "--filter", "label=swarmkeep.drill")
