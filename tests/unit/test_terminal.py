@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import subprocess
 import sys
 from collections.abc import Callable
@@ -58,7 +59,7 @@ def answered(tmp_path: Path) -> Callable[..., tuple[int, str]]:
             while question.encode() not in screen:
                 screen += os.read(ours, 4096)
             os.write(ours, keys)
-            while data := _read(ours):
+            while data := _read(ours, again=keys if keys == CTRL_C else b""):
                 screen += data
             return process.wait(60), screen.decode().replace("\r\n", "\n")
         finally:
@@ -69,8 +70,16 @@ def answered(tmp_path: Path) -> Callable[..., tuple[int, str]]:
     return run
 
 
-def _read(terminal: int) -> bytes:
-    """What comes next, b"" after the last process has closed its side."""
+def _read(terminal: int, again: bytes) -> bytes:
+    """What comes next, b"" after the last process has closed its side.
+
+    `again` is typed each second that nothing comes: a Ctrl-C that arrives between Python's
+    prompt and its read() is seen only after the next key, as any person at a terminal knows.
+    """
+    for _ in range(60 if again else 0):
+        if select.select([terminal], [], [], 1.0)[0]:
+            break
+        os.write(terminal, again)
     try:
         return os.read(terminal, 4096)
     except OSError:  # EIO is Linux's way of saying that
