@@ -12,6 +12,7 @@ from fabfile.commands import lab as _lab
 from fabfile.commands import locking as _locking
 from fabfile.commands import plan as _plan
 from fabfile.commands import prune as _prune
+from fabfile.commands import recover as _recover
 from fabfile.commands import registry as _registry
 from fabfile.commands import releases as _releases
 from fabfile.commands import restore as _restore
@@ -31,6 +32,7 @@ namespace = Collection(
     _plan.plan,
     _releases.releases,
     _releases.rollback,
+    _recover.recover,
     _locking.unlock,
     _locking.audit_log,
     _status.status,
@@ -54,6 +56,7 @@ namespace = Collection(
         _backup.verify,
         _prune.prune,
         _restore.restore,
+        _restore.get_files,
         _restore.swap,
         _restore.drill,
     ),

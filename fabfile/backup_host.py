@@ -179,8 +179,10 @@ def find_host(fleet: Fleet, inventory: Inventory) -> Host:
     )
 
 
-def run(host: Host, on_line: Callable[[str], None]) -> int:
+def run(host: Host, on_line: Callable[[str], None], option: str = "") -> int:
     """Run the host's script now and return its exit code; each line of its log goes to `on_line`.
+
+    `option` is "--restore" for the way back of the attachments.
 
     The script writes to its log file as under cron and we follow that file: so a lost
     connection ends our view, not the backup.
@@ -190,7 +192,7 @@ def run(host: Host, on_line: Callable[[str], None]) -> int:
         f"[ -x {kit.script} ] || {{ echo 'not installed' >&2; exit 127; }}\n"
         f"touch {kit.log}\n"
         f"seen=$(stat -c %s {kit.log})\n"
-        f"setsid {kit.script} >>{kit.log} 2>&1 &\n"
+        f"setsid {kit.script}{option and ' '}{option} >>{kit.log} 2>&1 &\n"
         "pid=$!\n"
         f"tail -c +$((seen + 1)) -s 0.2 -f --pid=$pid {kit.log}\n"
         "wait $pid"

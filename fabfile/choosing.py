@@ -6,12 +6,14 @@ Times are UTC, as in the names of sets.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from fabfile.errors import CheckFailedError, ConfigError
 from fabfile.keys import PARTS, Keys, moment, second_of, stamp
 from fabfile.sets import BackupSet
 from fabfile.units import parse_duration
+from fabfile.verify import doubt
 
 LONGEST_NAME = 63
 """Bytes of a name that PostgreSQL keeps (NAMEDATALEN - 1)."""
@@ -74,6 +76,27 @@ def usable(found: BackupSet | None, place: str, what: str) -> BackupSet:
             f"--before {found.timestamp:%Y-%m-%dT%H:%M:%SZ}; {_LISTED}",
         )
     return found
+
+
+def newest_proven(
+    sets: Sequence[BackupSet], place: str, min_size: int
+) -> tuple[BackupSet, list[tuple[BackupSet, str]]]:
+    """Given sets newest first, with their proofs, return the first that nothing speaks against,
+    and the newer ones that were passed over, each with the reason.
+
+    Raises CheckFailedError if there is none.
+    """
+    passed: list[tuple[BackupSet, str]] = []
+    for place_in_line, one in enumerate(sets):
+        why = doubt(one, sets[place_in_line + 1 :], min_size)
+        if not why:
+            return one, passed
+        passed.append((one, why))
+    raise CheckFailedError(
+        f"{place} has no set that can be trusted" if passed else f"{place} has no backup",
+        hint=f"{_LISTED}; to take one all the same, name it with --key" if passed else _LISTED,
+        details=tuple(f"{one.stamp}: {why}" for one, why in passed),
+    )
 
 
 def new_name(database: str, word: str, when: datetime) -> str:

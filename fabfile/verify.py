@@ -94,6 +94,23 @@ def _found(holding: Holding, newest: BackupSet) -> Check:
     return Check("found", True, detail)
 
 
+def doubt(one: BackupSet, predecessors: Sequence[BackupSet], min_size: int) -> str:
+    """Given a set with manifest and proofs, say why it should not be restored unasked.
+
+    "" if nothing speaks against it. `predecessors` are those before it, newest first.
+
+    A dump much smaller than usual may be that of a database that had just been lost.
+    """
+    if one.flaw:
+        return one.flaw
+    failed = next((proof for proof in one.proofs.values() if not proof.ok), None)
+    if failed:
+        return f"{one.rung}: {failed.reason}"
+    expected = Expectations("", 0, min_size)
+    checks = (_size(expected, one), _shrunk(one, predecessors[:PREDECESSORS]))
+    return next((check.detail for check in checks if not check.ok), "")
+
+
 def judge_files(state: FilesState | str, node: str, max_age: int, now: datetime) -> Check:
     """Given what a node recorded about NocoDB's attachments, judge it. Ages are seconds."""
     name = f"files {node}"

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
 from fabfile.commands.backup import DATABASE_HELP, chosen_databases
-from fabfile.commands.carrying_out import WAIT_HELP, ask, say
+from fabfile.commands.carrying_out import WAIT_HELP, ask
 from fabfile.commands.edge import command, connected, read_inventory
+from fabfile.commands.restoring import bring_files, carry_out, choose, counted, made, run_script
 from fabfile.errors import ConfigError
 
 if TYPE_CHECKING:
     from fabfile.inventory import Inventory
-    from fabfile.restore import OnStep, Restored
+    from fabfile.restore import Restored
     from fabfile.sets import BackupSet
-    from fabfile.transport import Fleet, Host
 
 KEY_HELP = "a set's time stamp (inv backup.list), or the key of any of its parts"
 BEFORE_HELP = "the newest set made before a time: 2026-11-22, 2026-11-22T02:15Z, 3d (days ago)"
@@ -32,6 +32,7 @@ DRY = "dry run, nothing was changed"
         "database": f"{DATABASE_HELP} (default: NocoDB's)",
         "into": "name of the new database (default: shows what it is)",
         "replace": "let it take the live database's place, which is kept under another name",
+        "files": "also fetch NocoDB's attachments that the app hosts lack",
         "jobs": "how many indexes to build at a time (default: one for each core)",
         "yes": "do not ask before the live database is replaced",
         "wait": WAIT_HELP,
@@ -46,11 +47,12 @@ def restore(
     database: str = "",
     into: str = "",
     replace: bool = False,
+    files: bool = False,
     jobs: int = 0,
     yes: bool = False,
     wait: bool = False,
 ) -> None:
-    """Bring a backup back into a new database, or the live one."""
+    """Bring a backup back as a new database."""
     from fabfile import backup_host, choosing
     from fabfile.restore import restore_command
 
@@ -67,7 +69,7 @@ def restore(
         choosing.check_name("--into", into)
     one = choose(inventory, name, key=key, before=before, now=now)
     if replace:
-        _confirm(f"database {name} by what it was {_when(one, now)}", yes=yes)
+        _confirm(f"database {name} by what it was {made(one, now)}", yes=yes)
         fresh, kept = (choosing.new_name(name, word, now) for word in ("restored", "replaced"))
     else:
         fresh, kept = into or choosing.new_name(name, "", one.timestamp), ""
@@ -76,13 +78,25 @@ def restore(
     with connected(ctx, inventory) as fleet:
         host = backup_host.find_host(fleet, inventory)
         label = f"backup.restore {one.stamp} {'--replace' if replace else f'--into {fresh}'}"
-        done = _carry_out(fleet, host, label, line, (name, fresh, kept), wait=wait)
+        done = carry_out(fleet, host, label, line, (name, fresh, kept), wait=wait)
+        if files:
+            bring_files(fleet)
     if done is None:
         print(DRY)
         return
     _print_result(done, name, "" if replace else fresh, one, time.monotonic() - start)
     if replace:
         _print_way_back(inventory, name, kept)
+
+
+@command(name="get-files")
+def get_files(ctx: Context, hosts: str | None = None) -> None:
+    """Bring back the attachments that are missing."""
+    inventory = read_inventory(hosts)
+    with connected(ctx, inventory) as fleet:
+        bring_files(fleet)
+    if fleet.dry:
+        print(DRY)
 
 
 @command(
@@ -119,12 +133,12 @@ def drill(
                 app or inventory.backup.drill_with_app
             )
             image = inventory.app.image if with_app else ""
-            done = _run(host, rooms.drill_command(name, one.stamp, image))
+            done = run_script(host, rooms.drill_command(name, one.stamp, image))
             if fleet.dry:
                 continue
             answered = ", NocoDB answered" if with_app else ""
             print(
-                f"drilled: set {one.stamp} of {name}: {_counted(done, one)}{answered} "
+                f"drilled: set {one.stamp} of {name}: {counted(done, one)}{answered} "
                 f"({format_duration(done.seconds)})"
             )
     if fleet.dry:
@@ -161,86 +175,11 @@ def swap(
     with connected(ctx, inventory) as fleet:
         host = backup_host.find_host(fleet, inventory)
         label = f"backup.swap {name}"
-        if _carry_out(fleet, host, label, "", (live, name, kept), wait=wait) is None:
+        if carry_out(fleet, host, label, "", (live, name, kept), wait=wait) is None:
             print(DRY)
             return
     print(f"swapped: {name} is {live} now")
     _print_way_back(inventory, live, kept)
-
-
-def choose(
-    inventory: Inventory, database: str, *, key: str, before: str, now: datetime
-) -> BackupSet:
-    """The set that is meant, with its manifest; it is complete as far as sizes tell.
-
-    Raises ConfigError, UnreachableError, or CheckFailedError if there is no good one.
-    """
-    from fabfile import choosing
-    from fabfile.bucket import Bucket
-    from fabfile.verify import CLOCK_TOLERANCE
-
-    if key:
-        exact = choosing.set_of(key, database)
-        when, what = exact + timedelta(seconds=1), f"of {exact:%Y-%m-%d %H:%M:%S} UTC"
-    elif before:
-        when = choosing.time_of(before, now)
-        exact, what = None, f"made before {when:%Y-%m-%d %H:%M:%S} UTC"
-    else:
-        when, exact, what = now + timedelta(seconds=CLOCK_TOLERANCE), None, ""
-    bucket = Bucket(inventory.backup)
-    found = bucket.before(database, when)
-    if found and exact and found.timestamp != exact:
-        found = None
-    one = choosing.usable(found, bucket.place(database), what)
-    print(f"set {one.stamp} of {database}, made {_when(one, now)}", flush=True)
-    return one
-
-
-def _carry_out(
-    fleet: Fleet, host: Host, label: str, line: str, names: tuple[str, str, str], *, wait: bool
-) -> Restored | None:
-    """Restore (if there is a `line` for it), exchange (if there is a name to keep the live
-    database as), all on record. None in a dry run.
-    """
-    from fabfile import origin
-    from fabfile.endings import Options
-    from fabfile.exchange import Exchange
-    from fabfile.recorded import Record, locked, on_record
-    from fabfile.restore import Restored, swap_command
-
-    database, fresh, kept = names
-    options, record = Options(label, origin.find(), wait=wait), Record()
-    done = Restored(0, 0, 0)
-
-    def note(change: str) -> None:
-        record.changes.append(change)
-        say(change)
-
-    if fleet.dry:
-        for shown in filter(None, (line, swap_command(database, fresh, kept) if kept else "")):
-            _run(host, shown)
-        return None
-    if not kept:
-        with on_record(fleet, options, record):
-            done = _run(host, line)
-            record.changes.append(f"database {fresh}: restored")
-        return done
-    with locked(fleet.first_manager(), options, record, say=say) as lease:
-        if line:
-            done = _run(host, line)
-            record.changes.append(f"database {fresh}: restored")
-        Exchange(fleet, lease, host, say, note).run(database, fresh, kept)
-    return done
-
-
-def _run(host: Host, line: str) -> Restored:
-    """Run the script on the host, with its log and a bar."""
-    from fabfile import restore as rooms
-    from fabfile.commands.bar import progress_bar
-
-    with progress_bar() as show:
-        on_step: OnStep = lambda step: show(step.phase, step.done, step.total)  # noqa: E731
-        return rooms.run(host, line, say, on_step)
 
 
 def _confirm(what: str, *, yes: bool) -> None:
@@ -257,23 +196,10 @@ def _print_result(done: Restored, name: str, into: str, one: BackupSet, seconds:
     where = f"{name}, into {into}" if into else name
     print(
         f"restored: {where}, as it was at {one.timestamp:%Y-%m-%d %H:%M:%S} UTC: "
-        f"{_counted(done, one)} ({format_duration(seconds)})"
+        f"{counted(done, one)} ({format_duration(seconds)})"
     )
 
 
 def _print_way_back(inventory: Inventory, name: str, kept: str) -> None:
     which = "" if name == inventory.postgres.database else f" --database {name}"
     print(f"the database before is kept as {kept}; to go back to it: inv backup.swap {kept}{which}")
-
-
-def _counted(done: Restored, one: BackupSet) -> str:
-    said = f"{done.tables} tables, {done.rows} rows"
-    counted = one.manifest is not None and one.manifest.rows is not None
-    return f"{said}, as recorded" if counted else f"{said} (not compared: counting was off)"
-
-
-def _when(one: BackupSet, now: datetime) -> str:
-    from fabfile.units import format_duration
-
-    ago = format_duration((now - one.timestamp).total_seconds())
-    return f"{one.timestamp:%Y-%m-%d %H:%M:%S} UTC ({ago} ago)"

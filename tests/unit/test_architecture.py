@@ -41,7 +41,7 @@ LAYERS = [
     ["plan_text", "endings"],
     ["recorded"],
     ["deploy", "preparing", "drain", "exchange"],
-    ["rotation", "bootstrap"],
+    ["rotation", "bootstrap", "recovery"],
     ["doctor_facts"],
     ["doctor"],
     ["doctor_here", "doctor_swarm"],
