@@ -7,18 +7,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from fabfile.errors import SwarmkeepError
 from lab import demo, images, s3
 from lab import docker as lab_docker
 from tests.e2e.conftest import ROOT, container_of, docker
+from tests.e2e.live import APP, DB, databases, eventually, named, nocodb_shows, sql
 
-DB, APP = "dbstack_root_db", "appstack_nocodb"
 SCRIPT = "/usr/local/bin/restore-pg.sh"
 FOLDER = "/var/backups/postgres/nocodb"
 
@@ -43,44 +41,12 @@ def stamp(rows, product, lab) -> str:
     return json.loads(product.ok("backup.list", "--json").out)["backups"][0]["set"]
 
 
-def sql(lab, text: str, database: str = "postgres") -> str:
-    """Run SQL in the live server and return what it answers."""
-    container = container_of(lab, "db1", DB)
-    return docker(
-        lab, "db1", "exec", container, "psql", "-XAtq", "-U", "nocodb", "-d", database, "-c", text
-    )
-
-
-def databases(lab) -> set[str]:
-    found = sql(lab, "SELECT datname FROM pg_database WHERE NOT datistemplate")
-    return set(found.split()) - {"postgres"}
-
-
-def named(lab, start: str) -> list[str]:
-    return sorted(name for name in databases(lab) if name.startswith(start))
-
-
 @pytest.fixture(autouse=True)
 def tidy(lab) -> Iterator[None]:
     """Every test leaves the live database and what was there before."""
     yield
     for name in databases(lab) - {"nocodb"}:
         sql(lab, f'DROP DATABASE "{name}" WITH (FORCE)')
-
-
-def eventually(what: Callable[[], bool], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "not in time"
-        time.sleep(0.5)
-
-
-def nocodb_shows(lab, rows) -> bool:
-    """Whether NocoDB's own API shows these rows."""
-    try:
-        return bool(demo.records(lab) == rows)
-    except (SwarmkeepError, OSError):
-        return False
 
 
 def replicas(lab) -> str:
