@@ -6,6 +6,7 @@ from invoke.collection import Collection
 # and fabfile/deploy.py from `from fabfile import swarm`.
 from fabfile.commands import backup as _backup
 from fabfile.commands import backup_hosts as _backup_hosts
+from fabfile.commands import bucket as _bucket
 from fabfile.commands import deploy as _deploy
 from fabfile.commands import doctor as _doctor
 from fabfile.commands import lab as _lab
@@ -60,6 +61,7 @@ namespace = Collection(
         _restore.swap,
         _restore.drill,
     ),
+    Collection("bucket", _bucket.check, _bucket.setup, _bucket.policies),
     Collection(
         "secrets", _secrets.init, _secrets.view, _secrets.edit, _secrets.set_, _rotate.rotate
     ),

@@ -1,0 +1,84 @@
+"""The least that each party needs in the bucket, as IAM policies. Pure.
+
+The names of rights: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazons3.html
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+PARTIES = {
+    "node": "the db and app hosts: write backups and read them back, delete nothing",
+    "operator": "whoever runs verify, list, restore and drill: read, and record outcomes",
+    "pruner": "whoever runs backup.prune --yes: the operator's, and deleting sets",
+    "owner": "whoever runs bucket.setup: the bucket's settings",
+}
+_PARTS = ("postgres/*", "files/*")
+_SETTINGS = (
+    "BucketVersioning",
+    "BucketPublicAccessBlock",
+    "EncryptionConfiguration",
+    "LifecycleConfiguration",
+)
+
+
+def policies(bucket: str, kms_key: str = "") -> dict[str, dict[str, Any]]:
+    """Given a bucket's name and its KMS key's ARN ("" for none), return each party's policy."""
+    return {
+        party: {"Version": "2012-10-17", "Statement": statements + _key(party, kms_key)}
+        for party, statements in {
+            "node": _node(bucket),
+            "operator": _operator(bucket),
+            "pruner": _operator(bucket) + _pruner(bucket),
+            "owner": _owner(bucket),
+        }.items()
+    }
+
+
+def _node(bucket: str) -> list[dict[str, Any]]:
+    uploads = ["s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
+    listing = _allow(["s3:ListBucket"], [_arn(bucket)])
+    listing["Condition"] = {"StringLike": {"s3:prefix": list(_PARTS)}}
+    return [_allow(["s3:GetObject", *uploads], _objects(bucket)), listing]
+
+
+def _operator(bucket: str) -> list[dict[str, Any]]:
+    outcomes = [
+        f"{_arn(bucket)}/postgres/*.deep.json",
+        f"{_arn(bucket)}/postgres/*.drill.json",
+    ]
+    settings = [f"s3:Get{name}" for name in _SETTINGS]
+    return [
+        _allow(["s3:GetObject"], _objects(bucket)),
+        _allow(["s3:PutObject"], outcomes),
+        _allow(["s3:ListBucket", "s3:GetBucketObjectLockConfiguration", *settings], [_arn(bucket)]),
+    ]
+
+
+def _pruner(bucket: str) -> list[dict[str, Any]]:
+    rights = ["s3:DeleteObject", "s3:GetObjectRetention", "s3:GetObjectLegalHold"]
+    return [_allow(rights, [f"{_arn(bucket)}/postgres/*"])]
+
+
+def _owner(bucket: str) -> list[dict[str, Any]]:
+    settings = [f"s3:{verb}{name}" for name in _SETTINGS for verb in ("Get", "Put")]
+    rights = ["s3:CreateBucket", "s3:ListBucket", "s3:GetBucketObjectLockConfiguration"]
+    return [_allow(rights + settings, [_arn(bucket)])]
+
+
+def _key(party: str, kms_key: str) -> list[dict[str, Any]]:
+    if not kms_key or party == "owner":
+        return []
+    return [_allow(["kms:GenerateDataKey", "kms:Decrypt"], [kms_key])]
+
+
+def _allow(rights: list[str], resources: list[str]) -> dict[str, Any]:
+    return {"Effect": "Allow", "Action": rights, "Resource": resources}
+
+
+def _objects(bucket: str) -> list[str]:
+    return [f"{_arn(bucket)}/{part}" for part in _PARTS]
+
+
+def _arn(bucket: str) -> str:
+    return f"arn:aws:s3:::{bucket}"

@@ -1,0 +1,83 @@
+"""inv bucket.*: the bucket's own settings, and who may do what in it."""
+
+from __future__ import annotations
+
+from invoke.context import Context
+
+from fabfile.commands.backup import JSON_HELP
+from fabfile.commands.edge import command, is_dry, read_inventory
+from fabfile.errors import CheckFailedError, ConfigError
+
+OLD_DAYS = 30
+
+
+@command(help={"json": JSON_HELP})
+def check(_ctx: Context, hosts: str | None = None, json: bool = False) -> None:
+    """Check the bucket's settings; changes nothing."""
+    from fabfile import bucket_settings, report
+    from fabfile.s3_connection import Connection
+
+    backup = read_inventory(hosts).backup
+    connection = Connection(backup)
+    checks = bucket_settings.judge(bucket_settings.read(connection), backup)
+    if json:
+        print(report.checks_json(checks, bucket=backup.bucket, requests=connection.requests))
+    else:
+        print(f"{connection.where}\n{report.checks(checks)}")
+    failed = [one for one in checks if not one.ok]
+    if failed:
+        names = ", ".join(one.name for one in failed)
+        raise CheckFailedError(
+            f"{connection.where} failed {len(failed)} of {len(checks)} checks: {names}",
+            hint=failed[0].hint,
+        )
+
+
+@command(
+    help={
+        "yes": "set it; without it nothing is changed",
+        "old-versions": f"days after which deleted backups are gone for good (default {OLD_DAYS})",
+    }
+)
+def setup(
+    ctx: Context, hosts: str | None = None, yes: bool = False, old_versions: int = OLD_DAYS
+) -> None:
+    """Create the bucket, set what is missing (--yes)."""
+    from fabfile import bucket_settings
+    from fabfile.s3_connection import Connection
+
+    if old_versions < 1:
+        raise ConfigError(f"--old-versions {old_versions}: want a number of days, 1 or more")
+    backup = read_inventory(hosts).backup
+    connection = Connection(backup)
+    settings = bucket_settings.read(connection)
+    changes = bucket_settings.changes(settings, backup, old_versions)
+    possible = [one for one in changes if bucket_settings.can(one, settings)]
+    for one in changes:
+        if one not in possible:
+            print(f"left out, this store cannot: {one.said}")
+    if not possible:
+        print(f"{connection.where}: nothing to change")
+        return
+    really = yes and not is_dry(ctx)
+    for one in possible:
+        if really:
+            bucket_settings.apply(connection, one, backup, old_versions)
+        print(one.said, flush=True)
+    if really:
+        print(f"{connection.where}: set; next: inv bucket.check")
+    else:
+        print("nothing was changed: inv bucket.setup --yes does this")
+
+
+@command(positional=["party"], help={"party": "node, operator, pruner or owner (default: all)"})
+def policies(_ctx: Context, party: str = "", hosts: str | None = None) -> None:
+    """Print the least-privilege policies, as JSON."""
+    from fabfile import bucket_policies
+    from fabfile.report import to_json
+
+    if party and party not in bucket_policies.PARTIES:
+        raise ConfigError(f"{party}: want one of {', '.join(bucket_policies.PARTIES)}")
+    backup = read_inventory(hosts).backup
+    found = bucket_policies.policies(backup.bucket, backup.kms_key_id)
+    print(to_json(found[party] if party else found))
