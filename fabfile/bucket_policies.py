@@ -9,7 +9,7 @@ from typing import Any
 
 PARTIES = {
     "node": "the db and app hosts: write backups and read them back, delete nothing",
-    "operator": "whoever runs verify, list, restore and drill: read, and record outcomes",
+    "operator": "whoever runs verify, list, restore and drill: read, and record deep reads",
     "pruner": "whoever runs backup.prune --yes: the operator's, and deleting sets",
     "owner": "whoever runs bucket.setup: the bucket's settings",
 }
@@ -43,10 +43,8 @@ def _node(bucket: str) -> list[dict[str, Any]]:
 
 
 def _operator(bucket: str) -> list[dict[str, Any]]:
-    outcomes = [
-        f"{_arn(bucket)}/postgres/*.deep.json",
-        f"{_arn(bucket)}/postgres/*.drill.json",
-    ]
+    # Drills are recorded by the node.
+    outcomes = [f"{_arn(bucket)}/postgres/*.deep.json"]
     settings = [f"s3:Get{name}" for name in _SETTINGS]
     return [
         _allow(["s3:GetObject"], _objects(bucket)),

@@ -6,19 +6,26 @@ touched and the way is another (inv backup.restore --replace).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fabfile import backup_host
+from fabfile import backup_host, preflight
 from fabfile.errors import CheckFailedError, SwarmkeepError, UnreachableError
 from fabfile.preflight import Look
 from fabfile.role_password import find, run_sql
 from fabfile.secret import Secret
+from fabfile.stacks import Wanted
 from fabfile.swarm import Cluster
 from fabfile.transport import Fleet
 
 DIFFERENT, TRANSFER_FAILED = 19, 18
 """Exit codes of backup-files.sh: files and objects differ; no bucket."""
+
+COMING_UP_SECONDS = 60
+"""How long a PostgreSQL that is starting is waited for."""
+POLL_SECONDS = 0.5
+_COMING = frozenset({"assigned", "accepted", "preparing", "ready", "starting"})
 
 # One line of SQL each. Views of extensions and the like are no data.
 _DATABASES = "SELECT datname FROM pg_database WHERE NOT datistemplate"
@@ -49,6 +56,18 @@ class Site:
 
     moves: bool
     replaced: frozenset[str]
+
+
+def look(fleet: Fleet, wanted: Sequence[Wanted]) -> Look:
+    """Look at the cluster; where PostgreSQL is just coming up, once it has."""
+    end = time.monotonic() + COMING_UP_SECONDS
+    while True:
+        seen = preflight.look(fleet, wanted)
+        service = seen.cluster.service(fleet.inventory.postgres.service)
+        states = {task.state for task in seen.cluster.tasks_of(service)} if service else set()
+        if "running" in states or not states & _COMING or time.monotonic() > end:
+            return seen
+        time.sleep(POLL_SECONDS)
 
 
 def survey(fleet: Fleet, seen: Look, passwords: list[Secret]) -> Site:

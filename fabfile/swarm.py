@@ -215,7 +215,7 @@ def parse_sections(host: str, sections: Mapping[str, str], stderr: str = "") -> 
         state = swarm.get("LocalNodeState", "inactive")
         raise SwarmkeepError(
             f"{host}: is not a Swarm manager (Swarm is {state} there)",
-            hint="check 'swarm: manager' in hosts.yaml, or make it one: docker swarm init",
+            hint="check 'swarm: manager' in hosts.yaml, or make it one: inv swarm.init",
         )
     if not sections.keys() >= _WANTED_SECTIONS:
         raise SwarmkeepError(

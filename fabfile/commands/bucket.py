@@ -70,14 +70,14 @@ def setup(
         print("nothing was changed: inv bucket.setup --yes does this")
 
 
-@command(positional=["party"], help={"party": "node, operator, pruner or owner (default: all)"})
-def policies(_ctx: Context, party: str = "", hosts: str | None = None) -> None:
+@command(help={"party": "node, operator, pruner or owner (default: all)"})
+def policies(_ctx: Context, hosts: str | None = None, party: str = "") -> None:
     """Print the least-privilege policies, as JSON."""
     from fabfile import bucket_policies
     from fabfile.report import to_json
 
     if party and party not in bucket_policies.PARTIES:
-        raise ConfigError(f"{party}: want one of {', '.join(bucket_policies.PARTIES)}")
+        raise ConfigError(f"--party {party}: want one of {', '.join(bucket_policies.PARTIES)}")
     backup = read_inventory(hosts).backup
     found = bucket_policies.policies(backup.bucket, backup.kms_key_id)
     print(to_json(found[party] if party else found))

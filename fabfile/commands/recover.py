@@ -46,7 +46,7 @@ def recover(
     wait: bool = False,
 ) -> None:
     """Bring all back from the bucket onto an empty db host."""
-    from fabfile import origin, preflight, recovery
+    from fabfile import origin, recovery
     from fabfile.commands.plan import wanted_stack
     from fabfile.deploy import make_plan
     from fabfile.endings import Options
@@ -60,7 +60,7 @@ def recover(
     wanted = [wanted_stack(role, inventory, secrets) for role in ("db", "app")]
     sets = _sets(inventory, key=key, before=before)
     with connected(ctx, inventory) as fleet:
-        seen = preflight.look(fleet, wanted)
+        seen = recovery.look(fleet, wanted)
         site = recovery.survey(fleet, seen, [secrets.require(POSTGRES_PASSWORD)])
         for stack, moves in zip(wanted, (site.moves, False), strict=True):
             make_plan(inventory, stack, seen, move_data_host=moves, database_first=True)
