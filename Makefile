@@ -49,8 +49,9 @@ test: test-unit ## Everything: the quick tests, the shell tests, the end-to-end 
 	@# Fixtures may take long: the lab's images are built there where they are missing.
 	$(BIN)/pytest -o timeout_func_only=true tests/e2e
 
-bench-backup: $(STAMP) ## Time a backup against the literal pipeline, side by side in the lab
-	$(BIN)/python -m bench.backup
+bench-backup: $(STAMP) ## Time backup and restore against the literal pipelines, side by side in the lab
+	$(BIN)/python -m bench.backup $(LAB)
+	$(BIN)/python -m bench.backup.restoring $(LAB)
 
 bench-deploy: $(STAMP) $(BENCH_VENV)/.installed ## Time deploys beside Ansible, pyinfra and plain ssh, in a lab of its own
 	$(BIN)/python -m bench.deploy $(BENCH_FLAGS)

@@ -9,34 +9,26 @@ from __future__ import annotations
 
 import signal
 import statistics
-import subprocess
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from bench.backup.subject import ROOT, Subject, inv
 from bench.backup.watch import Watched, run
 from fabfile.errors import SwarmkeepError
 from fabfile.report import table
-from fabfile.units import format_size
-from lab import docker, s3
 from lab.model import DEFAULT_NAME, Lab
 
-ROOT = Path(__file__).resolve().parents[2]
-SERVICE = "dbstack_root_db"
-DATABASE = "bench_backup"
 ROWS = 450_000
 ROUNDS = 3
-NODE = "db1"
 FOLDER = "/var/backups/bench"
-CONFIG = "/etc/backup-pg-bench.conf"
-SCRIPT = "/root/backup-pg-bench.sh"
+SCRIPT = "/usr/local/bin/backup-pg.sh"
 GOAL_RATIO, GOAL_SIZE, GOAL_MEMORY = 2.0, 1.05, 200e6
 SLACK = 1_000_000
 """Bytes of the folder that are not dump: checksum files, file system blocks."""
 
 # What most people would write, and what the design calls the literal pipeline.
 LITERAL = f"""set -e
-. {CONFIG}
+. "$1"
 export AWS_SHARED_CREDENTIALS_FILE AWS_DEFAULT_REGION="$AWS_REGION"
 mkdir -p {FOLDER}/literal
 cd {FOLDER}/literal
@@ -87,62 +79,6 @@ class Side:
         return max(done.disk for done in self.runs)
 
 
-def prepare(lab: Lab) -> None:
-    """Deploy what is measured, with this tree's script, and fill the database."""
-    inv("deploy-db", env=lab.environment())
-    inv("backup.install", env=lab.environment())
-    node = lab.container(NODE)
-    keep = 'umask 077; cat >"$1"; chmod 700 "$1"'
-    script = (ROOT / "scripts/backup-pg.sh").read_bytes()
-    docker.inside(node, "sh", "-c", keep, "sh", SCRIPT, input=script)
-    config = docker.inside(node, "cat", "/etc/backup-pg.conf")
-    config += f"PG_DB={DATABASE}\nBACKUP_DIR={FOLDER}\nKEEP_LOCAL_DAYS=0\n"
-    docker.inside(node, "sh", "-c", keep, "sh", CONFIG, input=config.encode())
-    docker.inside(node, "mkdir", "-p", FOLDER)
-    print(f"filling database {DATABASE}", flush=True)
-    sql(lab, "postgres", f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
-    sql(lab, "postgres", f"CREATE DATABASE {DATABASE}")
-    sql(lab, DATABASE, (ROOT / "bench/backup/fill.sql").read_text())
-    size = sql(lab, DATABASE, "SELECT pg_database_size(current_database())")
-    print(f"  {format_size(int(size))}", flush=True)
-
-
-def inv(*command: str, env: dict[str, str] | None = None) -> None:
-    """Run a command of ours, with its output on the screen; SwarmkeepError if it fails."""
-    done = subprocess.run(
-        [sys.executable, "-m", "invoke", *command], cwd=ROOT, env=env, check=False
-    )
-    if done.returncode:
-        raise SwarmkeepError(f"inv {command[0]} failed with exit code {done.returncode}")
-
-
-def sql(lab: Lab, database: str, text: str) -> str:
-    """Run SQL in the database's container and return its output."""
-    node = lab.container(NODE)
-    found = docker.inside(
-        node, "docker", "ps", "-q", "--filter", f"label=com.docker.swarm.service.name={SERVICE}"
-    ).split()
-    if not found:
-        raise SwarmkeepError(f"{SERVICE} does not run on {NODE}", hint="inv status")
-    psql = ["psql", "-XAtq", "-U", "nocodb", "-d", database]
-    psql += ["-v", "ON_ERROR_STOP=1", "-v", f"rows={ROWS}"]
-    return docker.inside(
-        node, "docker", "exec", "-i", found[0], *psql, input=text.encode(), timeout=600
-    ).strip()
-
-
-def remove(lab: Lab) -> None:
-    """Remove the database, the node's files and the objects."""
-    # A run that was broken off here runs on in the node.
-    docker.exec(lab.container(NODE), "pkill", "-f", f"{SCRIPT} --config")
-    sql(lab, "postgres", f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
-    docker.inside(lab.container(NODE), "rm", "-rf", FOLDER, CONFIG, SCRIPT)
-    client = s3.client(lab, lab.secrets[s3.OPERATOR])
-    listed = client.list_objects_v2(Bucket=lab.bucket, Prefix=f"postgres/{DATABASE}/")
-    for item in listed.get("Contents", []):
-        client.delete_object(Bucket=lab.bucket, Key=item["Key"])
-
-
 def verdicts(literal: Side, script: Side) -> list[tuple[str, bool]]:
     """Each goal in words, and whether it is met."""
     ratio, size = literal.seconds / script.seconds, script.size / literal.size
@@ -159,18 +95,18 @@ def main() -> int:
     """Prepare, run both in turn, report, remove."""
     name = sys.argv[1] if len(sys.argv) > 1 else DEFAULT_NAME
     inv("lab.up", "--name", name)
-    lab = Lab.load(name)
+    subject = Subject(Lab.load(name), "bench_backup", FOLDER)
     # Ended from outside, it removes what it made, as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    literal = Side("literal pipeline", ("bash", "-c", LITERAL))
-    script = Side("backup-pg.sh", (SCRIPT, "--config", CONFIG))
+    literal = Side("literal pipeline", ("bash", "-c", LITERAL, "bash", subject.config))
+    script = Side("backup-pg.sh", (SCRIPT, "--config", subject.config))
     try:
-        prepare(lab)
+        subject.prepare(ROOT / "bench/backup/fill.sql", rows=ROWS)
         for _ in range(ROUNDS):
-            literal.go(lab.container(NODE))
-            script.go(lab.container(NODE))
+            literal.go(subject.node)
+            script.go(subject.node)
     finally:
-        remove(lab)
+        subject.remove()
     rows = [
         [side.name, f"{side.seconds:.1f}", f"{min(run.seconds for run in side.runs):.1f}",
          f"{side.size / 1e6:.1f}", f"{side.memory / 1e6:.0f}", f"{side.disk / 1e6:.1f}"]
