@@ -227,7 +227,8 @@ class Search:
             self._days_known.add(start, reach)
             return
         parts = [found for found in parsed.values() if found]
-        self._parts.update(second for second, _ in parts)
+        # The last second of a full page may go on, with its manifest, on the next one.
+        self._parts.update(second for second, _ in parts if second < reach)
         sets = {second for second, part in parts if part == "manifest"}
         self._sets |= sets
         if sets:

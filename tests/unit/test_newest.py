@@ -139,6 +139,48 @@ def test_finds_the_newest_of_anything(
     assert set(found.future) <= seconds
 
 
+ALL = frozenset(PARTS)
+some_parts = st.one_of(
+    st.just(ALL),
+    st.just(ALL - {"deep", "drill"}),
+    st.just(ALL - {"manifest"}),
+    st.frozensets(st.sampled_from(sorted(PARTS)), min_size=1),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    heaps=st.lists(st.tuples(bursts, some_parts), max_size=4),
+    grouping=st.booleans(),
+    # Sets of up to five keys fall across the ends of pages wherever they can.
+    page_size=st.sampled_from([1000, 150, 7]),
+    window=st.sampled_from([60, DAY, 9 * DAY]),
+    wanted=st.sampled_from([1, 8, 2000]),
+    patience=st.sampled_from([4, None]),
+)
+def test_finds_the_newest_of_whole_and_torn_sets(
+    heaps, grouping, page_size, window, wanted, patience
+):
+    parts: dict[int, frozenset[str]] = {}
+    for seconds, names in heaps:
+        # A page of 7 keys is for a few sets, not for thousands.
+        for second in list(seconds)[: 40 if page_size == 7 else None]:
+            parts[second] = parts.get(second, frozenset()) | names
+    keys = [KEYS.part(second, name) for second, names in parts.items() for name in names]
+    listing = Listing(keys, grouping=grouping, page_size=page_size)
+    found, _ = search(listing, window=window, wanted=wanted, patience=patience)
+    truth = sorted((s for s in parts if "manifest" in parts[s] and s <= NOW), reverse=True)
+    assert found.seconds == tuple(truth[: len(found.seconds)])
+    assert len(found.seconds) >= min(1, len(truth))
+    if patience is None:
+        assert len(found.seconds) == min(wanted, len(truth))
+    torn = {s for s in parts if "manifest" not in parts[s]}
+    assert set(found.incomplete) <= torn
+    # What came after the newest set, and was cut off, is always seen.
+    if truth:
+        assert {s for s in torn if truth[0] < s <= NOW} <= set(found.incomplete)
+
+
 @settings(max_examples=10, deadline=None)
 @given(crowds=st.lists(bursts, max_size=4), rubbish=st.lists(litter, max_size=2))
 def test_everything_is_everything(crowds, rubbish):
