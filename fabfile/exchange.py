@@ -74,8 +74,10 @@ class Exchange:
     ) -> None:
         self.say("this did not work: going back")
         try:
+            # What has failed until now is no failure of what comes back.
+            failed = observe(self.lease.manager)
             self._swap(before, database, keep_as, other)
-            self._await(before)
+            self._await(failed)
         except SwarmkeepError as failure:
             raise SwarmkeepError(
                 f"{error.message}; and going back failed: {failure.message}",

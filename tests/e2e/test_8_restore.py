@@ -285,7 +285,8 @@ class TestKilled:
 
     @pytest.mark.parametrize("what", ["restore", "swap"])
     def test_script(self, product, lab, rows, stamp, what):
-        hunt = f"until pkill -9 -f '{SCRIPT} {what}'; do sleep 0.02; done"
+        # A pattern that matches the script, not the one who looks for it.
+        hunt = f"until pkill -9 -f '[r]estore-pg.sh {what}'; do sleep 0.02; done"
         if what == "restore":
             client = begin_replace(lab, stamp, "restoring set=")
             hunter = subprocess.Popen(["docker", "exec", lab.container("db1"), "sh", "-c", hunt])
