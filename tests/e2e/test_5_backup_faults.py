@@ -331,9 +331,10 @@ class TestVerify:
 
     def test_garbage_is_not_a_backup_and_deep_reads_what_is(self, product, hosts, lab, bucket):
         for name in ("backup_zzz", "backup_20269999T000000Z.dump.gz", "readme.txt", "~/x"):
-            self.put(lab, bucket, name, b"x" * 5000)
+            key = f"postgres/verifydb/{name}"
+            bucket.put_object(Bucket=lab.bucket, Key=key, Body=b"x" * 5000)
         assert "checks: found" in product.fails(4, "backup.verify", hosts=hosts).err
-        self.put(lab, bucket, self.key(60), b"x" * 5000)
+        self.put(lab, bucket, 60, 5000)
         product.ok("backup.verify", hosts=hosts)
         ran = product.fails(4, "backup.verify", "--deep", hosts=hosts)
         assert "gzip" in ran.err
