@@ -9,7 +9,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from fabfile.inventory import Backup
@@ -99,7 +99,7 @@ def read(connection: Connection) -> Settings:
         rules=ask(
             "lifecycle rules",
             "LifecycleConfiguration",
-            lambda: client.get_bucket_lifecycle_configuration(Bucket=name)["Rules"],
+            lambda: client.get_bucket_lifecycle_configuration(Bucket=name).get("Rules", []),
             "NoSuchLifecycleConfiguration",
         )
         or (),
@@ -134,11 +134,17 @@ def changes(settings: Settings, backup: Backup, old_days: int) -> list[Change]:
         "old versions": f"lifecycle: remove old versions after {old_days} days",
     }
     # A bucket that is yet to be made has none of it.
-    names = (
-        [check.name for check in judge(settings, backup) if not check.ok]
-        if settings.exists
-        else list(wanted)
-    )
+    if settings.exists:
+        # With versioning, which it gets first if it can, come old versions.
+        able = not isinstance(settings.versioning, Unsupported)
+        then = replace(settings, versioning="Enabled") if able else settings
+        names = [
+            check.name
+            for now, check in zip(judge(settings, backup), judge(then, backup), strict=True)
+            if not now.ok or not check.ok
+        ]
+    else:
+        names = list(wanted)
     return [Change(name, wanted[name]) for name in names if name in wanted]
 
 
@@ -309,7 +315,8 @@ def _narrowed(rule: Mapping[str, Any]) -> bool:
 
 
 def _algorithm(answer: Mapping[str, Any]) -> str:
-    rules = answer["ServerSideEncryptionConfiguration"]["Rules"]
+    # Ceph answers without rules where there are none.
+    rules = answer["ServerSideEncryptionConfiguration"].get("Rules")
     return str(rules[0]["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"]) if rules else ""
 
 

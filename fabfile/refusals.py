@@ -20,6 +20,7 @@ _RIGHTS = (
     "the bucket and s3:GetObject on what is in it"
 )
 _RIGHT = "the key of this command needs the right {} on it (inv bucket.policies prints policies)"
+_OTHER_STORE = "it may be that this store does not offer it: see its documentation"
 _LATER = "the fault is on the other side: try again in a while"
 _NETWORK = (
     "check backup.endpoint_url in hosts.yaml, this machine's network and its proxy "
@@ -129,8 +130,9 @@ def refusal(
         if code in codes:
             moved = f"set aws_region: {region} in hosts.yaml" if region and hint == _REGION else ""
             return UnreachableError(f"{where} {meaning} ({code}, {action})", hint=moved or hint)
-    said = f": {message}" if message else ""
-    return UnreachableError(f"{where} answered {code}{said} ({action})", hint=_RIGHTS)
+    said = f": {message}" if message not in ("", "None") else ""
+    hint = _OTHER_STORE if right else _RIGHTS
+    return UnreachableError(f"{where} answered {code}{said} ({action})", hint=hint)
 
 
 def failure(where: str, action: str, kind: str, message: str) -> SwarmkeepError:

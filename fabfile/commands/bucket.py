@@ -5,8 +5,8 @@ from __future__ import annotations
 from invoke.context import Context
 
 from fabfile.commands.backup import JSON_HELP
-from fabfile.commands.edge import command, is_dry, read_inventory
-from fabfile.errors import CheckFailedError, ConfigError
+from fabfile.commands.edge import command, is_dry, read_inventory, show_error
+from fabfile.errors import CheckFailedError, ConfigError, SwarmkeepError
 
 OLD_DAYS = 30
 
@@ -59,15 +59,25 @@ def setup(
     if not possible:
         print(f"{connection.where}: nothing to change")
         return
-    really = yes and not is_dry(ctx)
-    for one in possible:
-        if really:
-            bucket_settings.apply(connection, one, backup, old_versions)
-        print(one.said, flush=True)
-    if really:
-        print(f"{connection.where}: set; next: inv bucket.check")
-    else:
+    if not yes or is_dry(ctx):
+        print("\n".join(one.said for one in possible))
         print("nothing was changed: inv bucket.setup --yes does this")
+        return
+    errors = []
+    for one in possible:
+        # A store may refuse one setting and take the next.
+        try:
+            bucket_settings.apply(connection, one, backup, old_versions)
+        except SwarmkeepError as error:
+            errors.append(error)
+        else:
+            print(one.said, flush=True)
+    if not errors:
+        print(f"{connection.where}: set; next: inv bucket.check")
+        return
+    for earlier in errors[:-1]:
+        show_error(earlier)
+    raise errors[-1]
 
 
 @command(help={"party": "node, operator, pruner or owner (default: all)"})
