@@ -47,10 +47,16 @@ class Restored:
     seconds: int
 
 
-def restore_command(database: str, stamp: str, into: str, jobs: int) -> str:
-    """The command that restores a set into a new database; `jobs` 0 leaves it to the host."""
+def restore_command(
+    database: str, stamp: str, into: str, jobs: int, *, goes_live: bool = False
+) -> str:
+    """The command that restores a set into a new database; `jobs` 0 leaves it to the host.
+
+    Where it `goes_live`, it has the planner's statistics from its first moment on.
+    """
     words = ["restore", "--database", database, "--set", stamp, "--into", into]
-    return _line(*words, *(["--jobs", str(jobs)] if jobs else []), "--progress")
+    words += ["--jobs", str(jobs)] if jobs else []
+    return _line(*words, *(["--analyze"] if goes_live else []), "--progress")
 
 
 def drill_command(database: str, stamp: str, app: str) -> str:

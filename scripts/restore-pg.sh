@@ -21,7 +21,7 @@ readonly SWAP_SECONDS=60
 
 usage() {
   cat <<END
-Usage: restore-pg.sh restore --database NAME (--latest | --set TIME) --into NEW [--jobs N]
+Usage: restore-pg.sh restore --database NAME (--latest | --set TIME) --into NEW [--jobs N] [--analyze]
        restore-pg.sh swap --database NAME --with OTHER --keep-as OLD
        restore-pg.sh drill --database NAME (--latest | --set TIME) [--app IMAGE]
                            [--memory SIZE] [--cpus N]
@@ -33,6 +33,7 @@ drill    restore into a throwaway PostgreSQL, write the outcome beside the set
   --config FILE  settings to use instead of /etc/backup-pg.conf
   --latest       the newest set; --set: the one of this time stamp (20261122T021500Z)
   --jobs N       indexes to build at a time (default: one for each core, at most 8)
+  --analyze      gather the planner's statistics first, and not by themselves afterwards
   --progress     lines "progress PHASE DONE TOTAL" on stdout; ends when nobody reads them
   --app IMAGE    also start this NocoDB on what was restored, and ask it something
   --memory, --cpus  what a drill's PostgreSQL may use (512m, 1)
@@ -105,9 +106,10 @@ tell_progress() {
   while sleep 0.5 && kill -0 $$ 2>/dev/null; do
     read -r name total what <"$DIR/phase.partial" || continue
     at=0
+    # Neither needs to be there yet, or still.
     case $what in
-      /*) at=$(stat -c %s -- "$what"* | tail -n 1) ;;
-      ?*) at=$(sed -n 's/^pos:[[:space:]]*//p' "/proc/$what/fdinfo/0") ;;
+      /*) at=$(stat -c %s -- "$what"* | tail -n 1) || at=0 ;;
+      ?*) at=$(sed -n 's/^pos:[[:space:]]*//p' "/proc/$what/fdinfo/0") || at=0 ;;
     esac 2>/dev/null
     printf 'progress %s %s %s\n' "$name" "${at:-0}" "$total" || kill -HUP $$
   done
@@ -204,7 +206,7 @@ check_options() {
 main() {
   local config=/etc/backup-pg.conf database=""
   begin_run
-  ACTION=${1-} INTO="" WITH="" KEEP_AS="" SET="" LATEST="" APP="" PROGRESS="" MEMORY=512m CPUS=1
+  ACTION=${1-} INTO="" WITH="" KEEP_AS="" SET="" LATEST="" APP="" ANALYZE="" PROGRESS="" MEMORY=512m CPUS=1
   DRILLING="" REASON="" UNFINISHED="" EMPTY="" TABLES=0 ROWS=0 SERVER="" JOBS=$(nproc)
   ((JOBS <= 8)) || JOBS=8
   shift || true
@@ -221,6 +223,7 @@ main() {
       --app) shift && APP=${1-} ;;
       --memory) shift && MEMORY=${1-} ;;
       --cpus) shift && CPUS=${1-} ;;
+      --analyze) ANALYZE=yes ;;
       --progress) PROGRESS=yes ;;
       *) usage >&2 && quit "$USAGE" ;;
     esac

@@ -279,20 +279,30 @@ restore_failed() {
     "see the lines above and 'docker logs $CONTAINER'; 124 means longer than STEP_TIMEOUT"
 }
 
-# Gathers the planner's statistics of database $1, and meanwhile counts the rows of every table
-# and compares them with the manifest. Sets TABLES and ROWS.
-compare() {
-  local analyze differing
-  phase counting
+# Gathers the planner's statistics of database $1, before it may go live.
+analyze() {
+  phase analyzing
   enter "$CONTAINER"
-  start "${ENTER[@]}" vacuumdb -qw --analyze-only -j "$JOBS" -d "$1" >/dev/null 2>"$DIR/analyze.partial" </dev/null
-  analyze=$STARTED
-  asked "$1" "the restored rows could not be counted" <<<"SET statement_timeout = 0; $COUNT_SQL"
-  finish "$analyze"
+  start "${ENTER[@]}" vacuumdb -qw --analyze-only -j "$JOBS" -d "$1" >/dev/null 2>"$ERRORS" </dev/null
+  finish "$STARTED"
   ((STATUS == 0)) || {
-    tell vacuumdb "$DIR/analyze.partial"
+    tell vacuumdb "$ERRORS"
     blame "$RESTORE_FAILED" "what was restored could not be analyzed" "see the line above"
   }
+}
+
+# The same for whoever need not wait for it. If it is cut off, autovacuum does what is left.
+analyze_by_itself() {
+  enter "$CONTAINER"
+  ask "${ENTER[@]:0:2}" -d "${ENTER[@]:2}" vacuumdb -qw --analyze-only -d "$1" >/dev/null 2>&1 </dev/null || true
+}
+
+# Counts the rows of every table of database $1 and compares them with the manifest. Sets TABLES
+# and ROWS.
+compare() {
+  local differing
+  phase counting
+  asked "$1" "the restored rows could not be counted" <<<"SET statement_timeout = 0; $COUNT_SQL"
   LC_ALL=C sort "$DIR/said.partial" >"$DIR/counted.partial"
   TABLES=$(wc -l <"$DIR/counted.partial")
   ROWS=$(awk '{ n += $NF } END { printf "%.0f", n }' "$DIR/counted.partial")
@@ -334,9 +344,11 @@ restore_into() {
   load "$UNFINISHED" "$file"
   build "$UNFINISHED" "$file"
   compare "$UNFINISHED"
+  [[ -z $ANALYZE ]] || analyze "$UNFINISHED"
   # In a session that waits for the disk: afterwards all that was loaded is there for good.
   [[ -z $EMPTY ]] || asked postgres "the empty database $1 could not be removed: is it in use?" <<<"DROP DATABASE \"$1\""
   asked postgres "database $UNFINISHED could not be renamed" \
     <<<"SET synchronous_commit = on; ALTER DATABASE \"$UNFINISHED\" RENAME TO \"$1\""
   UNFINISHED=""
+  [[ -n $ANALYZE || -n $DRILLING ]] || analyze_by_itself "$1"
 }

@@ -64,7 +64,7 @@ class Way:
         self.runs.append(done)
         print(f"  {self.name}: {done.seconds:.1f} s", flush=True)
         if self.drops:
-            subject.sql(f"DROP DATABASE {self.drops}")
+            subject.sql(f"DROP DATABASE {self.drops} WITH (FORCE)")
 
     @property
     def seconds(self) -> float:

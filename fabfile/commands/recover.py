@@ -157,7 +157,7 @@ def _restore(
         fresh = choosing.new_name(name, "restored", now) if name in replaced else name
         kept = choosing.new_name(name, "replaced", now) if name in replaced else ""
         print(f"restoring {name}", flush=True)
-        line = restore_command(name, one.stamp, fresh, 0)
+        line = restore_command(name, one.stamp, fresh, 0, goes_live=True)
         label = f"recover {one.stamp}"
         done = carry_out_restore(fleet, host, label, line, (name, fresh, kept), wait=wait)
         if done is None:

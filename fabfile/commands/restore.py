@@ -73,7 +73,7 @@ def restore(
         fresh, kept = (choosing.new_name(name, word, now) for word in ("restored", "replaced"))
     else:
         fresh, kept = into or choosing.new_name(name, "", one.timestamp), ""
-    line = restore_command(name, one.stamp, fresh, jobs)
+    line = restore_command(name, one.stamp, fresh, jobs, goes_live=replace)
     start = time.monotonic()
     with connected(ctx, inventory) as fleet:
         host = backup_host.find_host(fleet, inventory)

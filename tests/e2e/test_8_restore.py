@@ -115,7 +115,7 @@ class TestInto:
         assert sql(lab, "SELECT pg_has_role('reader', 'Odd name', 'MEMBER')") == "t"
         owner = "SELECT relowner::regrole FROM pg_class WHERE relname = 'seen'"
         assert sql(lab, owner, "fresh") == "reader"
-        sql(lab, "DROP DATABASE fresh")
+        sql(lab, "DROP DATABASE fresh WITH (FORCE)")
         sql(lab, 'DROP ROLE reader; DROP ROLE "Odd name"')
 
     def test_which_one_is_meant(self, product, lab, stamp):

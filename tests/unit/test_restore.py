@@ -36,6 +36,8 @@ def test_the_commands_are_quoted():
         "--into a.b-c --jobs 3 --progress 2>&1"
     )
     assert "--jobs" not in restore.restore_command("nocodb", STAMP, "x", 0)
+    live = restore.restore_command("nocodb", STAMP, "x", 0, goes_live=True)
+    assert live.endswith("--into x --analyze --progress 2>&1")
     assert restore.drill_command("n", STAMP, "img:1; rm").endswith(
         "--app 'img:1; rm' --progress 2>&1"
     )
