@@ -121,6 +121,9 @@ def main() -> int:
     # Ended from outside, it removes what it made, as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        # What a run that was killed hard has left.
+        for name in (RESTORED, PLAIN):
+            subject.sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         subject.prepare(ROOT / "bench/backup/many_tables.sql", **SIZES)
         return measure(subject)
     finally:
