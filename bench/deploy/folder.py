@@ -98,13 +98,14 @@ def _content(folder: Path) -> None:
         text = file.content.decode()
         if file.path == backup_kits.DATABASE.credentials:
             contents["aws"] = text
-        else:
+        elif file.path in _FILES:
             (folder / _FILES[file.path]).write_text(text)
     _private(folder / "secrets.json", json.dumps(contents))
     for name, text in contents.items():
         _private(folder / f"{name}.secret", text)
 
 
+# The peers are spared the scripts of the way back, which they have nothing like.
 _FILES = {
     backup_kits.DATABASE.script: "backup-pg.sh",
     backup_kits.COMMON: "backup-common.sh",
