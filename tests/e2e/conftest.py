@@ -55,14 +55,18 @@ class Product:
         env: dict[str, str] | None = None,
         stdin: str = "",
         timeout: float = 300,
+        root: Path = ROOT,
     ) -> Ran:
-        """Run a command and return what it did, whatever its exit code."""
+        """Run a command and return what it did, whatever its exit code.
+
+        `root` is the checkout it is run from.
+        """
         environment = self.lab.environment() | (env or {})
         if hosts:
             environment["SWARMKEEP_HOSTS"] = str(hosts)
         done = subprocess.run(
             [sys.executable, "-m", "invoke", *args],
-            cwd=ROOT,
+            cwd=root,
             env=environment,
             input=stdin,
             capture_output=True,

@@ -1,0 +1,119 @@
+"""A compose file that people have edited, and a db node that the manager has lost sight of."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.e2e.conftest import ROOT, cluster_state, container_of, docker
+from tests.e2e.live import APP, DB, eventually
+
+# A node that is gone for 15 s is down for the manager, and two deploys take their time.
+pytestmark = pytest.mark.timeout(600)
+
+NEW = "appstack_helper"
+
+
+@pytest.fixture
+def checkout(deployed, tmp_path) -> Path:
+    """A copy of the repository whose compose files a test may edit."""
+    for name in ("fabfile", "compose", "scripts"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "tasks.py", tmp_path)
+    return tmp_path
+
+
+def edit(checkout: Path, change) -> None:
+    """Change the app's compose file, as data."""
+    path = checkout / "compose/compose-app.yml"
+    path.write_text(yaml.safe_dump(change(yaml.safe_load(path.read_text())), sort_keys=False))
+
+
+def reversed_keys(value):
+    """The same mapping, every key in the opposite order."""
+    if isinstance(value, dict):
+        return {key: reversed_keys(value[key]) for key in reversed(value)}
+    return value
+
+
+def test_another_order_of_everything_is_no_change(product, lab, checkout):
+    before = cluster_state(lab)
+    edit(checkout, reversed_keys)
+    assert product.ok("plan", root=checkout).out.endswith("plan: nothing to do\n")
+    assert "nothing to change" in product.ok("deploy-app", root=checkout).out
+    assert cluster_state(lab) == before
+
+
+def test_a_new_service_is_shown_and_made_and_goes_with_prune(product, lab, checkout):
+    app = container_of(lab, "app1", APP)
+
+    def with_helper(data):
+        nocodb = data["services"]["nocodb"]
+        helper = {
+            "image": nocodb["image"],
+            "entrypoint": ["sleep", "86400"],
+            "deploy": {"placement": nocodb["deploy"]["placement"]},
+        }
+        return data | {"services": data["services"] | {"helper": helper}}
+
+    edit(checkout, with_helper)
+    ran = product.inv("plan", "--json", root=checkout)
+    assert ran.code == 5, ran.text
+    services = [s for stack in json.loads(ran.out)["stacks"] for s in stack["services"]]
+    assert {s["name"]: s["action"] for s in services if s["action"] != "nothing"} == {NEW: "create"}
+    ran = product.ok("deploy-app", root=checkout)
+    assert f"{NEW}: created" in ran.out
+    assert f"{APP}: unchanged" in ran.out
+    assert product.ok("plan", root=checkout).out.endswith("plan: nothing to do\n")
+    assert container_of(lab, "app1", APP) == app
+    # The file as it was: the service stays until it is told to go.
+    assert "not in the compose file; stays" in product.ok("plan").out
+    assert f"{NEW}: removed" in product.ok("deploy-app", "--prune").out
+    assert NEW not in docker(lab, "manager1", "service", "ls", "--format", "{{.Name}}")
+    assert container_of(lab, "app1", APP) == app
+
+
+@pytest.fixture
+def cut_off(deployed, lab) -> Iterator[None]:
+    """The db node and the manager cannot see each other; both still answer over SSH."""
+    manager = lab.addresses["manager1"]
+    rules = [("INPUT", "-s", manager), ("OUTPUT", "-d", manager)]
+    for rule in rules:
+        assert lab.exec("db1", "iptables", "-I", *rule, "-j", "DROP").returncode == 0
+    try:
+        eventually(lambda: state(lab) == "down", 90)
+        yield
+    finally:
+        for rule in rules:
+            lab.exec("db1", "iptables", "-D", *rule, "-j", "DROP")
+        eventually(lambda: state(lab) == "ready", 90)
+
+
+def state(lab) -> str:
+    form = "{{.Status.State}}"
+    return docker(lab, "manager1", "node", "inspect", "--format", form, "db1")
+
+
+def test_db_node_that_is_cut_off(product, lab, cut_off, variant):
+    before = {k: v for k, v in cluster_state(lab).items() if k != "tasks"}
+    assert "down" in product.inv("status").text
+    changed = variant({"pg_db": "other"})
+    ran = product.fails(1, "deploy-db", "--yes", hosts=changed)
+    assert "dbstack: no node can run it: db1 is down/active" in ran.err
+    assert "bring the node up; inv doctor says what it lacks" in ran.err
+    product.fails(1, "deploy-db", "--yes")
+    assert "db1" in product.fails(1, "doctor").text
+    assert {k: v for k, v in cluster_state(lab).items() if k != "tasks"} == before
+    # Its data and its backup are there all the while.
+    assert docker(lab, "db1", "volume", "ls", "-q") == "dbstack_pgdata"
+
+
+def test_after_that_all_is_as_it_was(product, lab):
+    eventually(lambda: container_of(lab, "db1", DB) != "", 120)
+    eventually(lambda: product.inv("deploy").code == 0, 120)
+    assert product.ok("plan").out.endswith("plan: nothing to do\n")
