@@ -21,6 +21,7 @@ STEADY_SECONDS = 5
 """How long a task without a health check must run to count; with one, its health decides."""
 
 _DEFAULT_GRACE_NANOSECONDS = 10_000_000_000
+_DEFAULT_RESTART = {"Condition": "any", "Delay": 5_000_000_000}
 _FAILED = ("failed", "rejected", "orphaned")
 _BACK = ("rollback_started", "rollback_completed", "rollback_paused", "paused")
 
@@ -133,13 +134,16 @@ def same_specification(task: Task, service: Service) -> bool:
 
 def _comparable(template: Mapping[str, Any]) -> Any:
     """A task template without what Docker shows on services only (seen with 20.10): empty
-    settings (`DNSConfig: {}`), Runtime, and the default grace period of 10 s.
+    settings (`DNSConfig: {}`), Runtime, the default grace period of 10 s, and what is default
+    in the restart policy.
     """
     container = dict(template["ContainerSpec"])
     if container.get("StopGracePeriod") == _DEFAULT_GRACE_NANOSECONDS:
         del container["StopGracePeriod"]
+    restart = template.get("RestartPolicy") or {}
+    given = {k: v for k, v in restart.items() if v != _DEFAULT_RESTART.get(k)}
     rest = {k: v for k, v in template.items() if k not in ("Placement", "Runtime")}
-    return _without_empty({**rest, "ContainerSpec": container})
+    return _without_empty({**rest, "ContainerSpec": container, "RestartPolicy": given})
 
 
 def _without_empty(value: Any) -> Any:

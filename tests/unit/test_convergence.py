@@ -138,3 +138,27 @@ def test_global_service_wants_a_task_on_each_ready_node():
     tasks = [task(db, id=f"t{i}") for i in range(2)]
     assert not one(db, tasks[0], nodes=nodes).done
     assert one(db, *tasks, nodes=nodes).done
+
+
+def test_what_docker_shows_of_defaults_on_services_only_is_no_difference():
+    """As Docker 20.10 showed a service without a restart policy, and its task."""
+    container = {
+        "Image": "app:1",
+        "Command": ["sleep", "86400"],
+        "Privileges": {"CredentialSpec": None, "SELinuxContext": None},
+        "Isolation": "default",
+    }
+    network = [{"Target": "7oyv7f4q2on1x0xgka4kyrhfg", "Aliases": ["helper"]}]
+    rest = {"Resources": {}, "Placement": {}, "Networks": network, "ForceUpdate": 0}
+    shown = {
+        **rest,
+        "ContainerSpec": {**container, "StopGracePeriod": 10_000_000_000, "DNSConfig": {}},
+        "RestartPolicy": {"Condition": "any", "Delay": 5_000_000_000, "MaxAttempts": 0},
+        "Runtime": "container",
+    }
+    helper = service("dbstack_helper", template=shown)
+    assert one(helper, task(helper, spec={**rest, "ContainerSpec": container})).done
+    # What is no default makes another task.
+    once = {**shown, "RestartPolicy": {"Condition": "none", "Delay": 5_000_000_000}}
+    helper = service("dbstack_helper", template=once)
+    assert not one(helper, task(helper, spec={**rest, "ContainerSpec": container})).done
