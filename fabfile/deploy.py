@@ -6,7 +6,6 @@ right already is not touched; and a change that fails is taken back as far as Sw
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -21,6 +20,7 @@ from fabfile.inventory import Inventory
 from fabfile.lock import Lease, LockLostError
 from fabfile.plan import Plan
 from fabfile.preflight import Look, check, lacking_image, look, observe, observe_command, pull
+from fabfile.recorded import give_up
 from fabfile.stacks import Wanted
 from fabfile.swarm import Cluster
 from fabfile.transport import Command, Fleet, Host, values
@@ -111,6 +111,7 @@ class Deployment:
             resolve=self.options.resolve,
             prune=self.options.prune,
             move_data_host=self.options.move_data_host,
+            database_first=self.options.database_first,
         )
 
     def _lock(self, manager: Host) -> AbstractContextManager[Lease]:
@@ -155,26 +156,35 @@ class Deployment:
         start = time.monotonic()
         try:
             after = self._change(lease, seen, plan)
-            self.verify(after)
-        except (UnreachableError, LockLostError):
-            # The manager is gone or not ours to change: nothing can be written there.
+        except UnreachableError:
+            # The manager is gone: nothing can be written there.
             raise
         except BaseException as error:
-            # Ctrl-C may have closed the connection.
-            with contextlib.suppress(SwarmkeepError):
-                self._finish(
-                    lease, seen.cluster, plan, start, self.wanted.redact(audit.reason(error))
-                )
+            give_up(lease, self._ending(seen.cluster, plan, start, error), error)
             raise
-        number = self._finish(lease, after, plan, start)
+        try:
+            self.verify(after)
+            number = self._finish(lease, self._ending(after, plan, start))
+        except BaseException as error:
+            give_up(lease, self._ending(after, plan, start, error), error)
+            raise
         return self._report(seen.cluster, after, number)
 
     def _change(self, lease: Lease, seen: Look, plan: Plan) -> Cluster:
         before = seen.cluster
         after = before
         for step in self._steps(before):
-            self._apply(lease, self._script(step, before, plan))
-            after = self._await(lease, step, before)
+            try:
+                self._apply(lease, self._script(step, before, plan))
+                after = self._await(lease, step, before)
+            except (UnreachableError, LockLostError):
+                # Nothing can be taken back on a manager that is gone, nor what is another's
+                # now; Swarm itself goes on.
+                raise
+            except SwarmkeepError as error:
+                if not self.options.keep_failed:
+                    self._take_back(lease, step, before, plan, error)
+                raise
         for line in plans.unpinned(self.wanted, plan, after):
             self.say(f"warning: {line}")
         for name in plan.removes:
@@ -219,41 +229,49 @@ class Deployment:
 
     def _await(self, lease: Lease, wanted: Wanted, before: Cluster) -> Cluster:
         manager = lease.manager
+        return await_stack(
+            lambda: _watch(manager),
+            wanted,
+            convergence.baseline(before),
+            timeout=self.inventory.deploy_timeout,
+            say=self.say,
+            logs=lambda task_id: (
+                manager.run(Command(swarm.task_logs(task_id, 15), changes=False)).stdout
+            ),
+        )
+
+    def _take_back(
+        self, lease: Lease, step: Wanted, before: Cluster, plan: Plan, error: SwarmkeepError
+    ) -> None:
+        """Go back to what was there before; that this fails too does not hide why it had to be."""
+        look_again = lambda: observe(lease.manager)  # noqa: E731
         try:
-            return await_stack(
-                lambda: _watch(manager),
-                wanted,
-                convergence.baseline(before),
-                timeout=self.inventory.deploy_timeout,
-                say=self.say,
-                logs=lambda task_id: (
-                    manager.run(Command(swarm.task_logs(task_id, 15), changes=False)).stdout
-                ),
-            )
-        except UnreachableError:
-            # Nothing can be taken back on a manager that is gone; Swarm itself goes on.
-            raise
-        except SwarmkeepError:
-            if not self.options.keep_failed:
-                take_back(lease.change, lambda: observe(manager), wanted, before, self.say)
-            raise
+            take_back(lease.change, look_again, step, before, plan.labels, self.say)
+        except SwarmkeepError as failure:
+            raise type(error)(
+                error.message,
+                hint="see what there is now: inv status, inv plan; mend the cause, deploy again",
+                details=(*error.details, f"and taking it back failed: {failure.message}"),
+            ) from None
 
-    def _finish(
-        self, lease: Lease, cluster: Cluster, plan: Plan, start: float, error: str = ""
-    ) -> int:
-        """In one round trip: keep the release, let old secrets go, write the log, unlock.
-
-        Returns the release's number, 0 where none was kept.
-        """
-        ending = endings.make(
+    def _ending(
+        self, cluster: Cluster, plan: Plan, start: float, error: BaseException | None = None
+    ) -> endings.Ending:
+        return endings.make(
             self.wanted,
             cluster,
             self.options,
             changes=[*self._done, *plan.actions],
             seconds=time.monotonic() - start,
-            error=error,
+            error=self.wanted.redact(audit.reason(error)) if error else "",
         )
-        result = lease.release(ending.script, ending.stdin)
+
+    def _finish(self, lease: Lease, ending: endings.Ending) -> int:
+        """In one round trip: keep the release, let old secrets go, write the log, unlock.
+
+        Returns the release's number, 0 where none was kept.
+        """
+        result = lease.finish(ending.script, ending.stdin)
         if ending.number and "kept" not in result.stdout.split():
             said = result.stderr.strip().splitlines()
             self.say(f"warning: the release could not be kept: {said[-1] if said else '?'}")

@@ -21,6 +21,8 @@ class Options:
     move_data_host: bool = False
     prune: bool = False
     wait: bool = False
+    database_first: bool = False
+    """Whether the database is deployed before, in the same go: it need not run yet."""
     resolve: str = ""
     """always, changed or never instead of what hosts.yaml says; "" for that."""
     goes_back_to: int = 0
@@ -51,11 +53,15 @@ class Report:
 
 @dataclass(frozen=True)
 class Ending:
-    """The last script of a deploy and its stdin; `number` of the release it keeps, or 0."""
+    """The last script of a deploy and its stdin; `number` of the release it keeps, or 0.
+
+    `log` is the part of it that only writes the line on record.
+    """
 
     number: int
     script: str
     stdin: bytes
+    log: str
 
 
 def make(
@@ -91,8 +97,8 @@ def make(
         seconds=seconds,
         release=number or None,
     )
-    script = keep + _remove_old_secrets(wanted, cluster) + audit.append_script(line)
-    return Ending(number, script, content)
+    log = audit.append_script(line)
+    return Ending(number, keep + _remove_old_secrets(wanted, cluster) + log, content, log)
 
 
 def _remove_old_secrets(wanted: Wanted, cluster: Cluster) -> str:

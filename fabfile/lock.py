@@ -71,14 +71,27 @@ class Lease:
         self._check(result)
         return result
 
-    def release(self, script: str = "", stdin: bytes = b"") -> Result:
-        """Give the lock back, after a last script in the same round trip; return its result."""
+    def finish(self, script: str, stdin: bytes = b"") -> Result:
+        """A last change, and the lock given back, in one round trip; return the change's result.
+
+        Raises as `change`: whoever lost the lock meanwhile has nothing to finish.
+        """
+        guarded = lock_text.guard_script(self._id, self._token, next(self._numbers), script)
+        result = self._give_back(f"(\n{guarded})\ncode=$?\n", "exit $code\n", stdin)
+        self._check(result)
+        return result
+
+    def release(self, script: str = "") -> Result:
+        """Give the lock back, after a script that is no change (a line in the log)."""
+        return self._give_back(script, "exit 0\n", b"")
+
+    def _give_back(self, first: str, last: str, stdin: bytes) -> Result:
         self._over.set()
         if self._thread.is_alive():
             self._thread.join(BEAT_SECONDS)
         self._released = True
-        last = lock_text.give_back_script(self._id, self._token)
-        return self.manager.run(Command(script + last, stdin))
+        give_back = lock_text.give_back_script(self._id, self._token)
+        return self.manager.run(Command(first + give_back + last, stdin))
 
     def start(self) -> None:
         """Begin to show signs of life."""
@@ -159,6 +172,8 @@ def _acquire(manager: Host, who: Origin, why: str, *, wait: bool, say: Say, also
     while True:
         answer = _answer(manager.run(Command(script, about)), token)
         if answer.taken and not answer.changing:
+            if answer.leftovers:
+                manager.run(Command(lock_text.tidy_script(answer.leftovers)))
             return Lease(manager, answer.taken, token, answer.output)
         holder = answer.holder
         if answer.taken:

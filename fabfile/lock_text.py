@@ -56,12 +56,14 @@ class Answer:
 
     `changing` tells whether a change of somebody else's may still be running. `output`
     has all sections of the output, for whoever asked for more in the same round trip.
+    `leftovers` are ids of signs that nobody who lives has made.
     """
 
     taken: str
     holder: Holder | None
     changing: bool
     output: Mapping[str, str]
+    leftovers: tuple[str, ...] = ()
 
 
 def attempt_script(token: str) -> str:
@@ -83,8 +85,9 @@ def attempt_script(token: str) -> str:
 
 
 def peek_script() -> str:
-    """The script that shows the lock without touching anything."""
+    """The script that shows the lock without touching anything. It fails where Docker does."""
     return (
+        f"docker config ls -q --filter label={RECORD_LABEL} >/dev/null || exit 1\n"
         "echo; echo '--swarmkeep taken--'\n"
         "echo; echo '--swarmkeep clock--'; date -u +%Y-%m-%dT%H:%M:%SZ\n"
         + _show_lock()
@@ -97,7 +100,8 @@ def _show_lock() -> str:
         f"echo; echo '--swarmkeep lock--'; docker config inspect {NAME} 2>/dev/null\n"
         "echo; echo '--swarmkeep signs--'\n"
         f"b=$(docker config ls -q --filter label={_BEAT_LABEL};"
-        f" docker config ls -q --filter label={_CHANGE_LABEL})\n"
+        f" docker config ls -q --filter label={_CHANGE_LABEL};"
+        f" docker config ls -q --filter label={RECORD_LABEL}=clock)\n"
         '[ -z "$b" ] || docker config inspect $b 2>/dev/null\n'
     )
 
@@ -108,7 +112,8 @@ def parse(output: Mapping[str, str], token: str) -> Answer | None:
     if not clock:
         return None
     taken = output["taken"].strip()
-    locks, signs = _items(output.get("lock", "")), _items(output.get("signs", ""))
+    locks, found = _items(output.get("lock", "")), _items(output.get("signs", ""))
+    signs = [sign for sign in found if sign["Spec"]["Labels"].get(RECORD_LABEL) != "clock"]
     # Where somebody's lock went away between two commands there is no holder: try again.
     holder = None if taken or not locks else _holder(locks[0], signs, clock)
     changing = any(
@@ -116,7 +121,11 @@ def parse(output: Mapping[str, str], token: str) -> Answer | None:
         and age_seconds(sign["CreatedAt"], clock) <= LEASE_SECONDS
         for sign in signs
     )
-    return Answer(taken, holder, changing, output)
+    # Of a client, or a manager, that ended hard. A clock lives for a moment.
+    leftovers = tuple(
+        str(sign["ID"]) for sign in found if age_seconds(sign["CreatedAt"], clock) > LEASE_SECONDS
+    )
+    return Answer(taken, holder, changing, output, leftovers)
 
 
 def guard_script(lock_id: str, token: str, number: int, script: str) -> str:
@@ -146,8 +155,12 @@ def give_back_script(lock_id: str, token: str) -> str:
         f"docker config rm {lock_id} >/dev/null 2>&1\n"
         f"b=$(docker config ls -q --filter label={_BEAT_LABEL}={token})\n"
         '[ -z "$b" ] || docker config rm $b >/dev/null 2>&1\n'
-        "exit 0\n"
     )
+
+
+def tidy_script(leftovers: tuple[str, ...]) -> str:
+    """The script that removes signs which nobody who lives has made."""
+    return f"docker config rm {' '.join(map(shlex.quote, leftovers))} >/dev/null 2>&1 || :\n"
 
 
 def break_script(holder: Holder) -> str:

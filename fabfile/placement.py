@@ -109,6 +109,24 @@ def data_changes(stack: str, host: HostEntry, cluster: Cluster) -> list[LabelCha
     return changes
 
 
+def undo(changes: Sequence[LabelChange], before: Cluster, now: Cluster) -> list[LabelChange]:
+    """The labels that bring back what `changes` has changed, as far as it has."""
+    back = []
+    for change in changes:
+        was, present = before.node(change.node), now.node(change.node)
+        if was is None or present is None:
+            continue
+        keys = [
+            key
+            for key in (*change.add, *change.remove)
+            if was.labels.get(key) != present.labels.get(key)
+        ]
+        add = {key: was.labels[key] for key in keys if key in was.labels}
+        if keys:
+            back.append(LabelChange(change.node, add, tuple(k for k in keys if k not in add)))
+    return back
+
+
 def _chosen(
     inventory: Inventory, labelled: Sequence[str], with_volume: Sequence[HostEntry]
 ) -> HostEntry:

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from fabfile import audit, lock
-from fabfile.endings import Options
+from fabfile.endings import Ending, Options
 from fabfile.errors import SwarmkeepError
-from fabfile.lock import Lease
+from fabfile.lock import Lease, LockLostError
 from fabfile.transport import Fleet, Host
 
 Say = Callable[[str], None]
@@ -73,3 +73,17 @@ def locked(
                 lease.release(record.line(options))
             raise
         lease.release(record.line(options))
+
+
+def give_up(lease: Lease, ending: Ending, error: BaseException) -> None:
+    """Put a deploy that has failed on record, and give the lock back.
+
+    Where the lock is another's now, or was taken away before the end, the line on record is
+    all that is written. An error of its own hides nothing: Ctrl-C may have closed the connection.
+    """
+    with contextlib.suppress(SwarmkeepError):
+        if not isinstance(error, LockLostError):
+            with contextlib.suppress(LockLostError):
+                lease.finish(ending.script, ending.stdin)
+                return
+        lease.release(ending.log)

@@ -17,7 +17,6 @@ without us. Run again, it finds out which password the database has, and carries
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -31,12 +30,13 @@ from fabfile.inventory import Inventory
 from fabfile.lock import Lease, LockLostError
 from fabfile.preflight import Look, look, observe, observe_command
 from fabfile.probe import await_app
+from fabfile.recorded import give_up
 from fabfile.role_password import RolePassword
 from fabfile.rotation_vault import NEXT, RotatingVault
 from fabfile.secret import Secret
 from fabfile.stacks import Wanted
 from fabfile.swarm import Cluster
-from fabfile.transport import Command, Fleet, Host
+from fabfile.transport import Command, Fleet, Host, succeeded
 from fabfile.vault import POSTGRES_PASSWORD
 from fabfile.waiting import POLL_SECONDS, ROLLBACK_SECONDS, await_stack
 
@@ -99,13 +99,11 @@ class Rotation:
         start = time.monotonic()
         try:
             return self._rotate(lease, seen, start)
-        except LockLostError as error:
-            raise _with_hint(error) from None
         except BaseException as error:
             said = self._new.redact(audit.reason(error))
-            # Ctrl-C may have closed the connection, or the manager be gone.
-            with contextlib.suppress(SwarmkeepError):
-                lease.release(self._ending(seen.cluster, start, said).script)
+            give_up(lease, self._ending(seen.cluster, start, said), error)
+            if isinstance(error, LockLostError):
+                raise _with_hint(error) from None
             raise
 
     def _rotate(self, lease: Lease, seen: Look, start: float) -> Rotated:
@@ -125,7 +123,9 @@ class Rotation:
             self.say(f"{self.vault.file}: the new password is kept as {NEXT}")
         try:
             after = self._switch(lease, before, role, "" if has_new else fresh)
-        except (UnreachableError, LockLostError) as error:
+        except LockLostError:
+            raise
+        except UnreachableError as error:
             # Nothing more can be done from here; what there is goes on without us.
             raise _with_hint(error) from None
         except SwarmkeepError as error:
@@ -142,6 +142,8 @@ class Rotation:
         if not self._uses(before, self._new):
             self._deploy(lease, self._new, before)
         if verifier:
+            # The role is not changed through the lock's guard: see at least that it is ours.
+            succeeded(lease.change(":\n"), "looking at the deploy lock")
             role.change(verifier)
             self._note(f"role {role.user}: has the new password")
         if self.vault.switch():

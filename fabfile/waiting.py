@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fabfile.convergence import Baseline, Progress, baseline, judge
 from fabfile.errors import SwarmkeepError
+from fabfile.placement import LabelChange, undo
 from fabfile.stacks import Wanted
-from fabfile.swarm import Cluster, Service
+from fabfile.swarm import Cluster, Service, label_node
 from fabfile.transport import Result
 
 POLL_SECONDS = 0.5
@@ -59,29 +60,45 @@ def take_back(
     look: Callable[[], Cluster],
     wanted: Wanted,
     before: Cluster,
+    labels: Sequence[LabelChange],
     say: Say,
 ) -> None:
-    """After a failed deploy: remove services that are new, roll back those that changed.
+    """After a failed deploy: put back labels, remove services that are new, roll back changed ones.
 
     Swarm rolls back by itself where it saw a task fail; it does not where a task finds no
-    node or the deadline passed. `change` runs a script on the manager.
+    node or the deadline passed. `labels` are those that were to be changed. `change` runs a
+    script on the manager. Raises SwarmkeepError for what could not be put back.
     """
-    for service in _ours(look().stack(wanted.name), wanted):
+    now = look()
+    undone = bool(labels)
+    for back in undo(labels, before, now):
+        _must(change(label_node(back.node, back.add, back.remove)), f"labelling node {back.node}")
+        say(f"node {back.node}: {back}, as it was")
+    for service in _ours(now.stack(wanted.name), wanted):
         old = before.service(service.name)
         name = shlex.quote(service.name)
+        rolling = str(service.update.get("State", "")).startswith("rollback")
         if old is None:
-            change(f"docker service rm {name}")
+            _must(change(f"docker service rm {name}"), f"removing {service.name}")
             say(f"{service.name}: removed again, it never worked")
-        elif old.spec != service.spec and not str(service.update.get("State", "")).startswith(
-            "rollback"
-        ):
-            change(f"docker service rollback --detach {name}")
+        elif old.spec != service.spec and not rolling:
+            _must(
+                change(f"docker service rollback --detach {name}"), f"rolling back {service.name}"
+            )
             say(f"{service.name}: rolling back")
-    _await_old(look, wanted, before)
+        undone = undone or old is None or old.spec != service.spec or rolling
+    if undone and not _await_old(look, wanted, before):
+        say(f"warning: {wanted.name} does not run as before yet: see inv status")
 
 
-def _await_old(look: Callable[[], Cluster], wanted: Wanted, before: Cluster) -> None:
-    """Until the old tasks run again, or the time is over: the deploy's own error comes next."""
+def _must(result: Result, what: str) -> None:
+    if result.exit_code:
+        said = result.stderr.strip().splitlines()
+        raise SwarmkeepError(f"{what}: {said[-1] if said else f'exit code {result.exit_code}'}")
+
+
+def _await_old(look: Callable[[], Cluster], wanted: Wanted, before: Cluster) -> bool:
+    """Until the old tasks run again; whether they do before the time is over."""
     end = time.monotonic() + ROLLBACK_SECONDS
     olds = {service.name for service in before.stack(wanted.name)}
     while time.monotonic() < end:
@@ -90,8 +107,9 @@ def _await_old(look: Callable[[], Cluster], wanted: Wanted, before: Cluster) -> 
         # As if seen for the first time: the failures of the change are not the old version's.
         quiet = _progress(cluster, wanted, baseline(cluster))
         if now <= olds and all(p.running == p.wanted for p in quiet):
-            return
+            return True
         time.sleep(POLL_SECONDS)
+    return False
 
 
 def _ours(services: tuple[Service, ...], wanted: Wanted) -> list[Service]:

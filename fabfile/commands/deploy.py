@@ -5,7 +5,7 @@ from __future__ import annotations
 from invoke.context import Context
 
 from fabfile.commands.carrying_out import WAIT_HELP, YES_HELP
-from fabfile.commands.edge import command, connected, read_inventory, read_vault
+from fabfile.commands.edge import command, connected, is_dry, read_inventory, read_vault
 from fabfile.commands.plan import MOVE_HELP, PRUNE_HELP, RESOLVE_HELP, check_resolve
 
 _HELP = {
@@ -88,7 +88,15 @@ def _deploy(
     from fabfile.commands.carrying_out import carry_out, show_round_trips
     from fabfile.endings import Options
 
-    options = Options(name, origin.find(), wait=wait, resolve=resolve, **flags)
+    options = Options(
+        name,
+        origin.find(),
+        wait=wait,
+        resolve=resolve,
+        # A dry run does not bring the database up that the app is checked for.
+        database_first=is_dry(ctx) and "db" in roles,
+        **flags,
+    )
     with connected(ctx, inventory) as fleet:
         seen: preflight.Look | None = preflight.look(fleet, wanted)
         for stack in wanted:

@@ -195,6 +195,46 @@ def test_beats_keep_a_lock_beyond_its_lease(client, swarm, monkeypatch):
     assert list(swarm.iterdir()) == []
 
 
+def test_last_change_and_the_end_of_the_lock_are_one_round_trip(inventory, swarm, tmp_path):
+    with connect(inventory) as fleet:
+        manager = fleet.first_manager()
+        with lock.held(manager, Origin("a", ""), "x", wait=False, say=print) as lease:
+            before = fleet.round_trips
+            result = lease.finish(f"cat >{tmp_path}/kept; echo done; exit 7", b"release")
+            assert (result.stdout, result.exit_code) == ("done\n", 7)
+            assert list(swarm.iterdir()) == []
+        assert fleet.round_trips == before + 1
+    assert (tmp_path / "kept").read_text() == "release"
+
+
+def test_who_lost_the_lock_finishes_nothing(client, swarm, tmp_path, peek):
+    with client("alice") as alice:
+        of_another_process(swarm)
+        age(swarm)
+        with client("bob"):
+            with pytest.raises(LockLostError):
+                alice.finish(f"touch {tmp_path}/alice")
+            assert peek().who == "bob"
+    assert not (tmp_path / "alice").exists()
+    assert list(swarm.iterdir()) == []
+
+
+def test_what_a_machine_that_ended_hard_has_left_is_tidied_up(client, swarm):
+    with client("alice") as alice:
+        alice.change("true")
+        for kind, label in (("change", "swarmkeep.change=dead"), ("clock", "swarmkeep=clock")):
+            left = swarm / f"swarmkeep-{kind}-dead"
+            left.mkdir()
+            (left / "labels").write_text(f"{label}\n")
+            (left / "data").write_text("")
+            (left / "created").write_text(LONG_AGO)
+            (left / "id").write_text(f"id-{kind}\n")
+    assert len(list(swarm.iterdir())) == 2
+    with client("bob"):
+        pass
+    assert list(swarm.iterdir()) == []
+
+
 def test_change_of_a_lost_client_is_waited_for(client, swarm, tmp_path):
     """Two never change things together, though the first one's lock was taken away."""
     log = tmp_path / "log"
@@ -263,6 +303,9 @@ def test_swarm_that_does_not_answer_is_named(make_server, make_inventory, tmp_pa
             lock.held(manager, Origin("a", ""), "x", wait=True, say=print),
         ):
             pass
+        # Nobody who cannot see says that nobody holds it.
+        with pytest.raises(lock.SwarmkeepError, match="rpc error: no leader"):
+            lock.peek(manager)
 
 
 def test_this_process_lives():

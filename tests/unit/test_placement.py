@@ -124,3 +124,17 @@ def test_unknown_node_is_named_with_what_is_there(tmp_path):
 def test_strangers_are_found(tmp_path):
     inv = inventory(tmp_path, ("manager1", "db1"))
     assert placement.strangers(inv, cluster()) == ["app1"]
+
+
+def test_labels_are_undone_as_far_as_they_were_changed(tmp_path):
+    before = cluster(nodes=(node("db1", "db", "dbstack"), node("app1", "app")))
+    changes = [
+        placement.LabelChange("app1", {"role": "db", "swarmkeep.pgdata": "dbstack"}),
+        placement.LabelChange("db1", {}, ("swarmkeep.pgdata",)),
+        placement.LabelChange("gone", {"role": "db"}),
+    ]
+    assert placement.undo(changes, before, before) == []
+    now = cluster(nodes=(node("db1", "db", "dbstack"), node("app1", "db", "dbstack")))
+    assert [str(change) for change in placement.undo(changes, before, now)] == [
+        "role=app -swarmkeep.pgdata"
+    ]

@@ -1,0 +1,247 @@
+"""How a deploy ends: always on record, taken back where it fails, never against the lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fabfile import deploy, lock, stacks, waiting
+from fabfile.deploy import Deployment
+from fabfile.endings import Options
+from fabfile.errors import SwarmkeepError, UnreachableError
+from fabfile.lock import LockLostError
+from fabfile.origin import Origin
+from fabfile.placement import LabelChange
+from fabfile.plan import Plan, ServicePlan
+from fabfile.preflight import Look
+from fabfile.swarm import Cluster, Service
+from fabfile.transport import Result
+from tests.unit.clusters import cluster, node, service, spec, task
+from tests.unit.test_stacks import Vault, inventory
+
+NAME = "dbstack_root_db"
+OLD, NEW = service(template=spec("postgres:15")), service(template=spec("postgres:16"))
+UPDATE = ServicePlan(NAME, "update", restarts=True)
+MOVE = (
+    LabelChange("app1", {"role": "db", "swarmkeep.pgdata": "dbstack"}),
+    LabelChange("db1", {}, ("swarmkeep.pgdata",), loses="db"),
+)
+
+
+def running(*services: Service, **changes: Any) -> Cluster:
+    return cluster(services, tuple(task(one) for one in services), **changes)
+
+
+@dataclass
+class Swarm:
+    """A manager that does what it is told, as far as these tests look."""
+
+    now: Cluster
+    scripts: list[str] = field(default_factory=list)
+    """Guarded changes, in their order."""
+    ended: list[str] = field(default_factory=list)
+    """What was run with the lock's end."""
+    lost: bool = False
+    """Whether somebody else has the lock."""
+    deployed: Callable[[], Result] = lambda: Result("manager1", 0, "", "")
+    waited: Callable[[], None] = lambda: None
+    verified: Callable[[], None] = lambda: None
+    said: list[str] = field(default_factory=list)
+
+    def change(self, script: str, stdin: bytes = b"") -> Result:
+        if self.lost:
+            raise LockLostError("manager1: the deploy lock is no longer ours", hint="look")
+        self.scripts.append(script)
+        if "docker stack deploy" in script:
+            self.now = replace(self.now, services=(NEW,))
+            return self.deployed()
+        if "docker service rollback" in script:
+            self.now = running(OLD, nodes=self.now.nodes)
+        return Result("manager1", 0, "kept\n", "")
+
+    def finish(self, script: str, stdin: bytes = b"") -> Result:
+        result = self.change(script, stdin)
+        self.ended.append(script)
+        return result
+
+    def release(self, script: str = "") -> Result:
+        self.ended.append(script)
+        return Result("manager1", 0, "", "")
+
+    def wait(self) -> Cluster:
+        self.waited()
+        return self.now
+
+    def verify(self, _after: Cluster) -> None:
+        self.verified()
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Runs a deploy of the database on a Swarm, with a plan."""
+    hosts = inventory(tmp_path)
+    wanted = stacks.database(hosts, Vault())
+    monkeypatch.setattr(waiting, "POLL_SECONDS", 0)
+    monkeypatch.setattr(waiting, "ROLLBACK_SECONDS", 0.05)
+
+    def go(swarm: Swarm, *services: ServicePlan, labels: Any = (), **options: Any) -> Any:
+        before = swarm.now
+        manager = SimpleNamespace(name="manager1", run=lambda command: Result("m", 0, "", ""))
+        lease = SimpleNamespace(
+            manager=manager,
+            output={},
+            change=swarm.change,
+            finish=swarm.finish,
+            release=swarm.release,
+        )
+
+        class Held:
+            def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+            def __enter__(self) -> Any:
+                return lease
+
+            def __exit__(self, *error: object) -> None: ...
+
+        plan = Plan("dbstack", "db", tuple(labels), "", (), services or (UPDATE,))
+        monkeypatch.setattr(lock, "held", Held)
+        monkeypatch.setattr(deploy, "make_plan", lambda *args, **rest: plan)
+        monkeypatch.setattr(deploy.swarm, "parse_sections", lambda *args: before)
+        monkeypatch.setattr(deploy, "observe", lambda manager: swarm.now)
+        monkeypatch.setattr(deploy, "await_stack", lambda *args, **rest: swarm.wait())
+        monkeypatch.setattr(deploy, "lacking_image", lambda *args: [])
+        return Deployment(
+            SimpleNamespace(inventory=hosts, dry=False),  # type: ignore[arg-type]
+            wanted,
+            Options("deploy-db", Origin("ann@desk", "abc"), **options),
+            say=swarm.said.append,
+            show=lambda plan: None,
+            confirm=lambda plan: None,
+            verify=swarm.verify,
+        ).run(Look(manager, before, {"db": ()}))  # type: ignore[arg-type]
+
+    return go
+
+
+def fails(error: BaseException) -> Callable[[], Any]:
+    def raise_it() -> Any:
+        raise error
+
+    return raise_it
+
+
+def test_success_is_kept_as_a_release_behind_the_locks_guard(run):
+    swarm = Swarm(running(OLD))
+    assert run(swarm).release == 1
+    assert len(swarm.ended) == 1
+    assert "swarmkeep.number=1" in swarm.ended[0]
+    assert '"outcome": "ok"' in swarm.ended[0]
+
+
+def test_whoever_lost_the_lock_while_waiting_keeps_no_release_and_says_so(run):
+    swarm = Swarm(running(OLD))
+
+    def lose() -> None:
+        swarm.lost = True
+
+    swarm.waited = lose
+    with pytest.raises(LockLostError, match="no longer ours"):
+        run(swarm)
+    # The line on record is no change, and is all that was written.
+    (line,) = swarm.ended
+    assert '"outcome": "failed"' in line
+    assert "docker" not in line
+
+
+def test_lock_lost_before_the_change(run):
+    swarm = Swarm(running(OLD), lost=True)
+    with pytest.raises(LockLostError):
+        run(swarm)
+    assert swarm.scripts == []
+    assert "no longer ours" in swarm.ended[0]
+
+
+def test_stack_deploy_that_fails_half_way_is_taken_back(run):
+    refused = Result("manager1", 1, "docker stack deploy dbstack\n", "port 5432 is in use")
+    swarm = Swarm(running(OLD), deployed=lambda: refused)
+    with pytest.raises(SwarmkeepError, match="docker stack deploy dbstack failed: port 5432"):
+        run(swarm)
+    assert f"docker service rollback --detach {NAME}" in swarm.scripts
+    assert f"{NAME}: rolling back" in swarm.said
+    assert '"outcome": "failed"' in swarm.ended[-1]
+
+
+def test_new_service_that_never_worked_is_removed_again(run):
+    swarm = Swarm(running(), waited=fails(SwarmkeepError("it crashes")))
+    with pytest.raises(SwarmkeepError, match="it crashes"):
+        run(swarm, ServicePlan(NAME, "create"))
+    assert f"docker service rm {NAME}" in swarm.scripts
+
+
+def test_keep_failed_leaves_it(run):
+    swarm = Swarm(running(OLD), waited=fails(SwarmkeepError("it crashes")))
+    with pytest.raises(SwarmkeepError, match="it crashes"):
+        run(swarm, keep_failed=True)
+    assert not any("rollback" in script for script in swarm.scripts)
+
+
+def test_labels_are_put_back_too(run):
+    """A database that was to move, and does not start there."""
+    moved = (node("m"), node("db1", "db"), node("app1", "db", "dbstack"))
+    swarm = Swarm(running(OLD))
+
+    def fail() -> None:
+        swarm.now = replace(swarm.now, nodes=moved, services=(OLD,))
+        raise SwarmkeepError("not converged after 1 s")
+
+    swarm.waited = fail
+    with pytest.raises(SwarmkeepError, match="not converged"):
+        run(swarm, labels=MOVE)
+    back = [script for script in swarm.scripts if script.startswith("docker node update")]
+    assert back == [
+        "docker node update --label-add role=app --label-rm swarmkeep.pgdata app1",
+        "docker node update --label-add swarmkeep.pgdata=dbstack db1",
+    ]
+
+
+def test_that_taking_back_fails_does_not_hide_why_it_had_to_be(run, monkeypatch):
+    swarm = Swarm(running(OLD), waited=fails(SwarmkeepError("it crashes", details=("log line",))))
+    told = swarm.change
+
+    def change(script: str, stdin: bytes = b"") -> Result:
+        if "rollback" in script:
+            return Result("manager1", 1, "", "rpc error: no leader")
+        return told(script, stdin)
+
+    monkeypatch.setattr(swarm, "change", change)
+    with pytest.raises(SwarmkeepError, match="it crashes") as caught:
+        run(swarm)
+    assert caught.value.details[0] == "log line"
+    assert f"rolling back {NAME}: rpc error: no leader" in caught.value.details[1]
+    assert "inv status" in caught.value.hint
+
+
+def test_app_host_that_is_gone_at_the_end_leaves_a_line_on_record(run):
+    swarm = Swarm(running(OLD), verified=fails(UnreachableError("app1: no answer")))
+    with pytest.raises(UnreachableError, match="app1"):
+        run(swarm)
+    assert "app1: no answer" in swarm.ended[0]
+
+
+def test_manager_that_is_gone_is_not_asked_for_anything_more(run):
+    swarm = Swarm(running(OLD), waited=fails(UnreachableError("manager1: no answer")))
+    with pytest.raises(UnreachableError):
+        run(swarm)
+    assert len(swarm.scripts) == 1
+    assert swarm.ended == []
+
+
+def test_interrupted_deploy_is_on_record(run):
+    swarm = Swarm(running(OLD), waited=fails(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        run(swarm)
+    assert '"error": "interrupted"' in swarm.ended[0]
