@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fabfile.placement import LabelChange
@@ -12,6 +12,7 @@ from fabfile.specfields import fields, order
 from fabfile.stacks import Wanted
 from fabfile.swarm import IMAGE_LABEL, Cluster, Service
 
+_ASKED = "image: its digest is asked from the registry at each deploy"
 # These change without a new task (swarmkit: the task template and the endpoint make one).
 _WITHOUT_RESTART = ("placement", "update_config", "rollback_config", "replicas", "deploy.labels")
 
@@ -105,7 +106,7 @@ def make(
     new = [s.version.base for s in wanted.secrets if s.version.name not in present]
     moved = any(change.loses == wanted.role for change in labels)
     services = []
-    drifted = False
+    drifted, reordered = set(), set()
     for key in wanted.compose["services"]:
         name = f"{wanted.name}_{key}"
         service = cluster.service(name)
@@ -114,9 +115,19 @@ def make(
             services.append(ServicePlan(name, "create", _compared({}, spec, {}), unknown))
             continue
         if resolve_image == "always":
-            unknown += ("image: its digest is asked from the registry at each deploy",)
-        drifted = drifted or _image_drifted(spec, service)
+            unknown += (_ASKED,)
+        if _image_drifted(spec, service):
+            drifted.add(name)
+        if order(service.spec, cluster.networks) != order(spec, {}):
+            reordered.add(name)
         services.append(_update_plan(service, spec, unknown, cluster, moved=moved))
+    if resolve_image != "always" and drifted:
+        # Docker would keep an image that was changed by hand unless told otherwise.
+        resolve_image = "always"
+        services = [_asked_again(one, drifted) for one in services]
+    if any(one.action in ("create", "update") for one in services):
+        # Docker is given every service then, and compares lists as they are.
+        services = [_reordered(one) if one.name in reordered else one for one in services]
     for service in cluster.stack(wanted.name):
         if service.name not in wanted.services:
             action = "remove" if prune else "left"
@@ -128,8 +139,7 @@ def make(
         network if cluster.network is None else "",
         tuple(new),
         tuple(services),
-        # Docker would keep an image that was changed by hand unless told otherwise.
-        "always" if drifted else resolve_image,
+        resolve_image,
     )
 
 
@@ -159,9 +169,19 @@ def _update_plan(
     found = _compared(service.spec, _with_live_image(spec, service), cluster.networks)
     action = "update" if found or unknown else "unchanged"
     restarts = bool(unknown) or any(not f.name.startswith(_WITHOUT_RESTART) for f in found)
-    if action == "update" and order(service.spec, cluster.networks) != order(spec, {}):
-        restarts = True
     return ServicePlan(service.name, action, found, unknown, restarts or moved)
+
+
+def _reordered(one: ServicePlan) -> ServicePlan:
+    """A service whose lists are in another order: that alone makes new tasks."""
+    return replace(one, action="update", restarts=True) if one.action != "create" else one
+
+
+def _asked_again(one: ServicePlan, drifted: Collection[str]) -> ServicePlan:
+    """A service beside one whose image drifted: its own digest is asked for, too."""
+    if one.action == "create" or one.name in drifted:
+        return one
+    return replace(one, action="update", unknown=(*one.unknown, _ASKED), restarts=True)
 
 
 def _with_live_image(spec: Mapping[str, Any], service: Service) -> Mapping[str, Any]:
@@ -173,7 +193,7 @@ def _with_live_image(spec: Mapping[str, Any], service: Service) -> Mapping[str, 
     container = spec["TaskTemplate"]["ContainerSpec"]
     image = container["Image"]
     named = (service.spec.get("Labels") or {}).get(IMAGE_LABEL, image)
-    if named != image or service.image.partition("@")[0] != image.partition("@")[0]:
+    if named != image or _tagged(service.image) != _tagged(image):
         return spec
     template = {**spec["TaskTemplate"], "ContainerSpec": {**container, "Image": service.image}}
     return {**spec, "TaskTemplate": template}
@@ -183,7 +203,13 @@ def _image_drifted(spec: Mapping[str, Any], service: Service) -> bool:
     """Whether the image was changed by hand: Docker would then keep it (its label says no news)."""
     image = spec["TaskTemplate"]["ContainerSpec"]["Image"]
     named = (service.spec.get("Labels") or {}).get(IMAGE_LABEL)
-    return bool(named == image and service.image.partition("@")[0] != image.partition("@")[0])
+    return bool(named == image and _tagged(service.image) != _tagged(image))
+
+
+def _tagged(image: str) -> str:
+    """An image as Docker's client writes it down, without its digest: "redis" is redis:latest."""
+    name = image.partition("@")[0].removeprefix("docker.io/").removeprefix("library/")
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
 def _compared(

@@ -96,6 +96,11 @@ def test_mounts_in_another_order_restart_the_tasks_of_an_update_but_make_none(ev
     assert not made(wanted, there).changes
     relabelled = changed(wanted, "many", deploy__labels=["x=2"])
     assert one(made(relabelled, there), "everything_many").restarts
+    # Docker is given every service, also those in which nothing else has changed.
+    beside = made(changed(wanted, "few", deploy__labels=["x=2"]), there)
+    assert not one(beside, "everything_few").restarts
+    assert one(beside, "everything_many") == ServicePlan("everything_many", "update", restarts=True)
+    assert beside.interrupts == ("everything_many",)
 
 
 # One changed setting, and the one field in which it must show.
@@ -230,6 +235,28 @@ class TestImages:
         result = self.plan(everything, "evil:1", "app:1")
         assert shown(result.services[0]) == {"image": ("evil:1", "app:1")}
         assert result.resolve_image == "always"
+
+    def test_a_stack_that_must_be_resolved_anew_asks_for_every_image_of_it(self, everything):
+        many = everything[1].service("everything_many")
+        there = self.there(everything, "evil:1", "app:1")
+        there = replace(there, services=(many, *there.services))
+        services = {
+            "many": everything[0].compose["services"]["many"],
+            "plain": {"image": "app:1", "deploy": {"replicas": 0}},
+        }
+        result = made(
+            replace(everything[0], compose={**everything[0].compose, "services": services}), there
+        )
+        beside = one(result, "everything_many")
+        assert (beside.action, beside.restarts) == ("update", True)
+        assert "its digest is asked from the registry" in beside.unknown[0]
+
+    def test_image_without_a_tag_is_what_docker_writes_down(self, everything):
+        compose = everything[0].compose
+        services = {"plain": {"image": "redis", "deploy": {"replicas": 0}}}
+        wanted = replace(everything[0], compose={**compose, "services": services})
+        there = self.there(everything, "redis:latest@sha256:aa", "redis")
+        assert not made(wanted, there).changes
 
     @pytest.mark.parametrize("word", ["always", "changed", "never"])
     def test_the_deploy_asks_the_registry_as_the_plan_was_made(self, everything, word):
