@@ -23,7 +23,7 @@ from fabfile.endings import Options
 from fabfile.errors import SwarmkeepError, UnreachableError
 from fabfile.host_facts import HostFacts
 from fabfile.inventory import HostEntry, Inventory
-from fabfile.preflight import check_network, observe
+from fabfile.preflight import check_network, observe_any
 from fabfile.preparing import change_script
 from fabfile.recorded import Record, on_record
 from fabfile.secret import Secret
@@ -188,8 +188,7 @@ class Bootstrap:
                 self._done(f"node {rows[node_id][0]}: its former self {node_id} removed")
 
     def _prepare(self) -> None:
-        manager = self.fleet.first_manager()
-        cluster = observe(manager)
+        manager, cluster = observe_any(self.fleet)
         if not self.fleet.dry:
             placement.check_nodes(self.inventory, cluster)
         check_network(self.inventory.network, cluster)

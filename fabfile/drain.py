@@ -11,7 +11,7 @@ from functools import cached_property
 from fabfile.endings import Options
 from fabfile.errors import ConfigError, SwarmkeepError
 from fabfile.inventory import Inventory
-from fabfile.preflight import observe, observe_command
+from fabfile.preflight import observe, observe_any, observe_command
 from fabfile.recorded import Record, locked
 from fabfile.status import summarise
 from fabfile.swarm import DATA_LABEL, ROLE_LABEL, Cluster, Node, parse_sections, set_availability
@@ -43,8 +43,12 @@ class Move:
         return self.fleet.inventory
 
     @cached_property
+    def _first_look(self) -> tuple[Host, Cluster]:
+        return observe_any(self.fleet)
+
+    @property
     def _manager(self) -> Host:
-        return self.fleet.first_manager()
+        return self._first_look[0]
 
     def drain(self, name: str, *, force: bool) -> None:
         """Drain a node and wait until its tasks have left it.
@@ -91,7 +95,7 @@ class Move:
                 refuse_without_database(self._inventory, cluster, node)
             return node
 
-        node = find(observe(self._manager))
+        node = find(self._first_look[1])
         if node.availability == availability:
             self.say(f"{node.name}: is {word} already")
             yield node

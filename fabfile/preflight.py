@@ -39,14 +39,14 @@ class Look:
 def look(fleet: Fleet, stacks: Sequence[Wanted]) -> Look:
     """Ask a manager and the stacks' hosts, all at the same time: one round trip each."""
     inventory = fleet.inventory
-    first = inventory.managers()[0]
+    first = fleet.manager or inventory.managers()[0]
     by_role = {stack.role: stack for stack in stacks}
     hosts = [host for role in by_role for host in inventory.with_role(role)]
 
-    def ask(host: Host) -> tuple[Cluster | None, Survey | None]:
+    def ask(host: Host) -> tuple[Outcome[Cluster] | None, Survey | None]:
         stack = by_role.get(host.entry.role)
         return (
-            observe(host) if host.entry == first else None,
+            _asked(host) if host.entry == first else None,
             survey(host, stack) if stack else None,
         )
 
@@ -59,9 +59,51 @@ def look(fleet: Fleet, stacks: Sequence[Wanted]) -> Look:
         )
         for role in by_role
     }
-    manager = fleet.first_manager()
-    known = next((o.value[0] for o in outcomes if o.value and o.value[0]), None)
-    return Look(manager, known or observe(manager), surveys)
+    tried = outcomes[0].value[0] if outcomes[0].value else None
+    manager, cluster = _answering(fleet, tried or Outcome(first, error=outcomes[0].error))
+    return Look(manager, cluster, surveys)
+
+
+def observe_any(fleet: Fleet) -> tuple[Host, Cluster]:
+    """The first manager that answers for the Swarm, and the cluster. Raises as `observe`."""
+    first = fleet.manager or fleet.inventory.managers()[0]
+    return _answering(fleet, fleet.fan_out([first], observe)[0])
+
+
+def _answering(fleet: Fleet, first: Outcome[Cluster]) -> tuple[Host, Cluster]:
+    """Given what the first manager said, return it, or else the next that answers.
+
+    One that can be reached may still have no engine that runs, or be a worker by now.
+    """
+    tried = [first]
+    others = (entry for entry in fleet.inventory.managers() if entry != first.entry)
+    while tried[-1].value is None:
+        entry = next(others, None)
+        if entry is None:
+            raise _nobody_answers(tried)
+        tried += fleet.fan_out([entry], observe)
+    fleet.manager = tried[-1].entry
+    return fleet.host(fleet.manager), tried[-1].value
+
+
+def _nobody_answers(tried: Sequence[Outcome[Cluster]]) -> SwarmkeepError:
+    errors = [outcome.error for outcome in tried if outcome.error]
+    if len(errors) == 1:
+        return errors[0]
+    least = min(errors, key=lambda error: error.exit_code)
+    return type(least)(
+        "no manager answers for the Swarm",
+        hint=least.hint,
+        details=tuple(error.message for error in errors),
+    )
+
+
+def _asked(host: Host) -> Outcome[Cluster]:
+    """What `observe` brings, as data: the same host may have told about itself all the same."""
+    try:
+        return Outcome(host.entry, value=observe(host))
+    except SwarmkeepError as error:
+        return Outcome(host.entry, error=error)
 
 
 def check(

@@ -202,6 +202,8 @@ class Fleet:
         self.dry = dry
         self.show = echo or (lambda _line: None)
         self.round_trips = 0
+        self.manager: HostEntry | None = None
+        """The manager that was found to answer for the Swarm; first_manager tries it first."""
         self._lock = threading.Lock()
         self._hosts: dict[str, Host] = {}
         self._connections: list[fabric.Connection] = []
@@ -247,7 +249,8 @@ class Fleet:
         Raises UnreachableError with every manager's reason if there is none.
         """
         reasons = []
-        for entry in self.inventory.managers():
+        known = [self.manager] if self.manager else []
+        for entry in dict.fromkeys([*known, *self.inventory.managers()]):
             try:
                 return self.host(entry)
             except UnreachableError as error:

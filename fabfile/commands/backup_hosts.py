@@ -59,7 +59,7 @@ def _note_images(fleet: Fleet) -> None:
     from fabfile import backup_host, preflight, swarm
 
     with suppress(SwarmkeepError):
-        backup_host.note_images(fleet, swarm.images(preflight.observe(fleet.first_manager())))
+        backup_host.note_images(fleet, swarm.images(preflight.observe_any(fleet)[1]))
 
 
 @command()

@@ -18,10 +18,11 @@ def unlock(ctx: Context, hosts: str = "", yes: bool = False) -> None:
 
     from fabfile import audit, lock, origin
     from fabfile.commands.carrying_out import ask
+    from fabfile.preflight import observe_any
     from fabfile.transport import connect
 
     with connect(inventory, sudo_password=sudo_password(ctx), dry=is_dry(ctx), echo=print) as fleet:
-        manager = fleet.first_manager()
+        manager = observe_any(fleet)[0]
         holder = lock.peek(manager)
         if holder is None:
             print("unlock: nobody holds the lock")

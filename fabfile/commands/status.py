@@ -17,12 +17,12 @@ def status(ctx: Context, hosts: str = "", json: bool = False) -> None:
     inventory = read_inventory(hosts)
 
     from fabfile import report
-    from fabfile.preflight import observe
+    from fabfile.preflight import observe_any
     from fabfile.status import summarise
     from fabfile.transport import connect
 
     with connect(inventory, sudo_password=sudo_password(ctx)) as fleet:
-        cluster = observe(fleet.first_manager())
+        cluster = observe_any(fleet)[1]
     summary = summarise(inventory, cluster)
     print(report.to_json(summary) if json else _text(summary, cluster.now))
     if not summary["ok"]:

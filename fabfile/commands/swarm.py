@@ -56,13 +56,13 @@ def _prepare(
     from fabfile import origin
     from fabfile.commands.carrying_out import say
     from fabfile.endings import Options
-    from fabfile.preflight import observe
+    from fabfile.preflight import observe_any
     from fabfile.preparing import prepare_swarm
     from fabfile.transport import connect
 
     options = Options(f"swarm.{what}", origin.find(), wait=wait)
     with connect(inventory, sudo_password=sudo_password(ctx), dry=is_dry(ctx), echo=print) as fleet:
-        labels, network = prepare(inventory, observe(fleet.first_manager()))
+        labels, network = prepare(inventory, observe_any(fleet)[1])
         lines = prepare_swarm(fleet, labels, network=network, options=options, say=say)
     for line in lines:
         print(line)
