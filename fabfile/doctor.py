@@ -69,7 +69,7 @@ def judge_host(expected: Expected, entry: HostEntry, facts: Facts) -> list[Findi
     if facts.info:
         checks += [_swarm(entry, facts), *_ports(facts), _docker_disk(facts)]
         checks += _ipvs(inventory, facts)
-    if entry.role == "db":
+    if entry in backup_kits.hosts(inventory):
         checks += _backup(expected, entry, facts)
     return [Finding(entry.name, check) for check in checks]
 

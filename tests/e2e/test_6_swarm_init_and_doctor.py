@@ -238,8 +238,9 @@ def test_doctor_finds_nothing_wrong_and_changes_nothing(deployed: Product, lab: 
     ran = deployed.ok("doctor", "--json")
     found = findings(ran.out)
     assert {group for group, _ in found} == {"here", "manager1", "db1", "app1", "swarm"}
-    assert found["db1", "bucket"]["detail"] == "the node's AWS key reaches it"
-    assert found["db1", "backup"]["ok"]
+    for name in ("db1", "app1"):
+        assert found[name, "bucket"]["detail"] == "the node's AWS key reaches it"
+        assert found[name, "backup"]["ok"]
     assert "db1, app1 hear each other" in str(found["swarm", "gossip"]["detail"])
     assert everything(lab) == before
     assert deployed.ok("backup.list", "--limit", "0").out.count("backup_") == bucket
@@ -259,6 +260,7 @@ def test_doctor_names_what_differs(deployed: Product, variant, tmp_path: Path):
     found = findings(ran.out[: ran.out.rindex("}") + 1])
     assert "/etc/cron.d/backup-pg" in str(found["db1", "backup"]["detail"])
     assert found["db1", "backup"]["hint"] == "inv backup.install puts them right"
+    assert ("app1", "backup") not in found
     assert "app1 needs -role" in str(found["swarm", "labels"]["detail"])
     locked = variant({"vault": {"password_file": str(tmp_path / "password")}})
     ran = deployed.fails(1, "doctor", hosts=locked)

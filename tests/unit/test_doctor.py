@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from fabfile import backup_kits, doctor, doctor_facts, doctor_here, doctor_swarm, hosts_file
-from fabfile.backup_kits import DATABASE
+from fabfile.backup_kits import ATTACHMENTS, DATABASE
 from fabfile.commands import doctor as command
 from fabfile.doctor import Expected, Finding
 from fabfile.doctor_facts import Facts, FileFacts
@@ -71,9 +71,9 @@ def facts(name: str = "db1", **changes) -> Facts:
     return Facts(**(fields | changes))
 
 
-def installed(inv) -> tuple[Expected, dict[str, FileFacts]]:
+def installed(inv, name: str = "db1") -> tuple[Expected, dict[str, FileFacts]]:
     every = {e.name: backup_kits.files(e, inv, vault()) for e in backup_kits.hosts(inv)}
-    files = every[inv.with_role("db")[0].name]
+    files = every.get(name, [])
     there = {
         f.path: FileFacts(hashlib.sha256(f.content).hexdigest(), f"{f.mode:o}", f.owner)
         for f in files
@@ -84,7 +84,7 @@ def installed(inv) -> tuple[Expected, dict[str, FileFacts]]:
 def verdicts(tmp_path: Path, name: str = "db1", *, hosts=None, expected=None, **changes):
     """Judge one host; return its checks by name."""
     inv = inventory(tmp_path, **(hosts or {}))
-    usual, there = installed(inv)
+    usual, there = installed(inv, name)
     seen = facts(name, **({"files": there} | changes))
     entry = next(host for host in inv.hosts if host.name == name)
     found = doctor.judge_host(expected or usual, entry, seen)
@@ -109,8 +109,39 @@ def test_a_healthy_db_host_passes_everything(tmp_path):
     }  # fmt: skip
 
 
-def test_only_db_hosts_are_asked_about_backups(tmp_path):
-    assert "backup" not in verdicts(tmp_path, "app1")
+def test_an_app_host_has_its_part_of_the_backup(tmp_path):
+    checks = verdicts(tmp_path, "app1")
+    assert failed(checks) == []
+    assert {"backup", "cron", "bucket"} <= set(checks)
+    # Attachments are uploaded as they are: nothing has to fit.
+    assert "dump space" not in checks
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "said"),
+    [
+        ({"cron": False}, "cron", "no backup will be made"),
+        ({"bucket": (254, "Unable to locate credentials")}, "bucket", "Unable to locate"),
+        ({"missing_programs": ("aws",)}, "programs", "aws"),
+        ({"files": {}}, "backup", "is not installed"),
+        (
+            {"files": {ATTACHMENTS.script: FileFacts("0" * 64, "755", "root")}},
+            "backup",
+            ATTACHMENTS.cron,
+        ),
+    ],
+)
+def test_what_is_wrong_with_an_app_hosts_backup_is_named(tmp_path, changes, name, said):
+    checks = verdicts(tmp_path, "app1", **changes)
+    assert failed(checks) == [name]
+    assert said in checks[name].detail
+
+
+def test_hosts_without_a_part_of_the_backup_are_not_asked_about_it(tmp_path):
+    without = {"backup": {"files": False}}
+    for checks in (verdicts(tmp_path, "manager1"), verdicts(tmp_path, "app1", hosts=without)):
+        assert failed(checks) == []
+        assert not {"backup", "cron", "bucket"} & set(checks)
 
 
 def test_a_host_without_an_engine_says_so_once(tmp_path):
@@ -181,7 +212,7 @@ def test_ipvs_is_no_matter_where_no_setting_needs_it(tmp_path):
     assert "ipvs" not in verdicts(tmp_path, hosts=plain, ipvs=False)
 
 
-# The backup on a db host
+# The backup
 
 
 def test_a_changed_file_a_wrong_mode_and_a_leftover_are_named(tmp_path):
@@ -368,7 +399,7 @@ def test_sections_become_facts():
     assert "not a Swarm manager" in found.cluster_problem
 
 
-@pytest.mark.parametrize("name", ["manager1", "db1"])
+@pytest.mark.parametrize("name", ["manager1", "db1", "app1"])
 def test_the_command_is_good_shell_and_changes_nothing(tmp_path, name):
     inv = inventory(tmp_path)
     entry = next(host for host in inv.hosts if host.name == name)
