@@ -241,6 +241,8 @@ def test_doctor_finds_nothing_wrong_and_changes_nothing(deployed: Product, lab: 
     for name in ("db1", "app1"):
         assert found[name, "bucket"]["detail"] == "the node's AWS key reaches it"
         assert found[name, "backup"]["ok"]
+    # The manager's two, and the other worker's.
+    assert found["db1", "ports tcp"]["detail"] == "3 reached"
     assert "db1, app1 hear each other" in str(found["swarm", "gossip"]["detail"])
     assert everything(lab) == before
     assert deployed.ok("backup.list", "--limit", "0").out.count("backup_") == bucket
@@ -251,6 +253,18 @@ def test_doctor_shows_the_others_when_a_host_is_away(deployed: Product, variant)
     assert "connection refused" in ran.out
     assert "db1 holds the data" in ran.out
     assert "checks failed: app1: ssh" in ran.err
+
+
+def test_doctor_sees_a_port_that_is_shut_between_two_workers(deployed: Product, lab: Lab):
+    rule = ("INPUT", "-s", lab.addresses["db1"], "-p", "tcp", "--dport", "7946", "-j", "DROP")
+    assert lab.exec("app1", "iptables", "-I", *rule).returncode == 0
+    try:
+        ran = deployed.fails(1, "doctor")
+    finally:
+        lab.exec("app1", "iptables", "-D", *rule)
+    assert f"cannot connect to {lab.addresses['app1']}:7946" in " ".join(ran.out.split())
+    assert ran.err.startswith("error: 1 of ")
+    assert "checks failed: db1: ports tcp" in ran.err
 
 
 def test_doctor_names_what_differs(deployed: Product, variant, tmp_path: Path):

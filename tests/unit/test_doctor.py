@@ -203,6 +203,33 @@ def test_a_node_of_another_name_gets_the_line_for_hosts_yaml(tmp_path):
     assert verdicts(tmp_path, info=info)["swarm"].hint == "set hosts.db1.node: ip-10-0-0-2"
 
 
+def test_a_worker_that_cannot_reach_another_worker_is_seen(tmp_path):
+    nodes = ("10.0.0.1", "10.0.0.2", "10.0.0.3")
+    expected = replace(installed(inventory(tmp_path))[0], nodes=nodes)
+    # The second is how the operator reaches a node, and no node's address.
+    named = {("10.0.0.3", 7946): True, ("192.0.2.7", 7946): False}
+    assert verdicts(tmp_path, expected=expected, named=named)["ports tcp"].detail == "3 reached"
+    shut = verdicts(tmp_path, expected=expected, named={**named, ("10.0.0.3", 7946): False})
+    assert failed(shut) == ["ports tcp"]
+    assert shut["ports tcp"].detail == "cannot connect to 10.0.0.3:7946"
+
+
+def test_every_host_tries_the_addresses_that_may_be_the_others(tmp_path):
+    far = {"swarm": "manager"}
+    hosts = {
+        "manager1": {"address": "198.51.100.1", "advertise_addr": "10.0.0.1", **far},
+        "m2": {"address": "10.0.0.5", "advertise_addr": "eth1", **far},
+        "m3": {"address": "127.0.0.1", "port": 2201, **far},
+        "m4": {"address": "db.example.com", **far},
+        "db1": {"address": "10.0.0.2", "role": "db"},
+        "app1": {"address": "fd00::3", "role": "app"},
+    }
+    inv = inventory(tmp_path, hosts=hosts)
+    entry = next(host for host in inv.hosts if host.name == "db1")
+    script = doctor_facts.gather(inv, entry).script
+    assert 'for n in 10.0.0.1 10.0.0.5 fd00::3; do echo "$n 7946 named"; done' in script
+
+
 def test_udp_is_never_claimed_to_work(tmp_path):
     assert "cannot be tried from here" in verdicts(tmp_path)["ports udp"].detail
 
@@ -376,7 +403,8 @@ def test_sections_become_facts():
     found = doctor_facts.parse(
         output(
             "--swarmkeep listening--\ntcp 1F0A\nudp6 1F0A\nudp 12B5\n",
-            "--swarmkeep ports--\nopen 10.0.0.1 2377\nshut 10.0.0.2 7946\n",
+            "--swarmkeep ports--\nopen 10.0.0.1 2377 \nshut 10.0.0.2 7946 \n"
+            "open 10.0.0.2 7946 named\n",
             "--swarmkeep ipvs--\n\n--swarmkeep cron--\nyes\n",
             "--swarmkeep quorum--\nmanager1 Leader\n",
             f"--swarmkeep files--\n{'a' * 64} 755 root /usr/local/bin/backup-pg.sh\n",
@@ -389,6 +417,7 @@ def test_sections_become_facts():
     )
     assert found.listening == {("tcp", 7946), ("udp", 7946), ("udp", 4789)}
     assert found.ports == {("10.0.0.1", 2377): True, ("10.0.0.2", 7946): False}
+    assert found.named == {("10.0.0.2", 7946): True}
     assert (found.ipvs, found.cron) == (False, True)
     assert found.quorum == {"manager1": "Leader"}
     assert found.files == {"/usr/local/bin/backup-pg.sh": FileFacts("a" * 64, "755", "root")}
