@@ -71,12 +71,13 @@ def rollback(
     from fabfile import releases as kept
     from fabfile.commands.carrying_out import carry_out, show_round_trips
     from fabfile.endings import Options
+    from fabfile.stacks import main_service
     from fabfile.transport import connect
 
     with connect(inventory, sudo_password=sudo_password(ctx), dry=is_dry(ctx), echo=print) as fleet:
         release = kept.choose(kept.read(fleet.first_manager(), present.name), present.name, number)
         print(f"{present.name}: going back to release {release.number} ({_words(release)})")
-        wanted = kept.as_wanted(release, present.hidden)
+        wanted = kept.as_wanted(release, main_service(inventory, role), present.hidden)
         if with_current_secrets:
             wanted = kept.with_secrets(wanted, release, present.secrets)
         seen = preflight.look(fleet, [wanted])
