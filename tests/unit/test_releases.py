@@ -6,10 +6,15 @@ import base64
 import json
 from dataclasses import replace
 from typing import Any
+from unittest.mock import MagicMock, Mock
 
 import pytest
+from invoke.collection import Collection
+from invoke.program import Program
 
-from fabfile import releases, stacks
+from fabfile import preflight, releases, stacks, transport
+from fabfile.commands import carrying_out
+from fabfile.commands import releases as command
 from fabfile.errors import SwarmkeepError
 from fabfile.releases import Release
 from fabfile.swarm import Cluster, Record, SecretVersion
@@ -88,6 +93,21 @@ def test_the_main_service_is_the_one_that_hosts_yaml_names(tmp_path):
     assert (
         stacks.main_service(hosts, "app") in stacks.application(hosts, Vault()).compose["services"]
     )
+
+
+@pytest.mark.parametrize(("more", "prune"), [([], False), (["--prune"], True)])
+def test_a_rollback_removes_newer_services_only_when_told_to(tmp_path, monkeypatch, more, prune):
+    hosts = inventory(tmp_path)
+    seen = cluster(secrets=(SecretVersion(f"{SECRET}_0001", SECRET),))
+    carried_out = Mock(return_value=Mock(changed=False))
+    monkeypatch.setattr(command, "read_vault", lambda inventory: Vault())
+    monkeypatch.setattr(transport, "connect", MagicMock())
+    monkeypatch.setattr(releases, "read", lambda manager, stack: [release(1), release(2)])
+    monkeypatch.setattr(preflight, "look", lambda fleet, stacks: Mock(cluster=seen))
+    monkeypatch.setattr(carrying_out, "carry_out", carried_out)
+    words = ["inv", "rollback", "app", "--hosts", str(hosts.path), *more]
+    Program(namespace=Collection(command.rollback)).run(words, exit=False)
+    assert carried_out.call_args.args[2].prune is prune
 
 
 def test_secret_version_that_is_gone_is_named_and_can_be_replaced():
