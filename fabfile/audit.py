@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fabfile.errors import SwarmkeepError
@@ -62,7 +64,17 @@ def reason(error: BaseException) -> str:
     return "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
 
 
-def read(fleet: Fleet, lines: int) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Log:
+    """What was read: entries by time, each with its manager, and how many lines of which manager
+    are none.
+    """
+
+    entries: list[dict[str, Any]]
+    damaged: Mapping[str, int]
+
+
+def read(fleet: Fleet, lines: int) -> Log:
     """The last lines of every manager's log, the oldest first.
 
     Managers that cannot be reached are left out as long as one can.
@@ -74,24 +86,24 @@ def read(fleet: Fleet, lines: int) -> list[dict[str, Any]]:
     )
     found = [outcome for outcome in outcomes if outcome.value is not None]
     texts = values(found or outcomes)
-    entries = parse((outcome.entry.name, text) for outcome, text in zip(found, texts, strict=True))
-    return entries[-lines:]
+    log = parse((outcome.entry.name, text) for outcome, text in zip(found, texts, strict=True))
+    return replace(log, entries=log.entries[-lines:])
 
 
-def parse(texts: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Given each manager's name and lines, return the entries by time, with their manager.
+def parse(texts: Iterable[tuple[str, str]]) -> Log:
+    """Given each manager's name and lines, return what is in them.
 
-    Raises SwarmkeepError for a line that is no JSON object: somebody wrote into the log.
+    A line that is no entry is left out: a full disk or a power failure may have cut it off.
     """
     entries = []
+    damaged: Counter[str] = Counter()
     for manager, text in texts:
-        for line in text.splitlines():
+        for line in text.split("\n"):
+            if not line.strip():
+                continue
             try:
                 item = json.loads(line)
                 entries.append({"time": item["time"], "manager": manager} | item)
             except (ValueError, KeyError, TypeError):
-                raise SwarmkeepError(
-                    f"{manager}: {PATH} holds a line that is not ours: {line[:60]!r}",
-                    hint="look at the file; remove that line if it is damaged",
-                ) from None
-    return sorted(entries, key=lambda item: str(item["time"]))
+                damaged[manager] += 1
+    return Log(sorted(entries, key=lambda item: str(item["time"])), damaged)

@@ -7,11 +7,12 @@ import json
 import shlex
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fabfile import host_facts, lock, placement
 from fabfile.bootstrap_commands import (
+    CHANGED,
     ENGINE_SECONDS,
     init_swarm,
     install_engine,
@@ -22,7 +23,7 @@ from fabfile.bootstrap_plan import Join, Plan, plan
 from fabfile.endings import Options
 from fabfile.errors import SwarmkeepError, UnreachableError
 from fabfile.host_facts import HostFacts
-from fabfile.inventory import HostEntry, Inventory
+from fabfile.inventory import Inventory
 from fabfile.preflight import check_network, observe_any
 from fabfile.preparing import change_script
 from fabfile.recorded import Record, on_record
@@ -59,21 +60,20 @@ class Bootstrap:
 
         Raises SwarmkeepError, before any change where it can be known by then.
         """
-        facts = self._gather(self.inventory.hosts)
-        steps = plan(self.inventory, facts)
+        steps = plan(self.inventory, self._gather())
         with on_record(self.fleet, self.options, self._record):
-            self._carry_out(steps, facts)
+            self._carry_out(steps)
         return self._record.changes
 
-    def _carry_out(self, steps: Plan, facts: dict[str, HostFacts]) -> None:
+    def _carry_out(self, steps: Plan) -> None:
         if steps.install or steps.start:
-            touched = [*steps.install, *steps.start]
             self._engines(steps)
             if self.fleet.dry:
                 self.say("the other steps depend on what these engines say")
                 return
-            # An engine that was stopped may turn out to be in some Swarm.
-            steps = plan(self.inventory, facts | self._gather(touched))
+            # An engine that was stopped may turn out to be in some Swarm, and in these minutes
+            # somebody may have joined another host.
+            steps = plan(self.inventory, self._gather())
         for note in steps.notes:
             self.say(note)
         self._swarm(steps)
@@ -82,7 +82,8 @@ class Bootstrap:
             return
         self._prepare()
 
-    def _gather(self, entries: Sequence[HostEntry]) -> dict[str, HostFacts]:
+    def _gather(self) -> dict[str, HostFacts]:
+        entries = self.inventory.hosts
         command = host_facts.gather()
         outcomes = self.fleet.fan_out(
             entries, lambda host: host_facts.parse(host.check(command, "looking at the machine"))
@@ -237,9 +238,16 @@ def _body(join: Join, remote: str, tokens: dict[str, Secret]) -> Secret:
 
 def _join(host: Host, join: Join, body: Secret, remote: str) -> str:
     """Join one host and return its node's id. Raises SwarmkeepError with the engine's reason."""
-    result = host.run(join_swarm(body, leave=join.leave), timeout=JOIN_TIMEOUT)
+    result = host.run(join_swarm(body, seen=join.seen), timeout=JOIN_TIMEOUT)
     if result.exit_code == 0:
         return result.stdout.strip()
+    if result.exit_code == CHANGED:
+        state = result.stdout.partition(":")[0]
+        raise SwarmkeepError(
+            f"{host.name}: somebody else has joined it to a Swarm meanwhile, or is at it (state "
+            f"{state}); left as it is",
+            hint="when no other swarm.init runs, run it again: it looks anew",
+        )
     said = result.stderr.strip() or "no answer from its engine"
     reason = said.splitlines()[-1]
     # What is not the engine's own answer is shown as it is.

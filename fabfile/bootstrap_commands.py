@@ -81,16 +81,36 @@ def post_join(socket: str = "/var/run/docker.sock") -> str:
     )
 
 
-_NODE_ID = "docker info --format '{{.Swarm.NodeID}}'"
-# Else a join that failed would go on in the background.
-_LEAVE = "docker swarm leave --force >/dev/null 2>&1"
+CHANGED = 3
+"""Exit code of `join_swarm` where the machine is no longer as it was seen; it prints how it is."""
+
+# "state:id"; `seen` is how it was when the plan was made. Another swarm.init or a person may have
+# joined the machine since, and leaving would then throw a working node out of its Swarm.
+# A join that failed would go on in the background, so it is ended, but only if it is ours.
+_JOIN = """now() { docker info --format '{{.Swarm.LocalNodeState}}:{{.Swarm.NodeID}}'; }
+leave() { docker swarm leave --force >/dev/null 2>&1; }
+found=$(now) || exit 1
+[ "$found" = @SEEN@ ] || { printf '%s\n' "$found"; exit @CHANGED@; }
+[ "$found" = inactive: ] || leave
+if said=$({
+@POST@
+} 2>&1); then
+  found=$(now) && echo "${found#*:}"
+  exit
+fi
+printf '%s\n' "$said" >&2
+found=$(now)
+case $said in *'already part of a swarm'*) printf '%s\n' "$found"; exit @CHANGED@ ;; esac
+case $found in pending:*|error:*) leave ;; esac
+exit 1
+"""
 
 
-def join_swarm(body: Secret, *, leave: bool) -> Command:
+def join_swarm(body: Secret, *, seen: str) -> Command:
     """The command that joins a machine, given the body of the request, which holds a token.
 
-    Prints the new node's id.
+    `seen` is "<LocalNodeState>:<NodeID>" as the machine told it: it goes on only where that is
+    still so. What it was in then, it leaves. Prints the new node's id.
     """
-    first = f"{_LEAVE}\n" if leave else ""
-    script = f"{PATH}{first}{post_join()} && {_NODE_ID} && exit 0\n{_LEAVE}\nexit 1"
-    return Command(script, stdin=body.reveal().encode())
+    script = _JOIN.replace("@SEEN@", shlex.quote(seen)).replace("@CHANGED@", str(CHANGED))
+    return Command(PATH + script.replace("@POST@", post_join()), stdin=body.reveal().encode())

@@ -16,11 +16,15 @@ OLDEST_ENGINE = (20, 10)
 
 @dataclass(frozen=True)
 class Join:
-    """A host that joins, under this address. `leave` first, where an earlier try was left over."""
+    """A host that joins, under this address.
+
+    `seen` is what it is in now, as "<LocalNodeState>:<NodeID>": nothing, a join that hangs, or a
+    Swarm that has removed it. It leaves that first.
+    """
 
     entry: HostEntry
     address: str
-    leave: bool = False
+    seen: str = "inactive:"
 
 
 @dataclass
@@ -169,7 +173,7 @@ def _membership(
 ) -> None:
     facts = all_facts[entry.name]
     if facts.state == "inactive":
-        _add_join(entry, facts, result, refusals, leave=False)
+        _add_join(entry, facts, result, refusals)
     elif facts.state == "active" and ours and facts.node_id in ours.nodes:
         result.members[entry.node] = facts.node_id
         manager = ours.nodes[facts.node_id]
@@ -181,7 +185,7 @@ def _membership(
                 f"(docker node demote {entry.node})"
             )
     elif (ours and _lost(facts, ours)) or _half_joined(facts, all_facts):
-        _add_join(entry, facts, result, refusals, leave=True)
+        _add_join(entry, facts, result, refusals)
     elif not (ours and facts.control and facts.swarm_id and entry.swarm == "manager"):
         refusals.add(*_foreign(entry, facts))
 
@@ -218,12 +222,10 @@ def _foreign(entry: HostEntry, facts: HostFacts) -> tuple[str, str]:
     )
 
 
-def _add_join(
-    entry: HostEntry, facts: HostFacts, result: Plan, refusals: _Refusals, *, leave: bool
-) -> None:
+def _add_join(entry: HostEntry, facts: HostFacts, result: Plan, refusals: _Refusals) -> None:
     address = advertised(entry, facts)
     if address:
-        result.joins.append(Join(entry, address, leave))
+        result.joins.append(Join(entry, address, f"{facts.state}:{facts.node_id}"))
         return
     seen = ", ".join(facts.addresses) or "none that it shows"
     refusals.add(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from fabfile import backup_kits
@@ -47,6 +47,8 @@ class Expected:
     files: Mapping[str, Sequence[RemoteFile]] | None
     newest_object: int | None
     """Bytes of the newest backup in the bucket."""
+    nodes: Collection[str] = ()
+    """The addresses of all nodes that could be asked, as the nodes know them."""
 
 
 def failure(group: str, name: str, error: SwarmkeepError) -> Finding:
@@ -67,9 +69,9 @@ def judge_host(expected: Expected, entry: HostEntry, facts: Facts) -> list[Findi
         _clock(facts),
     ]
     if facts.info:
-        checks += [_swarm(entry, facts), *_ports(facts), _docker_disk(facts)]
+        checks += [_swarm(entry, facts), *_ports(expected, facts), _docker_disk(facts)]
         checks += _ipvs(inventory, facts)
-    if entry.role == "db":
+    if entry in backup_kits.hosts(inventory):
         checks += _backup(expected, entry, facts)
     return [Finding(entry.name, check) for check in checks]
 
@@ -124,15 +126,17 @@ def _swarm(entry: HostEntry, facts: Facts) -> Check:
     return Check("swarm", False, problem, hint)
 
 
-def _ports(facts: Facts) -> list[Check]:
+def _ports(expected: Expected, facts: Facts) -> list[Check]:
     """TCP is tried. UDP cannot be: what can be said is who listens and who is heard of."""
     if (facts.info.get("Swarm") or {}).get("LocalNodeState") != "active":
         return []
-    shut = sorted(f"{ip}:{port}" for (ip, port), is_open in facts.ports.items() if not is_open)
+    named = {at: is_open for at, is_open in facts.named.items() if at[0] in expected.nodes}
+    tried = {**named, **facts.ports}
+    shut = sorted(f"{ip}:{port}" for (ip, port), is_open in tried.items() if not is_open)
     tcp = Check(
         "ports tcp",
         not shut,
-        f"cannot connect to {', '.join(shut)}" if shut else f"{len(facts.ports)} reached",
+        f"cannot connect to {', '.join(shut)}" if shut else f"{len(tried)} reached",
         "open 2377/tcp to managers and 7946/tcp between all nodes in the firewalls",
     )
     deaf = [f"{port}/{kind}" for kind, port in (("tcp", 7946), ("udp", 7946))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,8 @@ _PORTS = {"0949": 2377, "1F0A": 7946, "12B5": 4789}
 
 # `clock` comes first: how late its line arrives bounds the error of the comparison. The ports
 # are tried side by side, 3 s each; /dev/tcp is bash's own, so that no tool has to be there.
-# (0A and 07 are "listening" for TCP and "bound" for UDP.)
+# (0A and 07 are "listening" for TCP and "bound" for UDP.) Only managers know every node; the
+# others try the addresses of hosts.yaml, which may be meant for the operator's machine alone.
 _EVERY_HOST = """section() { echo; echo "--swarmkeep $1--"; }
 section ntp
 timedatectl show -p NTPSynchronized --value 2>/dev/null
@@ -39,11 +41,12 @@ nodes=$(docker node ls -q 2>/dev/null) &&
 {
   for m in $managers; do echo "${m%:*} 2377"; echo "${m%:*} 7946"; done
   for n in $nodes; do echo "$n 7946"; done
+  for n in @OTHERS@; do echo "$n 7946 named"; done
 } | tr -d '[]' | sort -u | {
-  while read -r ip port; do
+  while read -r ip port named; do
     {
       if timeout 3 bash -c ": </dev/tcp/$ip/$port" 2>/dev/null
-      then echo "open $ip $port"; else echo "shut $ip $port"; fi
+      then echo "open $ip $port $named"; else echo "shut $ip $port $named"; fi
     } &
   done
   wait
@@ -97,7 +100,7 @@ class Facts:
     listening: frozenset[tuple[str, int]]
     """("tcp", 7946), ... of the Swarm's own ports."""
     ports: Mapping[tuple[str, int], bool]
-    """(address, TCP port) -> could be connected to."""
+    """(address, TCP port) of the nodes it knows of -> could be connected to."""
     peers: tuple[str, ...]
     """Nodes that this one's gossip knows of on our network."""
     ipvs: bool
@@ -113,12 +116,20 @@ class Facts:
     newest_dump: int | None = None
     bucket: tuple[int, str] | None = None
     """Exit code and last line of the AWS CLI; None where the backup is not installed."""
+    named: Mapping[tuple[str, int], bool] = field(default_factory=dict)
+    """As `ports`, at the addresses of hosts.yaml: not each of them need be a node's."""
+
+    @property
+    def node_address(self) -> str:
+        """The address by which the other nodes know it; "" where it is in no Swarm."""
+        return str((self.info.get("Swarm") or {}).get("NodeAddr", ""))
 
 
 def gather(inventory: Inventory, entry: HostEntry) -> Command:
     """The one command that reads everything doctor judges on a host. It changes nothing."""
     network = shlex.quote(inventory.network)
-    script = f'echo "clock $(date +%s.%N)"\n{PATH}{_EVERY_HOST}' + (
+    asked = _EVERY_HOST.replace("@OTHERS@", " ".join(_others(inventory, entry)))
+    script = f'echo "clock $(date +%s.%N)"\n{PATH}{asked}' + (
         "section peers\n"
         f"docker network inspect --format '{{{{range .Peers}}}}{{{{.IP}}}} {{{{end}}}}' {network} "
         "2>/dev/null\n"
@@ -127,6 +138,23 @@ def gather(inventory: Inventory, entry: HostEntry) -> Command:
         script += _backup_part(entry, inventory)
     # Last, since it ends the script on a machine that is no manager.
     return Command(script + observe_command(inventory).script, changes=False)
+
+
+def _others(inventory: Inventory, entry: HostEntry) -> list[str]:
+    """The IP addresses that hosts.yaml has of the other hosts, each host's likeliest one."""
+    found = set()
+    for host in inventory.hosts:
+        if host != entry:
+            usable = [a for a in (host.advertise_addr, host.address) if _is_remote(a)]
+            found.update(usable[:1])
+    return sorted(found)
+
+
+def _is_remote(address: str) -> bool:
+    try:
+        return not ipaddress.ip_address(address).is_loopback
+    except ValueError:  # a name, or a network interface
+        return False
 
 
 def _backup_part(entry: HostEntry, inventory: Inventory) -> str:
@@ -188,6 +216,7 @@ def parse(result: Result, asked: float, heard: float) -> Facts:
     except SwarmkeepError as error:
         problem = error.message
     dumps = [int(line) for line in sections.get("dumps", "").split()]
+    ports = _rows(sections.get("ports", ""))
     return Facts(
         clock_ahead=clock - (asked + heard) / 2,
         clock_error=(heard - asked) / 2,
@@ -197,7 +226,8 @@ def parse(result: Result, asked: float, heard: float) -> Facts:
             (words[0].rstrip("6"), _PORTS[words[1]])
             for words in _rows(sections.get("listening", ""))
         ),
-        ports={(w[1], int(w[2])): w[0] == "open" for w in _rows(sections.get("ports", ""))},
+        ports={(w[1], int(w[2])): w[0] == "open" for w in ports if len(w) == 3},
+        named={(w[1], int(w[2])): w[0] == "open" for w in ports if len(w) > 3},
         peers=tuple(sections.get("peers", "").split()),
         ipvs="yes" in sections.get("ipvs", ""),
         cron="yes" in sections.get("cron", ""),

@@ -151,7 +151,7 @@ def _network(inventory: Inventory, cluster: Cluster) -> Finding:
 
 def _gossip(facts: Mapping[str, Facts]) -> list[Check]:
     """Whether the nodes with tasks on our network hear each other: that needs 7946/tcp and udp."""
-    addresses = {n: str((f.info.get("Swarm") or {}).get("NodeAddr", "")) for n, f in facts.items()}
+    addresses = {name: fact.node_address for name, fact in facts.items()}
     inside = [name for name, fact in facts.items() if addresses[name] in fact.peers]
     if len(inside) < 2:
         return []

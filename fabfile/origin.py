@@ -63,9 +63,20 @@ def has_ended(mark: str) -> bool:
     try:
         return _started(int(number)) != rest
     except FileNotFoundError:
-        return True
+        return _is_gone(int(number))
     except (OSError, ValueError):
         return False
+
+
+def _is_gone(number: int) -> bool:
+    """With hidepid, /proc does not show other people's processes: so the kernel is asked."""
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # somebody else's; or no number of a process
+        pass
+    return False
 
 
 def _machine() -> str:

@@ -195,14 +195,17 @@ def choose(releases: Sequence[Release], stack: str, number: int | None) -> Relea
     return earlier[-1]
 
 
-def as_wanted(release: Release, hidden: tuple[str, ...]) -> Wanted:
-    """The release as a stack to deploy, its images pinned to what really ran."""
+def as_wanted(release: Release, main: str, hidden: tuple[str, ...]) -> Wanted:
+    """The release as a stack to deploy, its images pinned to what really ran.
+
+    `main` is the stack's main service; should the release not have it, it went by another name.
+    """
     services = {
         key: {**service, "image": release.images.get(key, service["image"])}
         for key, service in release.compose["services"].items()
     }
     compose = {**release.compose, "services": services}
-    image = next(iter(services.values()))["image"]
+    image = (services.get(main) or next(iter(services.values())))["image"]
     return Wanted(release.stack, release.role, image, compose, (), hidden)
 
 

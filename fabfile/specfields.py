@@ -117,9 +117,13 @@ def _one_form(spec: Mapping[str, Any], networks: Mapping[str, str]) -> dict[str,
     # Kept by `docker stack deploy` as they are, or no setting of ours.
     for key in ("ForceUpdate", "Runtime"):
         template.pop(key, None)
+    placement = dict(template.get("Placement") or {})
+    # Noted by Docker when it asks a registry for the digest; no setting of ours either.
+    placement.pop("Platforms", None)
     policy = _filled(template.get("RestartPolicy"), {"Condition": "any", "Delay": 5 * _SECOND})
     template |= {
         "ContainerSpec": container,
+        "Placement": placement,
         "RestartPolicy": policy,
         # Before API 1.29 networks stood beside the template.
         "Networks": _one_networks(template.get("Networks") or spec.get("Networks"), networks),

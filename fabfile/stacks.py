@@ -40,6 +40,7 @@ class Wanted:
     name: str
     role: str
     image: str
+    """Of its main service."""
     compose: dict[str, Any]
     secrets: tuple[SecretContent, ...]
     hidden: tuple[str, ...]
@@ -70,6 +71,13 @@ class Wanted:
         return text
 
 
+def main_service(inventory: Inventory, role: str) -> str:
+    """The service that a stack is there for, by its name in the compose file."""
+    if role == "app":
+        return "nocodb"
+    return inventory.postgres.service.removeprefix(f"{inventory.postgres.stack}_")
+
+
 def database(inventory: Inventory, secrets: Secrets, folder: Path = COMPOSE_FOLDER) -> Wanted:
     """The database stack. Raises ConfigError for a missing vault entry or a broken compose file."""
     postgres = inventory.postgres
@@ -81,7 +89,7 @@ def database(inventory: Inventory, secrets: Secrets, folder: Path = COMPOSE_FOLD
     target = "/var/lib/postgresql/data" if old else "/var/lib/postgresql"
     names: dict[str, compose.Value] = {
         "db_stack": postgres.stack,
-        "db_service": postgres.service.removeprefix(f"{postgres.stack}_"),
+        "db_service": main_service(inventory, "db"),
         "db_endpoint_mode": postgres.endpoint_mode,
         "postgres_image": postgres.image,
         "pg_db": postgres.database,

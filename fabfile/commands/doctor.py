@@ -51,14 +51,15 @@ def _examine(ctx: Context, inventory: Inventory) -> list[Finding]:
         asking = pool.submit(doctor_here.bucket, inventory)
         outcomes = fleet.fan_out(inventory.hosts, ask)
         bucket, newest = asking.result()
-    expected = Expected(inventory, here.files, newest)
+    facts = {outcome.entry.name: outcome.value for outcome in outcomes if outcome.value}
+    nodes = {fact.node_address for fact in facts.values()}
+    expected = Expected(inventory, here.files, newest, nodes)
     findings = [*here.findings, bucket]
     for outcome in outcomes:
         if outcome.error:
             findings.append(failure(outcome.entry.name, "ssh", outcome.error))
         elif outcome.value:
             findings += judge_host(expected, outcome.entry, outcome.value)
-    facts = {outcome.entry.name: outcome.value for outcome in outcomes if outcome.value}
     return findings + judge_swarm(inventory, facts, here.wanted)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from invoke.context import Context
@@ -52,14 +53,20 @@ def audit_log(ctx: Context, hosts: str = "", lines: int = 20, json: bool = False
     from fabfile.transport import connect
 
     with connect(inventory, sudo_password=sudo_password(ctx)) as fleet:
-        entries = audit.read(fleet, lines)
+        log = audit.read(fleet, lines)
     if json:
-        print(report.to_json(entries))
-    elif entries:
+        print(report.to_json(log.entries))
+    elif log.entries:
         headers = ["when", "who", "command", "stack", "outcome", "what"]
-        print(report.table(headers, [_row(entry) for entry in entries]))
+        print(report.table(headers, [_row(entry) for entry in log.entries]))
     else:
         print("audit: nothing is on record yet")
+    for manager, count in log.damaged.items():
+        lines_are = "line is" if count == 1 else "lines are"
+        print(
+            f"warning: {manager}: {count} {lines_are} damaged and left out; see {audit.PATH} there",
+            file=sys.stderr,
+        )
 
 
 def _row(entry: dict[str, Any]) -> list[str]:

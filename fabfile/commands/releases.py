@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _TO_HELP = "number of the release to go back to; else the one before the current one"
 _SECRETS_HELP = "with the vault's secrets of today, where those of the release are gone"
+_PRUNE_HELP = "remove services of the stack that the release did not have"
 
 
 @command(help={"stack": STACK_HELP, "json": JSON_HELP})
@@ -47,6 +48,7 @@ def releases(ctx: Context, hosts: str = "", stack: str = "", json: bool = False)
         "stack": "db or app",
         "to": _TO_HELP,
         "with-current-secrets": _SECRETS_HELP,
+        "prune": _PRUNE_HELP,
         "yes": YES_HELP,
         "wait": WAIT_HELP,
         "keep-failed": "leave a failed change in place, to look into it",
@@ -58,6 +60,7 @@ def rollback(
     hosts: str = "",
     to: str = "",
     with_current_secrets: bool = False,
+    prune: bool = False,
     yes: bool = False,
     wait: bool = False,
     keep_failed: bool = False,
@@ -71,12 +74,13 @@ def rollback(
     from fabfile import releases as kept
     from fabfile.commands.carrying_out import carry_out, show_round_trips
     from fabfile.endings import Options
+    from fabfile.stacks import main_service
     from fabfile.transport import connect
 
     with connect(inventory, sudo_password=sudo_password(ctx), dry=is_dry(ctx), echo=print) as fleet:
         release = kept.choose(kept.read(fleet.first_manager(), present.name), present.name, number)
         print(f"{present.name}: going back to release {release.number} ({_words(release)})")
-        wanted = kept.as_wanted(release, present.hidden)
+        wanted = kept.as_wanted(release, main_service(inventory, role), present.hidden)
         if with_current_secrets:
             wanted = kept.with_secrets(wanted, release, present.secrets)
         seen = preflight.look(fleet, [wanted])
@@ -85,6 +89,7 @@ def rollback(
             f"rollback {role} --to {release.number}",
             origin.find(),
             keep_failed=keep_failed,
+            prune=prune,
             wait=wait,
             goes_back_to=release.origin or release.number,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,13 +35,22 @@ class Bare:
     def address(self, name: str) -> str:
         return f"{self.lab.subnet}.{NUMBERS[name]}"
 
-    def exec(self, name: str, *argv: str, input: bytes | None = None) -> CompletedProcess[bytes]:
-        return self.lab.exec(name, *argv, input=input)
+    def exec(
+        self, name: str, *argv: str, input: bytes | None = None, timeout: float = 120
+    ) -> CompletedProcess[bytes]:
+        return self.lab.exec(name, *argv, input=input, timeout=timeout)
 
-    def sh(self, name: str, script: str, input: bytes | None = None) -> str:
-        done = self.exec(name, "sh", "-c", script, input=input)
+    def sh(self, name: str, script: str, input: bytes | None = None, timeout: float = 120) -> str:
+        done = self.exec(name, "sh", "-c", script, input=input, timeout=timeout)
         assert done.returncode == 0, (script, done.stderr.decode())
         return done.stdout.decode().strip()
+
+    def configure_engine(self, name: str, settings: dict[str, Any]) -> None:
+        """Write what dockerd reads when it starts."""
+        if not capabilities.CGROUP_V2.exists():
+            # That tree is shared with this machine: below here everything is removed at the end.
+            settings = {**settings, "cgroup-parent": members.cgroup_parent(self.lab, name)}
+        self.sh(name, "cat >/etc/docker/daemon.json", input=json.dumps(settings).encode())
 
     def hosts(self, changes: dict[str, dict[str, Any]] | None = None, **more: Any) -> Path:
         """A hosts file: one and two are managers, three is a worker with role db."""

@@ -49,18 +49,19 @@ def test_another_order_of_everything_is_no_change(product, lab, checkout):
     assert cluster_state(lab) == before
 
 
+def with_helper(data):
+    """The app's compose file with a second service."""
+    nocodb = data["services"]["nocodb"]
+    helper = {
+        "image": nocodb["image"],
+        "entrypoint": ["sleep", "86400"],
+        "deploy": {"placement": nocodb["deploy"]["placement"]},
+    }
+    return data | {"services": data["services"] | {"helper": helper}}
+
+
 def test_a_new_service_is_shown_and_made_and_goes_with_prune(product, lab, checkout):
     app = container_of(lab, "app1", APP)
-
-    def with_helper(data):
-        nocodb = data["services"]["nocodb"]
-        helper = {
-            "image": nocodb["image"],
-            "entrypoint": ["sleep", "86400"],
-            "deploy": {"placement": nocodb["deploy"]["placement"]},
-        }
-        return data | {"services": data["services"] | {"helper": helper}}
-
     edit(checkout, with_helper)
     ran = product.inv("plan", "--json", root=checkout)
     assert ran.code == 5, ran.text
@@ -75,6 +76,18 @@ def test_a_new_service_is_shown_and_made_and_goes_with_prune(product, lab, check
     # The file as it was: the service stays until it is told to go.
     assert "not in the compose file; stays" in product.ok("plan").out
     assert f"{NEW}: removed" in product.ok("deploy-app", "--prune").out
+    assert NEW not in docker(lab, "manager1", "service", "ls", "--format", "{{.Name}}")
+    assert container_of(lab, "app1", APP) == app
+
+
+def test_the_way_back_from_a_new_service(product, lab, checkout):
+    app = container_of(lab, "app1", APP)
+    edit(checkout, with_helper)
+    assert f"{NEW}: created" in product.ok("deploy-app", root=checkout).out
+    ran = product.ok("rollback", "app", "--prune")
+    assert f"{NEW}: removed" in ran.out
+    assert f"{APP}: unchanged" in ran.out
+    assert product.ok("plan").out.endswith("plan: nothing to do\n")
     assert NEW not in docker(lab, "manager1", "service", "ls", "--format", "{{.Name}}")
     assert container_of(lab, "app1", APP) == app
 

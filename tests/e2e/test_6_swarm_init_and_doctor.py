@@ -7,18 +7,24 @@ Swarm is left as it was found.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fabfile import vault_format
+from lab import docker as lab_docker
+from lab import images
 from lab.model import Lab
 from tests.e2e.bare import INIT_SCRIPT, NUMBERS, Bare, machines
-from tests.e2e.conftest import NAME, Product, cluster_state, docker
+from tests.e2e.conftest import NAME, Product, cluster_state, container_of, docker
 
 TOKEN = "SWMTKN"
 REGISTRY_PASSWORD = "registry-pass-0123456789"
+POSTGRES_PASSWORD = "postgres-pass-0123456789"
+VAULT = {"file": "vault.yml", "password_file": "vault-pass"}
+DB = "dbstack_root_db"
 WITHOUT_ENGINE = "dpkg --purge docker.io >/dev/null 2>&1; ! command -v dockerd"
 ENGINE_ANSWERS = "until docker info >/dev/null 2>&1; do sleep 0.2; done"
 # The pattern matches a token, not the one who looks for it.
@@ -31,13 +37,16 @@ done &"""
 @pytest.fixture(scope="module")
 def bare(lab: Lab) -> Iterator[Bare]:
     with machines(f"{NAME}-bare") as made:
-        registry = json.dumps({"insecure-registries": [f"{made.address('one')}:5000"]})
         for name in NUMBERS:
-            made.sh(name, "cat >/etc/docker/daemon.json", input=registry.encode())
+            made.configure_engine(name, {"insecure-registries": [registry_of(made)]})
         made.sh("one", WITHOUT_ENGINE)
         # Purging took it with the rest, and the package keeps a file that is there already.
         made.sh("one", "cat >/etc/init.d/docker && chmod 755 /etc/init.d/docker", input=INIT_SCRIPT)
         yield made
+
+
+def registry_of(bare: Bare) -> str:
+    return f"{bare.address('one')}:5000"
 
 
 def nodes(bare: Bare) -> dict[str, str]:
@@ -154,9 +163,9 @@ def test_what_is_half_done_is_finished(product: Product, bare: Bare):
 
 
 def test_a_private_registry_is_used_after_logging_in_only(product: Product, bare: Bare):
-    address = f"{bare.address('one')}:5000"
+    address = registry_of(bare)
     start_registry(bare)
-    hosts = bare.hosts(registry=address, vault={"file": "vault.yml", "password_file": "vault-pass"})
+    hosts = bare.hosts(registry=address, vault=VAULT)
     write_vault(bare, "wrong-password-0123456789")
     ran = product.fails(1, "registry.login", hosts=hosts)
     assert "vault_registry_password" in ran.err
@@ -208,10 +217,74 @@ auth: {htpasswd: {realm: lab, path: /etc/docker/registry/htpasswd}}
 
 
 def write_vault(bare: Bare, password: str) -> None:
-    entries = f"vault_registry_user: lab\nvault_registry_password: '{password}'\n"
+    entries = (
+        f"vault_registry_user: lab\nvault_registry_password: '{password}'\n"
+        f"vault_postgres_password: '{POSTGRES_PASSWORD}'\n"
+    )
     folder = bare.lab.directory
     (folder / "vault-pass").write_text("for-the-test")
     (folder / "vault.yml").write_text(vault_format.encrypt(entries.encode(), "for-the-test"))
+
+
+# An image is saved, loaded, pushed and pulled, and PostgreSQL starts three times.
+@pytest.mark.timeout(900)
+def test_an_image_from_the_registry_is_pinned_until_told_otherwise(product: Product, bare: Bare):
+    address = registry_of(bare)
+    image = f"{address}/private/postgres:15-bookworm"
+    hosts = bare.hosts(registry=address, vault=VAULT, images={"postgres": image})
+    write_vault(bare, REGISTRY_PASSWORD)
+    product.ok("registry.login", hosts=hosts)
+    into = ("exec", "--interactive", bare.lab.container("one"), "docker", "load")
+    lab_docker.pipe(("save", images.POSTGRES.tag), into)
+    bare.sh("one", f"docker tag {images.POSTGRES.tag} {image}")
+    first = push(bare, image)
+
+    ran = product.ok("deploy-db", hosts=hosts, timeout=600)
+    assert f"{DB}: created" in ran.out
+    assert "warning: " not in ran.text
+    assert database_of(bare) == (first, "")
+
+    # What somebody pushes under the same name does not come by itself.
+    another = f"FROM {image}\nLABEL again=yes\n"
+    bare.sh("one", f"docker build --quiet --tag {image} - >/dev/null", input=another.encode())
+    second = push(bare, image)
+    assert second != first
+    ran = product.ok("plan", "--stack", "db", hosts=hosts)
+    assert ran.out.endswith("plan: nothing to do\n")
+    assert "nothing to change" in product.ok("deploy-db", hosts=hosts).out
+    assert database_of(bare) == (first, "")
+
+    # The node can no longer log in by itself: it pulls with the login that goes with the service.
+    bare.sh("three", f"docker logout {address}")
+    ran = product.ok("deploy-db", "--resolve", "always", "--yes", hosts=hosts, timeout=600)
+    assert f"{DB}: updated" in ran.out
+    assert database_of(bare) == (second, "yes")
+
+    product.ok("rollback", "db", "--yes", hosts=hosts, timeout=600)
+    assert database_of(bare) == (first, "")
+    ran = product.ok("releases", "--stack", "db", "--json", hosts=hosts)
+    kept = [
+        (release["number"], release["goes_back_to"], release["images"]["root_db"])
+        for release in json.loads(ran.out)["stacks"]["dbstack"]
+    ]
+    assert kept == [(1, None, first), (2, None, second), (3, 1, first)]
+
+
+def push(bare: Bare, image: str) -> str:
+    """Push an image; returns its name with the digest that the registry gave it."""
+    said = bare.sh("one", f"docker push {image}", timeout=300)
+    digest = re.search(r"digest: (sha256:[0-9a-f]{64})", said)
+    assert digest, said
+    return f"{image}@{digest[1]}"
+
+
+def database_of(bare: Bare) -> tuple[str, str]:
+    """The image of the database's service, and the label `again` of what runs of it."""
+    form = "{{.Spec.TaskTemplate.ContainerSpec.Image}}"
+    image = docker(bare.lab, "one", "service", "inspect", "--format", form, DB)
+    form = '{{with .Config.Labels}}{{index . "again"}}{{end}}'
+    container = container_of(bare.lab, "three", DB)
+    return image, docker(bare.lab, "three", "inspect", "--format", form, container)
 
 
 # On the lab's own Swarm
@@ -238,8 +311,11 @@ def test_doctor_finds_nothing_wrong_and_changes_nothing(deployed: Product, lab: 
     ran = deployed.ok("doctor", "--json")
     found = findings(ran.out)
     assert {group for group, _ in found} == {"here", "manager1", "db1", "app1", "swarm"}
-    assert found["db1", "bucket"]["detail"] == "the node's AWS key reaches it"
-    assert found["db1", "backup"]["ok"]
+    for name in ("db1", "app1"):
+        assert found[name, "bucket"]["detail"] == "the node's AWS key reaches it"
+        assert found[name, "backup"]["ok"]
+    # The manager's two, and the other worker's.
+    assert found["db1", "ports tcp"]["detail"] == "3 reached"
     assert "db1, app1 hear each other" in str(found["swarm", "gossip"]["detail"])
     assert everything(lab) == before
     assert deployed.ok("backup.list", "--limit", "0").out.count("backup_") == bucket
@@ -252,6 +328,18 @@ def test_doctor_shows_the_others_when_a_host_is_away(deployed: Product, variant)
     assert "checks failed: app1: ssh" in ran.err
 
 
+def test_doctor_sees_a_port_that_is_shut_between_two_workers(deployed: Product, lab: Lab):
+    rule = ("INPUT", "-s", lab.addresses["db1"], "-p", "tcp", "--dport", "7946", "-j", "DROP")
+    assert lab.exec("app1", "iptables", "-I", *rule).returncode == 0
+    try:
+        ran = deployed.fails(1, "doctor")
+    finally:
+        lab.exec("app1", "iptables", "-D", *rule)
+    assert f"cannot connect to {lab.addresses['app1']}:7946" in " ".join(ran.out.split())
+    assert ran.err.startswith("error: 1 of ")
+    assert "checks failed: db1: ports tcp" in ran.err
+
+
 def test_doctor_names_what_differs(deployed: Product, variant, tmp_path: Path):
     (tmp_path / "password").write_text("not-the-password")
     changes = {"backup": {"schedule": "@hourly"}, "hosts": {"app1": {"role": "none"}}}
@@ -259,6 +347,7 @@ def test_doctor_names_what_differs(deployed: Product, variant, tmp_path: Path):
     found = findings(ran.out[: ran.out.rindex("}") + 1])
     assert "/etc/cron.d/backup-pg" in str(found["db1", "backup"]["detail"])
     assert found["db1", "backup"]["hint"] == "inv backup.install puts them right"
+    assert ("app1", "backup") not in found
     assert "app1 needs -role" in str(found["swarm", "labels"]["detail"])
     locked = variant({"vault": {"password_file": str(tmp_path / "password")}})
     ran = deployed.fails(1, "doctor", hosts=locked)

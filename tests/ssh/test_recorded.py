@@ -243,7 +243,7 @@ def init(fleet: Fleet) -> list[str]:
 
 def test_making_a_swarm_is_on_record(world, fleet, monkeypatch):
     """The machines are in a Swarm already; a label and the network are missing."""
-    monkeypatch.setattr(bootstrap.Bootstrap, "_gather", lambda self, entries: {})
+    monkeypatch.setattr(bootstrap.Bootstrap, "_gather", lambda self: {})
     monkeypatch.setattr(bootstrap, "plan", lambda inventory, facts: bootstrap.Plan())
     world.nodes(node("host1", "none"))
     world.write("network", "")

@@ -8,9 +8,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from invoke.collection import Collection
+from invoke.program import Program
 
 from fabfile import audit
-from fabfile.errors import SwarmkeepError
+from fabfile.commands import locking
 from fabfile.origin import Origin
 
 ALICE = Origin("alice@laptop", "abc-dirty")
@@ -61,14 +63,36 @@ def test_log_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
 
 
 def test_entries_of_several_managers_are_put_in_order():
-    entries = audit.parse(
+    log = audit.parse(
         [("m1", '{"time": "2026-01-01T00:00:02Z", "a": 1}\n'),
          ("m2", '{"time": "2026-01-01T00:00:01Z", "a": 2}\n')]
     )  # fmt: skip
-    assert [(e["manager"], e["a"]) for e in entries] == [("m2", 2), ("m1", 1)]
+    assert [(e["manager"], e["a"]) for e in log.entries] == [("m2", 2), ("m1", 1)]
+    assert not log.damaged
 
 
-@pytest.mark.parametrize("line", ["not json", "[]", '"text"', '{"no": "time"}'])
-def test_foreign_line_is_named(line):
-    with pytest.raises(SwarmkeepError, match=r"m1: .* holds a line that is not ours"):
-        audit.parse([("m1", line)])
+GOOD = '{"time": "2026-01-01T00:00:00Z", "command": "deploy", "error": "a\u2028b"}'
+
+
+@pytest.mark.parametrize("line", ["not json", "[]", '"text"', '{"no": "time"}', GOOD[:30], "\0\0"])
+def test_a_damaged_line_hides_no_other(line):
+    log = audit.parse([("m1", f"{GOOD}\n{line}\n{GOOD}\n"), ("m2", f"{GOOD}\n\n")])
+    assert [e["manager"] for e in log.entries] == ["m1", "m1", "m2"]
+    assert log.damaged == {"m1": 1}
+
+
+def test_damaged_lines_are_mentioned_beside_good_json(tmp_path, monkeypatch, capsys):
+    damaged = audit.parse([("m1", f"{GOOD}\n{GOOD[:9]}\n{{\n"), ("m2", "x\n")])
+    monkeypatch.setattr(audit, "read", lambda fleet, lines: damaged)
+    hosts = tmp_path / "hosts.yaml"
+    hosts.write_text(
+        "hosts: {m1: {address: 10.0.0.1, swarm: manager, role: db}}\ns3_bucket_name: a-bucket\n"
+    )
+    words = ["inv", "audit", "--json", "--hosts", str(hosts)]
+    Program(namespace=Collection(locking.audit_log)).run(words, exit=False)
+    shown = capsys.readouterr()
+    assert [entry["manager"] for entry in json.loads(shown.out)] == ["m1"]
+    assert shown.err == (
+        f"warning: m1: 2 lines are damaged and left out; see {audit.PATH} there\n"
+        f"warning: m2: 1 line is damaged and left out; see {audit.PATH} there\n"
+    )

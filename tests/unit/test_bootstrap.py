@@ -159,13 +159,13 @@ def test_a_node_that_was_removed_from_our_swarm_joins_again(inv):
         two=manager(member("two", manager=True)) | {"node_id": "id-two"},
         three=worker("three"),
     )
-    assert plan(inv, found).joins == [Join(inv.hosts[2], "10.0.0.3", leave=True)]
+    assert plan(inv, found).joins == [Join(inv.hosts[2], "10.0.0.3", "active:id-three")]
 
 
 def test_a_join_that_hangs_on_one_of_our_hosts_is_begun_again(inv):
     hanging = {"state": "pending", "managers": {"10.0.0.1:2377": ""}}
     steps = plan(inv, facts(three=hanging))
-    assert steps.joins[-1] == Join(inv.hosts[2], "10.0.0.3", leave=True)
+    assert steps.joins[-1] == Join(inv.hosts[2], "10.0.0.3", "pending:")
 
 
 # What is refused, before any change
@@ -320,16 +320,80 @@ def test_gathering_changes_nothing_and_is_good_shell():
 
 
 def test_the_join_token_is_in_stdin_and_nowhere_else():
-    command = bootstrap_commands.join_swarm(Secret(json.dumps({"JoinToken": TOKEN})), leave=True)
+    command = bootstrap_commands.join_swarm(
+        Secret(json.dumps({"JoinToken": TOKEN})), seen="inactive:"
+    )
     assert TOKEN not in command.script
     assert TOKEN.encode() in command.stdin
-    assert command.script.count("docker swarm leave --force") == 2
 
 
 def test_beginning_a_swarm_does_not_print_the_token():
     assert bootstrap_commands.init_swarm("10.0.0.1; x").script == (
         "docker swarm init --advertise-addr '10.0.0.1; x' >/dev/null"
     )
+
+
+SWARM = """#!/bin/sh
+# An engine whose Swarm is what the file `state` says, and what the request makes of it.
+cd @FOLDER@ || exit 1
+case "$(basename "$0") $1" in
+  "docker info") cat state ;;
+  "docker swarm") echo "$*" >>left; echo inactive: >state ;;
+  "perl -e") cat >>posted; cp after state; cat said >&2; [ ! -s said ] ;;
+esac
+"""
+
+
+@pytest.fixture
+def join(tmp_path: Path) -> Callable:
+    """Runs the script on a machine in this state; returns how it ended and what it did."""
+    for name in ("docker", "perl"):
+        (tmp_path / name).write_text(SWARM.replace("@FOLDER@", str(tmp_path)))
+        (tmp_path / name).chmod(0o755)
+
+    def run(state: str, seen: str, *, after: str = "active:new", said: str = ""):
+        for name, text in {"state": state, "after": after, "said": said}.items():
+            (tmp_path / name).write_text(text)
+        command = bootstrap_commands.join_swarm(Secret(TOKEN), seen=seen)
+        done = subprocess.run(
+            ["sh", "-c", command.script],
+            input=command.stdin, capture_output=True, timeout=20, check=False,
+            env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        )  # fmt: skip
+        left, posted = (tmp_path / "left").exists(), (tmp_path / "posted").exists()
+        assert TOKEN.encode() not in done.stdout + done.stderr
+        return done.returncode, done.stdout.decode().strip(), left, posted
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("seen", "left"), [("inactive:", False), ("pending:", True), ("active:removed", True)]
+)
+def test_what_the_plan_saw_is_left_and_the_machine_joins(join, seen, left):
+    assert join(seen, seen) == (0, "new", left, True)
+
+
+@pytest.mark.parametrize("seen", ["inactive:", "pending:", "active:removed"])
+@pytest.mark.parametrize("state", ["active:theirs", "pending:theirs", "error:theirs", "locked:"])
+def test_a_machine_that_somebody_joined_meanwhile_is_left_alone(join, seen, state):
+    assert join(state, seen) == (bootstrap_commands.CHANGED, state, False, False)
+
+
+@pytest.mark.parametrize("state", ["active:theirs", "pending:"])
+def test_a_join_that_lost_the_race_throws_nobody_out(join, state):
+    said = '{"message":"This node is already part of a swarm. Use \\"docker swarm leave\\" to"}'
+    found = join("inactive:", "inactive:", after=state, said=said)
+    assert found == (bootstrap_commands.CHANGED, state, False, True)
+
+
+@pytest.mark.parametrize(
+    ("after", "left"),
+    [("pending:", True), ("error:x", True), ("inactive:", False), ("active:x", False)],
+)
+def test_a_failed_join_does_not_go_on_in_the_background(join, after, left):
+    found = join("inactive:", "inactive:", after=after, said='{"message":"Timeout was reached"}')
+    assert found == (1, "", left, True)
 
 
 class _Engine(BaseHTTPRequestHandler):

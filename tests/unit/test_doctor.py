@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from fabfile import backup_kits, doctor, doctor_facts, doctor_here, doctor_swarm, hosts_file
-from fabfile.backup_kits import DATABASE
+from fabfile.backup_kits import ATTACHMENTS, DATABASE
 from fabfile.commands import doctor as command
 from fabfile.doctor import Expected, Finding
 from fabfile.doctor_facts import Facts, FileFacts
@@ -71,9 +71,9 @@ def facts(name: str = "db1", **changes) -> Facts:
     return Facts(**(fields | changes))
 
 
-def installed(inv) -> tuple[Expected, dict[str, FileFacts]]:
+def installed(inv, name: str = "db1") -> tuple[Expected, dict[str, FileFacts]]:
     every = {e.name: backup_kits.files(e, inv, vault()) for e in backup_kits.hosts(inv)}
-    files = every[inv.with_role("db")[0].name]
+    files = every.get(name, [])
     there = {
         f.path: FileFacts(hashlib.sha256(f.content).hexdigest(), f"{f.mode:o}", f.owner)
         for f in files
@@ -84,7 +84,7 @@ def installed(inv) -> tuple[Expected, dict[str, FileFacts]]:
 def verdicts(tmp_path: Path, name: str = "db1", *, hosts=None, expected=None, **changes):
     """Judge one host; return its checks by name."""
     inv = inventory(tmp_path, **(hosts or {}))
-    usual, there = installed(inv)
+    usual, there = installed(inv, name)
     seen = facts(name, **({"files": there} | changes))
     entry = next(host for host in inv.hosts if host.name == name)
     found = doctor.judge_host(expected or usual, entry, seen)
@@ -109,8 +109,39 @@ def test_a_healthy_db_host_passes_everything(tmp_path):
     }  # fmt: skip
 
 
-def test_only_db_hosts_are_asked_about_backups(tmp_path):
-    assert "backup" not in verdicts(tmp_path, "app1")
+def test_an_app_host_has_its_part_of_the_backup(tmp_path):
+    checks = verdicts(tmp_path, "app1")
+    assert failed(checks) == []
+    assert {"backup", "cron", "bucket"} <= set(checks)
+    # Attachments are uploaded as they are: nothing has to fit.
+    assert "dump space" not in checks
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "said"),
+    [
+        ({"cron": False}, "cron", "no backup will be made"),
+        ({"bucket": (254, "Unable to locate credentials")}, "bucket", "Unable to locate"),
+        ({"missing_programs": ("aws",)}, "programs", "aws"),
+        ({"files": {}}, "backup", "is not installed"),
+        (
+            {"files": {ATTACHMENTS.script: FileFacts("0" * 64, "755", "root")}},
+            "backup",
+            ATTACHMENTS.cron,
+        ),
+    ],
+)
+def test_what_is_wrong_with_an_app_hosts_backup_is_named(tmp_path, changes, name, said):
+    checks = verdicts(tmp_path, "app1", **changes)
+    assert failed(checks) == [name]
+    assert said in checks[name].detail
+
+
+def test_hosts_without_a_part_of_the_backup_are_not_asked_about_it(tmp_path):
+    without = {"backup": {"files": False}}
+    for checks in (verdicts(tmp_path, "manager1"), verdicts(tmp_path, "app1", hosts=without)):
+        assert failed(checks) == []
+        assert not {"backup", "cron", "bucket"} & set(checks)
 
 
 def test_a_host_without_an_engine_says_so_once(tmp_path):
@@ -172,6 +203,33 @@ def test_a_node_of_another_name_gets_the_line_for_hosts_yaml(tmp_path):
     assert verdicts(tmp_path, info=info)["swarm"].hint == "set hosts.db1.node: ip-10-0-0-2"
 
 
+def test_a_worker_that_cannot_reach_another_worker_is_seen(tmp_path):
+    nodes = ("10.0.0.1", "10.0.0.2", "10.0.0.3")
+    expected = replace(installed(inventory(tmp_path))[0], nodes=nodes)
+    # The second is how the operator reaches a node, and no node's address.
+    named = {("10.0.0.3", 7946): True, ("192.0.2.7", 7946): False}
+    assert verdicts(tmp_path, expected=expected, named=named)["ports tcp"].detail == "3 reached"
+    shut = verdicts(tmp_path, expected=expected, named={**named, ("10.0.0.3", 7946): False})
+    assert failed(shut) == ["ports tcp"]
+    assert shut["ports tcp"].detail == "cannot connect to 10.0.0.3:7946"
+
+
+def test_every_host_tries_the_addresses_that_may_be_the_others(tmp_path):
+    far = {"swarm": "manager"}
+    hosts = {
+        "manager1": {"address": "198.51.100.1", "advertise_addr": "10.0.0.1", **far},
+        "m2": {"address": "10.0.0.5", "advertise_addr": "eth1", **far},
+        "m3": {"address": "127.0.0.1", "port": 2201, **far},
+        "m4": {"address": "db.example.com", **far},
+        "db1": {"address": "10.0.0.2", "role": "db"},
+        "app1": {"address": "fd00::3", "role": "app"},
+    }
+    inv = inventory(tmp_path, hosts=hosts)
+    entry = next(host for host in inv.hosts if host.name == "db1")
+    script = doctor_facts.gather(inv, entry).script
+    assert 'for n in 10.0.0.1 10.0.0.5 fd00::3; do echo "$n 7946 named"; done' in script
+
+
 def test_udp_is_never_claimed_to_work(tmp_path):
     assert "cannot be tried from here" in verdicts(tmp_path)["ports udp"].detail
 
@@ -181,7 +239,7 @@ def test_ipvs_is_no_matter_where_no_setting_needs_it(tmp_path):
     assert "ipvs" not in verdicts(tmp_path, hosts=plain, ipvs=False)
 
 
-# The backup on a db host
+# The backup
 
 
 def test_a_changed_file_a_wrong_mode_and_a_leftover_are_named(tmp_path):
@@ -345,7 +403,8 @@ def test_sections_become_facts():
     found = doctor_facts.parse(
         output(
             "--swarmkeep listening--\ntcp 1F0A\nudp6 1F0A\nudp 12B5\n",
-            "--swarmkeep ports--\nopen 10.0.0.1 2377\nshut 10.0.0.2 7946\n",
+            "--swarmkeep ports--\nopen 10.0.0.1 2377 \nshut 10.0.0.2 7946 \n"
+            "open 10.0.0.2 7946 named\n",
             "--swarmkeep ipvs--\n\n--swarmkeep cron--\nyes\n",
             "--swarmkeep quorum--\nmanager1 Leader\n",
             f"--swarmkeep files--\n{'a' * 64} 755 root /usr/local/bin/backup-pg.sh\n",
@@ -358,6 +417,7 @@ def test_sections_become_facts():
     )
     assert found.listening == {("tcp", 7946), ("udp", 7946), ("udp", 4789)}
     assert found.ports == {("10.0.0.1", 2377): True, ("10.0.0.2", 7946): False}
+    assert found.named == {("10.0.0.2", 7946): True}
     assert (found.ipvs, found.cron) == (False, True)
     assert found.quorum == {"manager1": "Leader"}
     assert found.files == {"/usr/local/bin/backup-pg.sh": FileFacts("a" * 64, "755", "root")}
@@ -368,7 +428,7 @@ def test_sections_become_facts():
     assert "not a Swarm manager" in found.cluster_problem
 
 
-@pytest.mark.parametrize("name", ["manager1", "db1"])
+@pytest.mark.parametrize("name", ["manager1", "db1", "app1"])
 def test_the_command_is_good_shell_and_changes_nothing(tmp_path, name):
     inv = inventory(tmp_path)
     entry = next(host for host in inv.hosts if host.name == name)

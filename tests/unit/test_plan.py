@@ -214,6 +214,10 @@ class TestImages:
         spec = copy.deepcopy(everything[1].service("everything_plain").spec)
         spec["TaskTemplate"]["ContainerSpec"]["Image"] = image
         spec["Labels"][swarm.IMAGE_LABEL] = label
+        if "@" in image:
+            # Docker's client has asked a registry, and noted this too.
+            platforms = [{"Architecture": "amd64", "OS": "linux"}]
+            spec["TaskTemplate"].setdefault("Placement", {})["Platforms"] = platforms
         return cluster((service(spec),), networks=everything[1].networks)
 
     def plan(self, everything, image: str, label: str, **options: Any) -> Plan:

@@ -6,10 +6,15 @@ import base64
 import json
 from dataclasses import replace
 from typing import Any
+from unittest.mock import MagicMock, Mock
 
 import pytest
+from invoke.collection import Collection
+from invoke.program import Program
 
-from fabfile import releases, stacks
+from fabfile import preflight, releases, stacks, transport
+from fabfile.commands import carrying_out
+from fabfile.commands import releases as command
 from fabfile.errors import SwarmkeepError
 from fabfile.releases import Release
 from fabfile.swarm import Cluster, Record, SecretVersion
@@ -69,15 +74,45 @@ def test_nothing_to_go_back_to(kept):
 
 
 def test_going_back_pins_the_image_that_really_ran():
-    wanted = releases.as_wanted(release(1), ("hidden",))
+    wanted = releases.as_wanted(release(1), "nocodb", ("hidden",))
     assert wanted.image == "noco:1@sha256:aa"
     assert wanted.compose["services"]["nocodb"]["image"] == "noco:1@sha256:aa"
     assert wanted.redact("a hidden b") == "a [redacted] b"
 
 
+@pytest.mark.parametrize(("main", "image"), [("nocodb", "noco:1@sha256:aa"), ("before", "aide:1")])
+def test_going_back_looks_for_the_image_of_the_main_service(main, image):
+    services = {"nocodb": {"image": "noco:1"}, "aide": {"image": "aide:1"}}
+    kept = release(1, compose={"services": dict(sorted(services.items()))})
+    assert releases.as_wanted(kept, main, ()).image == image
+
+
+def test_the_main_service_is_the_one_that_hosts_yaml_names(tmp_path):
+    hosts = inventory(tmp_path, db_service_name="dbstack_pg")
+    assert stacks.main_service(hosts, "db") == "pg"
+    assert (
+        stacks.main_service(hosts, "app") in stacks.application(hosts, Vault()).compose["services"]
+    )
+
+
+@pytest.mark.parametrize(("more", "prune"), [([], False), (["--prune"], True)])
+def test_a_rollback_removes_newer_services_only_when_told_to(tmp_path, monkeypatch, more, prune):
+    hosts = inventory(tmp_path)
+    seen = cluster(secrets=(SecretVersion(f"{SECRET}_0001", SECRET),))
+    carried_out = Mock(return_value=Mock(changed=False))
+    monkeypatch.setattr(command, "read_vault", lambda inventory: Vault())
+    monkeypatch.setattr(transport, "connect", MagicMock())
+    monkeypatch.setattr(releases, "read", lambda manager, stack: [release(1), release(2)])
+    monkeypatch.setattr(preflight, "look", lambda fleet, stacks: Mock(cluster=seen))
+    monkeypatch.setattr(carrying_out, "carry_out", carried_out)
+    words = ["inv", "rollback", "app", "--hosts", str(hosts.path), *more]
+    Program(namespace=Collection(command.rollback)).run(words, exit=False)
+    assert carried_out.call_args.args[2].prune is prune
+
+
 def test_secret_version_that_is_gone_is_named_and_can_be_replaced():
     old = release(1)
-    wanted = releases.as_wanted(old, ())
+    wanted = releases.as_wanted(old, "nocodb", ())
     present = cluster(secrets=(SecretVersion(f"{SECRET}_0002", SECRET),))
     with pytest.raises(SwarmkeepError, match=f"needs the secret {SECRET}_0001, which is gone") as e:
         releases.check_secrets(wanted, old, present)
@@ -161,7 +196,9 @@ def test_what_was_written_is_read_again(tmp_path):
     (read,) = releases.read(Manager(), "appstack")
     assert (read.number, read.stack, read.role) == (number, "appstack", "app")
     assert read.compose == wanted.compose
-    assert releases.digest(releases.as_wanted(read, ()), {}) == releases.digest(wanted, {})
+    assert releases.digest(releases.as_wanted(read, "nocodb", ()), {}) == releases.digest(
+        wanted, {}
+    )
 
 
 def test_newest_release_tells_whether_this_content_is_on_record(tmp_path):
