@@ -23,6 +23,8 @@ _ENOUGH = 64 * 1024
 """Compressed bytes in which the first HEAD bytes must show."""
 _BLOCK = 1024 * 1024
 _GZIP = 31  # zlib's wbits for one gzip member with its header and CRC
+NOT_CHECKED = "not checked"
+"""What the detail of a check begins with that could not be made: it proves nothing either way."""
 _HINT = (
     "keep the older backups and check those too; inv backup.run makes a new one, "
     "inv backup.logs shows what the last runs said"

@@ -21,6 +21,10 @@ SHRUNK_BELOW = 0.5
 LATE = 3600
 """Seconds from dump to upload that are worth a word."""
 
+_AGAIN = (
+    "keep the older backups; inv backup.drill restores the newest again, inv backup.verify --deep "
+    "reads it again, inv backup.run makes a new one"
+)
 _LOOK = "inv backup.logs shows what the last runs said, inv backup.run makes a backup now"
 
 
@@ -51,7 +55,7 @@ class Expectations:
 class Holding:
     """What the bucket holds at `place` (for messages).
 
-    `backups` newest first, the first of them with its manifest; `future` those dated
+    `backups` newest first, the first of them with its manifest and proofs; `future` those dated
     later than the clocks' tolerance allows; `others` a few keys that are of no set;
     `incomplete` the times of parts without a manifest, newest first.
     """
@@ -80,6 +84,7 @@ def judge(
         _size(expected, newest),
         _shrunk(newest, predecessors[:PREDECESSORS]),
         _complete(newest),
+        _proven(newest),
         _clock(holding, newest),
     ]
     return [*checks, _drilled(expected, drill, now)] if expected.max_drill_age else checks
@@ -109,6 +114,20 @@ def doubt(one: BackupSet, predecessors: Sequence[BackupSet], min_size: int) -> s
     expected = Expectations("", 0, min_size)
     checks = (_size(expected, one), _shrunk(one, predecessors[:PREDECESSORS]))
     return next((check.detail for check in checks if not check.ok), "")
+
+
+def how_far(one: BackupSet) -> str:
+    """Given a set with manifest and proofs, say how far it is proven, when, and in which time."""
+    if one.flaw:
+        return f"{one.rung} only: {one.flaw}"
+    proofs = [one.proofs[name] for name in ("drill", "deep") if name in one.proofs]
+    if not proofs:
+        return one.rung
+    proof = next((proof for proof in proofs if not proof.ok), proofs[0])
+    # One that cannot be read has no time.
+    when = f" {proof.finished[:10]}, {format_duration(proof.seconds)}" if proof.finished else ""
+    said = f"{one.rung}{when}"
+    return said if proof.ok else f"{said}: {proof.reason}"
 
 
 def judge_files(state: FilesState | str, node: str, max_age: int, now: datetime) -> Check:
@@ -197,6 +216,12 @@ def _complete(newest: BackupSet) -> Check:
     count = len(newest.manifest.parts)
     total = sum(part.size for part in newest.manifest.parts.values())
     return Check("complete", True, f"all {count} parts with all {total} bytes that were uploaded")
+
+
+def _proven(newest: BackupSet) -> Check:
+    ok = all(proof.ok for proof in newest.proofs.values())
+    unproven = "" if newest.proofs else "; no deep read and no drill of it on record"
+    return Check("proven", ok, f"{how_far(newest)}{unproven}", _AGAIN)
 
 
 def _drilled(expected: Expectations, drill: Proof | None, now: datetime) -> Check:

@@ -313,21 +313,39 @@ class TestVerify:
 
     def test_stale(self, product, hosts, lab, bucket):
         self.put(lab, bucket, 30 * 3600, 5000)
-        assert "1 of 6 checks: fresh" in product.fails(4, "backup.verify", hosts=hosts).err
+        assert "1 of 7 checks: fresh" in product.fails(4, "backup.verify", hosts=hosts).err
 
     def test_too_small(self, product, hosts, lab, bucket):
         self.put(lab, bucket, 60, 20)
-        assert "1 of 6 checks: size" in product.fails(4, "backup.verify", hosts=hosts).err
+        assert "1 of 7 checks: size" in product.fails(4, "backup.verify", hosts=hosts).err
 
     def test_shrunk(self, product, hosts, lab, bucket):
         for day in range(1, 6):
             self.put(lab, bucket, day * 86400, 50_000)
         self.put(lab, bucket, 60, 9_000)
-        assert "1 of 6 checks: shrunk" in product.fails(4, "backup.verify", hosts=hosts).err
+        assert "1 of 7 checks: shrunk" in product.fails(4, "backup.verify", hosts=hosts).err
 
     def test_truncated(self, product, hosts, lab, bucket):
         self.put(lab, bucket, 60, 5000, claimed=9000)
-        assert "1 of 6 checks: complete" in product.fails(4, "backup.verify", hosts=hosts).err
+        assert "1 of 7 checks: complete" in product.fails(4, "backup.verify", hosts=hosts).err
+
+    def test_failed_drill(self, product, hosts, lab, bucket):
+        self.put(lab, bucket, 60, 5000)
+        key = next(key for key in self.held(lab, bucket) if key.endswith(".manifest.json"))
+        outcome = {
+            "format": 1,
+            "outcome": "failed",
+            "reason": "public.t: 3 rows instead of 4",
+            "finished": "2026-11-22T10:00:00Z",
+            "seconds": 9,
+        }
+        product.ok("backup.verify", hosts=hosts)
+        beside = key.replace(".manifest.json", ".drill.json")
+        bucket.put_object(Bucket=lab.bucket, Key=beside, Body=json.dumps(outcome).encode())
+        ran = product.fails(4, "backup.verify", hosts=hosts)
+        assert "1 of 7 checks: proven" in ran.err
+        assert "public.t: 3 rows instead of 4" in ran.out
+        assert "failed drill" in product.ok("backup.list", hosts=hosts).out
 
     def test_garbage_is_not_a_backup_and_deep_reads_what_is(self, product, hosts, lab, bucket):
         for name in ("backup_zzz", "backup_20269999T000000Z.dump.gz", "readme.txt", "~/x"):

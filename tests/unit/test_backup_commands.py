@@ -82,7 +82,7 @@ def test_a_good_backup_is_exit_code_0(good, inv):
     assert code == 0
     assert err == ""
     assert good in out
-    assert len(re.findall(r"^ *ok ", out, re.M)) == 6
+    assert len(re.findall(r"^ *ok ", out, re.M)) == 7
     assert "FAILED" not in out
     assert f"{PLACE}: 2 requests" in out
 
@@ -98,7 +98,7 @@ def test_json_is_one_document_and_nothing_else(good, inv):
     assert document["requests"] == 2
     assert 0 < document["seconds"] < 60
     assert [check["name"] for check in document["checks"]] == [
-        "found", "fresh", "size", "shrunk", "complete", "clock",
+        "found", "fresh", "size", "shrunk", "complete", "proven", "clock",
     ]  # fmt: skip
 
 
@@ -149,6 +149,26 @@ def put_future(server):
     server.put(now() + HOUR)
 
 
+def outcome(**changes) -> bytes:
+    """What a drill or a deep read writes beside a set."""
+    good = {"format": 1, "outcome": "ok", "finished": "2026-11-22T10:00:00Z", "seconds": 12.5}
+    return json.dumps(good | changes).encode()
+
+
+def put_failed(server, part: str) -> None:
+    keys = [server.put(now() - HOUR - i * DAY) for i in range(8)]
+    failed = outcome(outcome="failed", reason="public.t: 3 rows instead of 4")
+    server.put_object(keys[0].replace("manifest", part), failed)
+
+
+def put_failed_drill(server):
+    put_failed(server, "drill")
+
+
+def put_failed_deep_read(server):
+    put_failed(server, "deep")
+
+
 @pytest.mark.parametrize(
     ("prepare", "check"),
     [
@@ -158,6 +178,8 @@ def put_future(server):
         (put_truncated, "complete"),
         (put_without_globals, "complete"),
         (put_future, "clock"),
+        (put_failed_drill, "proven"),
+        (put_failed_deep_read, "proven"),
     ],
 )
 def test_each_fault_fails_its_own_check_only(server, inv, prepare, check):
@@ -165,11 +187,34 @@ def test_each_fault_fails_its_own_check_only(server, inv, prepare, check):
     code, out, err = inv("backup.verify", "--json")
     assert code == 4
     assert failed(json.loads(out)) == [check]
-    assert f"failed 1 of 6 checks: {check}" in err
+    assert f"failed 1 of 7 checks: {check}" in err
     code, out, err = inv("backup.verify")
     assert code == 4
     assert re.search(rf"^ *FAILED +{check} ", out, re.M)
     assert "next: " in out
+
+
+def test_verify_and_list_say_the_same_of_a_failed_drill(server, inv):
+    put_failed_drill(server)
+    code, out, err = inv("backup.verify", "--json")
+    document = json.loads(out)
+    assert code == 4
+    assert document["proven"] == "failed drill"
+    assert document["proofs"]["drill"]["reason"] == "public.t: 3 rows instead of 4"
+    assert document["requests"] == 3
+    assert "next: keep the older backups; inv backup.drill" in err
+    said = "failed drill 2026-11-22, 12s: public.t: 3 rows instead of 4"
+    assert said in inv("backup.verify")[1]
+    assert said in inv("backup.list")[1]
+
+
+def test_verify_shows_when_the_newest_was_drilled_and_how_long_it_took(good, server, inv):
+    for part in ("deep", "drill"):
+        server.put_object(good.replace("manifest", part), outcome())
+    code, out, _ = inv("backup.verify")
+    assert code == 0
+    assert re.search(r"^ *ok +proven +drilled 2026-11-22, 12s$", out, re.M)
+    assert f"{PLACE}: 4 requests" in out
 
 
 def test_garbage_among_the_keys_changes_nothing(good, server, inv):
@@ -285,10 +330,10 @@ def test_deep_without_the_right_to_write_says_that_it_is_not_kept(good, server, 
 @pytest.mark.parametrize(
     ("body", "wrong"),
     [
-        (ARCHIVE[:-10], ["gzip", "archive"]),
-        (ARCHIVE + b"junk" * 200, ["gzip"]),
-        (gzip.compress(b"PGDMP cut off", 1), ["archive"]),
-        (gzip.compress(b"SELECT 1;", 1), ["archive"]),
+        (ARCHIVE[:-10], ["proven", "gzip", "archive"]),
+        (ARCHIVE + b"junk" * 200, ["proven", "gzip"]),
+        (gzip.compress(b"PGDMP cut off", 1), ["proven", "archive"]),
+        (gzip.compress(b"SELECT 1;", 1), ["proven", "archive"]),
     ],
     ids=["cut off", "trailing garbage", "truncated archive", "no archive"],
 )
@@ -310,9 +355,26 @@ def test_deep_compares_the_hash(server, inv, pg_restore):
     code, out, _ = inv("backup.verify", "--deep", "--json")
     assert code == 4
     assert "sha256" in failed(json.loads(out))
+    assert json.loads(out)["proven"] == "failed deep read"
     assert json.loads(server.get_object(key.replace("manifest", "deep")))["outcome"] == "failed"
-    _, out, _ = inv("backup.list")
-    assert "failed deep read" in out
+    assert "failed deep read" in inv("backup.list")[1]
+    code, out, _ = inv("backup.verify", "--json")
+    assert (code, failed(json.loads(out))) == (4, ["proven"]), "it is not forgotten"
+    server.put_object(key.replace("manifest.json", "dump.gz"), ARCHIVE)
+    assert inv("backup.verify", "--deep")[0] == 0, "what counts is the last reading"
+    assert inv("backup.verify")[0] == 0
+
+
+def test_a_changed_byte_is_kept_as_proof_without_any_pg_restore_too(server, inv, programs):
+    key = server.put(now() - HOUR, ARCHIVE)
+    flipped = bytearray(ARCHIVE)
+    flipped[-4] ^= 1
+    server.put_object(key.replace("manifest.json", "dump.gz"), bytes(flipped))
+    assert inv("backup.verify", "--deep")[0] == 4
+    kept = json.loads(server.get_object(key.replace("manifest", "deep")))
+    assert kept["outcome"] == "failed"
+    assert "sha256: differs" in kept["reason"]
+    assert "not checked" not in kept["reason"]
 
 
 def test_deep_without_any_pg_restore_is_not_passed(good, inv, programs):

@@ -52,7 +52,7 @@ def days(count: int, size: int = 1_000_000) -> list[BackupSet]:
 
 def test_a_good_backup_passes_every_check():
     checks = judged(landed(timedelta(hours=7)), *days(7))
-    assert list(checks) == ["found", "fresh", "size", "shrunk", "complete", "clock"]
+    assert list(checks) == ["found", "fresh", "size", "shrunk", "complete", "proven", "clock"]
     assert failed(checks) == []
     assert "made 7h ago" in checks["fresh"].detail
 
@@ -173,6 +173,50 @@ def test_parts_without_a_manifest_are_mentioned_but_count_for_nothing():
     alone = judged(incomplete=(later,))
     assert failed(alone) == ["found"]
     assert "parts without a manifest (2026-11-22 08:55:00 UTC)" in alone["found"].detail
+
+
+@pytest.mark.parametrize(
+    ("proofs", "ok", "said"),
+    [
+        ({}, True, "complete; no deep read and no drill of it on record"),
+        ({"deep": Proof(True, "2026-11-22T04:00:00Z", 2)}, True, "deep-read 2026-11-22, 2.0s"),
+        (
+            {
+                "deep": Proof(True, "2026-11-22T04:00:00Z", 2),
+                "drill": Proof(True, "2026-11-22T05:00:00Z", 75),
+            },
+            True,
+            "drilled 2026-11-22, 1m 15s",
+        ),
+        (
+            {"drill": Proof(False, "2026-11-22T05:00:00Z", 75, "public.t: 3 rows instead of 4")},
+            False,
+            "failed drill 2026-11-22, 1m 15s: public.t: 3 rows instead of 4",
+        ),
+        (
+            {
+                "deep": Proof(False, "2026-11-22T06:00:00Z", 2, "sha256: differs"),
+                "drill": Proof(True, "2026-11-22T05:00:00Z", 75),
+            },
+            False,
+            "failed deep read 2026-11-22, 2.0s: sha256: differs",
+        ),
+        ({"drill": Proof(False, "", 0, "cannot be read")}, False, "failed drill: cannot be read"),
+    ],
+)
+def test_how_far_it_is_proven(proofs, ok, said):
+    checks = judged(landed(timedelta(hours=7), proofs=proofs), *days(7))
+    assert checks["proven"].detail == said
+    assert failed(checks) == ([] if ok else ["proven"])
+
+
+def test_a_set_that_lacks_a_part_has_no_proof_but_fails_once():
+    one = without(landed(timedelta(hours=7)), "globals")
+    checks = judged(one, *days(7))
+    assert failed(checks) == ["complete"]
+    assert "landed only" in checks["proven"].detail
+    bad = {"drill": Proof(False, "2026-11-22T05:00:00Z", 75, "no globals")}
+    assert failed(judged(replace(one, proofs=bad), *days(7))) == ["complete", "proven"]
 
 
 LIMIT = replace(EXPECTED, max_drill_age=35 * 86400)
