@@ -187,6 +187,14 @@ def inspect(recorded: Recorded, reading: Reading, choose: Callable[[bytes], Sink
     ]
 
 
+def inspect_other(name: str, recorded: Recorded, reading: Reading) -> Check:
+    """Given what is recorded of a part that is no archive and its bytes, read it completely."""
+    reading.finish()
+    checks = (_sha256(recorded, reading), _gzip(reading))
+    wrong = [check.detail for check in checks if not check.ok]
+    return Check(name, not wrong, "; ".join(wrong or [check.detail for check in checks]), _HINT)
+
+
 def _sha256(recorded: Recorded, reading: Reading) -> Check:
     ok = recorded.sha256 == reading.sha256 and reading.size == recorded.size
     differs = f"differs: {recorded.sha256} was recorded, it is {reading.sha256}"

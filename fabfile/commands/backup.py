@@ -69,7 +69,7 @@ def list_(
 
 @command(
     help={
-        "deep": "also read the newest dump completely: SHA-256, gzip stream, archive",
+        "deep": "also read the newest set completely: SHA-256, gzip streams, archive",
         "database": DATABASE_HELP,
         "json": JSON_HELP,
     }

@@ -1,4 +1,6 @@
-"""What backup.verify --deep does on top: the newest dump through gzip, SHA-256 and pg_restore."""
+"""What backup.verify --deep does on top: every part of the newest set through gzip and SHA-256,
+and its dump through pg_restore too.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 def read_deep(
     ctx: Context, inventory: Inventory, bucket: Bucket, one: BackupSet
 ) -> tuple[BackupSet, list[Check]]:
-    """Read a set's dump once, completely. Return the set with the outcome, if that could be kept
-    as proof, and what the reading has shown.
+    """Read every part of a set that its manifest records once, completely. Return the set with
+    the outcome, if that could be kept as proof, and what the reading has shown.
 
     pg_restore runs on this machine if it has one that is new enough, else in the
     database's container, over SSH.
@@ -36,7 +38,7 @@ def read_deep(
     from time import monotonic
 
     from fabfile import archive
-    from fabfile.deep import Reading, inspect
+    from fabfile.deep import Reading, inspect, inspect_other
     from fabfile.transport import connect
 
     if one.manifest is None or "dump" not in one.parts:
@@ -56,6 +58,11 @@ def read_deep(
         on_bytes: Callable[[int], None] = lambda count: show("reading", count, dump.size)  # noqa: E731
         reading = Reading(bucket.read(dump), on_bytes)
         checks = inspect(one.manifest.parts["dump"], reading, choose)
+        checks += [
+            inspect_other(name, recorded, Reading(bucket.read(one.parts[name])))
+            for name, recorded in one.manifest.parts.items()
+            if name != "dump" and name in one.parts
+        ]
     return _keep(bucket, one, checks, monotonic() - started), checks
 
 

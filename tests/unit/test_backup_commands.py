@@ -307,11 +307,14 @@ def test_deep_reads_the_newest_object_once(good, server, inv, pg_restore):
     document = json.loads(out)
     assert failed(document) == []
     assert code == 0
-    assert [check["name"] for check in document["checks"]][-3:] == ["sha256", "gzip", "archive"]
+    assert [check["name"] for check in document["checks"]][-4:] == [
+        "sha256", "gzip", "archive", "globals",
+    ]  # fmt: skip
     start = good.removesuffix("manifest.json")
     assert [line for line in server.requests if "?" not in line] == [
         f"GET /{BUCKET}/{good}",
         f"GET /{BUCKET}/{start}dump.gz",
+        f"GET /{BUCKET}/{start}globals.sql.gz",
         f"PUT /{BUCKET}/{start}deep.json",
     ]
     kept = json.loads(server.get_object(f"{start}deep.json"))
@@ -377,12 +380,36 @@ def test_a_changed_byte_is_kept_as_proof_without_any_pg_restore_too(server, inv,
     assert "not checked" not in kept["reason"]
 
 
+def test_deep_reads_every_part_that_the_manifest_records(good, server, inv, pg_restore):
+    key = good.replace("manifest.json", "globals.sql.gz")
+    whole = server.get_object(key)
+    flipped = bytearray(whole)
+    flipped[-4] ^= 1
+    server.put_object(key, bytes(flipped))
+    assert inv("backup.verify")[0] == 0, "sizes do not show one flipped bit"
+    code, out, _ = inv("backup.verify", "--deep", "--json")
+    assert code == 4
+    assert failed(json.loads(out)) == ["proven", "globals"]
+    assert "differs" in json.loads(out)["checks"][-1]["detail"]
+    kept = json.loads(server.get_object(good.replace("manifest", "deep")))
+    assert (kept["outcome"], kept["reason"][:17]) == ("failed", "globals: differs:")
+    server.put_object(key, whole)
+    assert inv("backup.verify", "--deep")[0] == 0
+
+
+def test_deep_reads_what_is_there_of_a_set_that_lacks_a_part(server, inv, pg_restore):
+    server.put(now() - HOUR, ARCHIVE, without=("globals",))
+    code, out, _ = inv("backup.verify", "--deep", "--json")
+    assert code == 4
+    assert failed(json.loads(out)) == ["complete"]
+
+
 def test_deep_without_any_pg_restore_is_not_passed(good, inv, programs):
     code, out, _ = inv("backup.verify", "--deep", "--json")
     document = json.loads(out)
     assert code == 4
     assert failed(document) == ["archive"]
-    archive = document["checks"][-1]
+    archive = next(check for check in document["checks"] if check["name"] == "archive")
     assert "not checked" in archive["detail"]
     assert "db1" in archive["detail"]
     assert "pg_restore" in archive["hint"]
