@@ -119,7 +119,11 @@ class Bucket(Connection):
         text = json.dumps(outcome, indent=1).encode()
         with self.translated(f"writing {key}"):
             self.client.put_object(
-                Bucket=self.name, Key=key, Body=text, ContentType="application/json"
+                Bucket=self.name,
+                Key=key,
+                Body=text,
+                ContentType="application/json",
+                **_encryption(self.backup),
             )
         return replace(one, proofs={**one.proofs, part: _proof(text)})
 
@@ -252,6 +256,12 @@ class Bucket(Connection):
             self._seen.setdefault(second, {})[name] = Part(
                 item["Key"], item["Size"], item["LastModified"].astimezone(UTC), item["ETag"]
             )
+
+
+def _encryption(backup: Backup) -> Any:
+    """What an upload asks for, as the scripts do; nothing where that is left to the bucket."""
+    asked = {"ServerSideEncryption": backup.encryption, "SSEKMSKeyId": backup.kms_key_id}
+    return {name: value for name, value in asked.items() if value}
 
 
 def _proof(text: bytes) -> Proof:
