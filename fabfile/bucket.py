@@ -102,12 +102,14 @@ class Bucket(Connection):
         text = self._small(Keys(database).drilled)
         return None if text is None else _proof(text)
 
-    def files_state(self, stack: str, node: str) -> FilesState | str:
-        """What a node has recorded about its attachments, or what is wrong with that."""
+    def files_state(self, stack: str, node: str) -> FilesState | str | None:
+        """What a node has recorded about its attachments, or what is wrong with that; None if
+        it never recorded anything.
+        """
         key = files_state(stack, node)
         text = self._small(key)
         if text is None:
-            return f"no backup of its files is on record ({key})"
+            return None
         try:
             return parse_files_state(text)
         except ValueError as error:

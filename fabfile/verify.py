@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
@@ -130,12 +130,35 @@ def how_far(one: BackupSet) -> str:
     return said if proof.ok else f"{said}: {proof.reason}"
 
 
-def judge_files(state: FilesState | str, node: str, max_age: int, now: datetime) -> Check:
-    """Given what a node recorded about NocoDB's attachments, judge it. Ages are seconds."""
+def judge_files(
+    states: Mapping[str, FilesState | str | None], max_age: int, now: datetime
+) -> list[Check]:
+    """Given what each app host has recorded about NocoDB's attachments, judge it.
+
+    A text says why a record cannot be read, None that there never was one: so it is on a host
+    that NocoDB has not run on yet. That is fine as long as another host's are in the bucket;
+    whoever has ever recorded something must go on doing so. `max_age` is in seconds.
+    """
+    young = [
+        node
+        for node, state in states.items()
+        if isinstance(state, FilesState) and _age(state, now) <= max_age
+    ]
+    return [_files(node, state, young, max_age, now) for node, state in states.items()]
+
+
+def _files(
+    node: str, state: FilesState | str | None, young: Sequence[str], max_age: int, now: datetime
+) -> Check:
     name = f"files {node}"
+    if state is None:
+        never = "no backup of its files was ever recorded"
+        fine = f"{never}: NocoDB has not run there yet, or backup.install is due; those of "
+        detail = f"{fine}{', '.join(young)} are in the bucket" if young else never
+        return Check(name, bool(young), detail, _LOOK)
     if isinstance(state, str):
         return Check(name, False, state, _LOOK)
-    age = max(0.0, (now - state.finished).total_seconds())
+    age = _age(state, now)
     stale = age > max_age
     limit = format_duration(max_age)
     return Check(
@@ -146,6 +169,10 @@ def judge_files(state: FilesState | str, node: str, max_age: int, now: datetime)
         + (" that max_age allows" if stale else ""),
         _LOOK,
     )
+
+
+def _age(state: FilesState, now: datetime) -> float:
+    return max(0.0, (now - state.finished).total_seconds())
 
 
 def _nothing(holding: Holding) -> Check:

@@ -91,9 +91,9 @@ def look(
     expected = Expectations(database, backup.max_age, backup.min_size, backup.max_drill_age)
     checks = judge(expected, holding, now, drill)
     if backup.files and database == inventory.postgres.database:
-        for entry in inventory.with_role("app"):
-            state = bucket.files_state(inventory.app.stack, entry.node)
-            checks.append(judge_files(state, entry.node, backup.max_age, now))
+        nodes = [entry.node for entry in inventory.with_role("app")]
+        states = {node: bucket.files_state(inventory.app.stack, node) for node in nodes}
+        checks += judge_files(states, backup.max_age, now)
     return Verdict(
         database,
         holding,

@@ -485,7 +485,7 @@ def test_verify_of_several_databases_fails_if_one_does(good, server, inv, tmp_pa
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (None, "no backup of its files is on record (files/appstack/state/app1.json)"),
+        (None, "no backup of its files was ever recorded"),
         (b"[]", "where a mapping belongs"),
         (b'{"format": 2}', "is of no known format"),
         (b'{"format": 1, "finished": "2026-11-22T10:00:00", "files": 1, "bytes": 1}', "no zone"),

@@ -266,12 +266,45 @@ def test_a_key_later_than_its_arrival_means_a_clock_ahead():
         (FilesState(NOW - timedelta(hours=7), 12, 5_000_000), True, "all 12 files, 4.8 MiB"),
         (FilesState(NOW - timedelta(hours=27), 12, 5_000_000), False, "more than the 1d 2h"),
         (FilesState(NOW + timedelta(hours=1), 0, 0), True, "all 0 files"),
-        ("no backup of its files is on record", False, "no backup of its files"),
+        ("is of no known format", False, "is of no known format"),
+        (None, False, "no backup of its files was ever recorded"),
     ],
 )
 def test_attachments_must_have_landed_lately_too(state, ok, said):
-    check = judge_files(state, "app1", 26 * 3600, NOW)
+    [check] = judge_files({"app1": state}, 26 * 3600, NOW)
     assert check.name == "files app1"
     assert check.ok is ok
     assert said in check.detail
     assert ok or "inv backup.run" in check.hint
+
+
+YOUNG = FilesState(NOW - timedelta(hours=7), 12, 5_000_000)
+STALE = FilesState(NOW - timedelta(hours=27), 12, 5_000_000)
+
+
+@pytest.mark.parametrize(
+    ("states", "wrong"),
+    [
+        ({"app1": YOUNG, "app2": None}, []),
+        ({"app1": None, "app2": YOUNG, "app3": None}, []),
+        ({"app1": YOUNG, "app2": YOUNG}, []),
+        ({"app1": None, "app2": None}, ["files app1", "files app2"]),
+        # What was once recorded must stay young, whoever else is.
+        ({"app1": YOUNG, "app2": STALE}, ["files app2"]),
+        ({"app1": YOUNG, "app2": "cannot be read"}, ["files app2"]),
+        # A stale state, or one that cannot be read, says nothing good of the others.
+        ({"app1": STALE, "app2": None}, ["files app1", "files app2"]),
+        ({"app1": "cannot be read", "app2": None}, ["files app1", "files app2"]),
+        ({}, []),
+    ],
+)
+def test_a_host_on_which_the_app_has_never_run_is_no_failure(states, wrong):
+    checks = {check.name: check for check in judge_files(states, 26 * 3600, NOW)}
+    assert list(checks) == [f"files {node}" for node in states]
+    assert failed(checks) == wrong
+
+
+def test_a_host_that_never_recorded_anything_is_shown():
+    [_, standby] = judge_files({"app1": YOUNG, "app2": None}, 26 * 3600, NOW)
+    assert "was ever recorded: NocoDB has not run there yet" in standby.detail
+    assert "those of app1 are in the bucket" in standby.detail
