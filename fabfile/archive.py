@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from typing import TYPE_CHECKING
 
-from fabfile.deep import Reading, Verdict
+from fabfile.deep import NOT_CHECKED, Reading, Verdict
 from fabfile.errors import UnreachableError
 from fabfile.transport import Command
 
@@ -95,7 +95,7 @@ def read_on(host: Host, container: str, reading: Reading) -> Verdict:
     except UnreachableError as error:
         if reading.failed:
             raise
-        return Verdict(False, f"not checked: {error.message}", error.hint)
+        return Verdict(False, f"{NOT_CHECKED}: {error.message}", error.hint)
     return _verdict(result.exit_code, result.stderr, f"on {host.name}")
 
 

@@ -56,16 +56,16 @@ class Bucket(Connection):
         return f"s3://{self.name}/{Keys(database).folder}"
 
     def newest(self, database: str, now: datetime) -> Holding:
-        """The newest set of a database with its manifest, and some predecessors.
+        """The newest set of a database with its manifest and proofs, and some predecessors.
 
-        At most 5 requests unless there are thousands of objects a day.
+        At most 5 requests unless there are thousands of objects a day, and one for each proof.
         Raises UnreachableError or ConfigError, as everything here.
         """
         search = self._search(database, now, span=_WINDOW * self.backup.max_age)
         holding = self._holding(database, search.newest(1 + PREDECESSORS, patience=_PAGES))
         if not holding.backups:
             return holding
-        newest = self.with_manifest(database, holding.backups[0])
+        newest = self._with_proofs(database, holding.backups[0])
         return replace(holding, backups=(newest, *holding.backups[1:]))
 
     def before(self, database: str, when: datetime) -> BackupSet | None:
@@ -94,43 +94,40 @@ class Bucket(Connection):
 
     def with_proofs(self, database: str, sets: Sequence[BackupSet]) -> list[BackupSet]:
         """Given listed sets, return them with their manifests and proofs, read side by side."""
-
-        def look(one: BackupSet) -> BackupSet:
-            proofs = {}
-            for name in ("deep", "drill"):
-                if name in one.parts and (text := self._small(one.parts[name].key)) is not None:
-                    proofs[name] = _proof(text)
-            return replace(self.with_manifest(database, one), proofs=proofs)
-
         with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
-            return list(pool.map(look, sets))
+            return list(pool.map(lambda one: self._with_proofs(database, one), sets))
 
     def last_drill(self, database: str) -> Proof | None:
         """The outcome of the last good drill of a database, whichever set it was of."""
         text = self._small(Keys(database).drilled)
         return None if text is None else _proof(text)
 
-    def files_state(self, stack: str, node: str) -> FilesState | str:
-        """What a node has recorded about its attachments, or what is wrong with that."""
+    def files_state(self, stack: str, node: str) -> FilesState | str | None:
+        """What a node has recorded about its attachments, or what is wrong with that; None if
+        it never recorded anything.
+        """
         key = files_state(stack, node)
         text = self._small(key)
         if text is None:
-            return f"no backup of its files is on record ({key})"
+            return None
         try:
             return parse_files_state(text)
         except ValueError as error:
             return f"{key}: {error}"
 
-    def record(self, one: BackupSet, part: str, outcome: Mapping[str, Any]) -> None:
-        """Write an outcome ("deep" or "drill") next to a set."""
+    def record(self, one: BackupSet, part: str, outcome: Mapping[str, Any]) -> BackupSet:
+        """Write an outcome ("deep" or "drill") next to a set, and return the set with it."""
         key = one.key.removesuffix(PARTS["manifest"]) + PARTS[part]
+        text = json.dumps(outcome, indent=1).encode()
         with self.translated(f"writing {key}"):
             self.client.put_object(
                 Bucket=self.name,
                 Key=key,
-                Body=json.dumps(outcome, indent=1).encode(),
+                Body=text,
                 ContentType="application/json",
+                **_encryption(self.backup),
             )
+        return replace(one, proofs={**one.proofs, part: _proof(text)})
 
     def read(self, part: Part) -> Iterator[bytes]:
         """The bytes of an object, block by block, once.
@@ -155,6 +152,13 @@ class Bucket(Connection):
                 breaks += 1
                 if breaks > _BREAKS:
                     raise
+
+    def _with_proofs(self, database: str, one: BackupSet) -> BackupSet:
+        proofs = {}
+        for name in ("deep", "drill"):
+            if name in one.parts and (text := self._small(one.parts[name].key)) is not None:
+                proofs[name] = _proof(text)
+        return replace(self.with_manifest(database, one), proofs=proofs)
 
     def _small(self, key: str) -> bytes | None:
         """The content of a small object; None if there is none."""
@@ -254,6 +258,12 @@ class Bucket(Connection):
             self._seen.setdefault(second, {})[name] = Part(
                 item["Key"], item["Size"], item["LastModified"].astimezone(UTC), item["ETag"]
             )
+
+
+def _encryption(backup: Backup) -> Any:
+    """What an upload asks for, as the scripts do; nothing where that is left to the bucket."""
+    asked = {"ServerSideEncryption": backup.encryption, "SSEKMSKeyId": backup.kms_key_id}
+    return {name: value for name, value in asked.items() if value}
 
 
 def _proof(text: bytes) -> Proof:

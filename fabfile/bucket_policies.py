@@ -9,7 +9,8 @@ from typing import Any
 
 PARTIES = {
     "node": "the db and app hosts: write backups and read them back, delete nothing",
-    "operator": "whoever runs verify, list, restore and drill: read, and record deep reads",
+    "operator": "whoever runs verify, list, restore, drill, prune without --yes: read, and record "
+    "deep reads",
     "pruner": "whoever runs backup.prune --yes: the operator's, and deleting sets",
     "owner": "whoever runs bucket.setup: the bucket's settings",
 }
@@ -22,10 +23,12 @@ _SETTINGS = (
 )
 
 
-def policies(bucket: str, kms_key: str = "") -> dict[str, dict[str, Any]]:
-    """Given a bucket's name and its KMS key's ARN ("" for none), return each party's policy."""
+def policies(bucket: str, region: str, kms_key: str = "") -> dict[str, dict[str, Any]]:
+    """Given a bucket's name, its region and its KMS key (id, alias or ARN; "" for none), return
+    each party's policy.
+    """
     return {
-        party: {"Version": "2012-10-17", "Statement": statements + _key(party, kms_key)}
+        party: {"Version": "2012-10-17", "Statement": statements + _key(party, region, kms_key)}
         for party, statements in {
             "node": _node(bucket),
             "operator": _operator(bucket),
@@ -49,13 +52,14 @@ def _operator(bucket: str) -> list[dict[str, Any]]:
     return [
         _allow(["s3:GetObject"], _objects(bucket)),
         _allow(["s3:PutObject"], outcomes),
+        # What prune asks, with Object Lock, of each set that would go.
+        _allow(["s3:GetObjectRetention", "s3:GetObjectLegalHold"], _sets(bucket)),
         _allow(["s3:ListBucket", "s3:GetBucketObjectLockConfiguration", *settings], [_arn(bucket)]),
     ]
 
 
 def _pruner(bucket: str) -> list[dict[str, Any]]:
-    rights = ["s3:DeleteObject", "s3:GetObjectRetention", "s3:GetObjectLegalHold"]
-    return [_allow(rights, [f"{_arn(bucket)}/postgres/*"])]
+    return [_allow(["s3:DeleteObject"], _sets(bucket))]
 
 
 def _owner(bucket: str) -> list[dict[str, Any]]:
@@ -64,10 +68,22 @@ def _owner(bucket: str) -> list[dict[str, Any]]:
     return [_allow(rights + settings, [_arn(bucket)])]
 
 
-def _key(party: str, kms_key: str) -> list[dict[str, Any]]:
+def _key(party: str, region: str, kms_key: str) -> list[dict[str, Any]]:
+    """The right to use the KMS key, which a policy names by ARN only, and by alias as a condition.
+
+    https://docs.aws.amazon.com/kms/latest/developerguide/cmks-in-iam-policies.html
+    """
     if not kms_key or party == "owner":
         return []
-    return [_allow(["kms:GenerateDataKey", "kms:Decrypt"], [kms_key])]
+    where, _, name = kms_key.rpartition(":")
+    where = where or f"arn:aws:kms:{region}:*"
+    alias = name.startswith("alias/")
+    key = "*" if alias else name.removeprefix("key/")
+    allowed = _allow(["kms:GenerateDataKey", "kms:Decrypt"], [f"{where}:key/{key}"])
+    if alias:
+        # Not RequestAlias: who reads an object names no key.
+        allowed["Condition"] = {"ForAnyValue:StringEquals": {"kms:ResourceAliases": name}}
+    return [allowed]
 
 
 def _allow(rights: list[str], resources: list[str]) -> dict[str, Any]:
@@ -76,6 +92,10 @@ def _allow(rights: list[str], resources: list[str]) -> dict[str, Any]:
 
 def _objects(bucket: str) -> list[str]:
     return [f"{_arn(bucket)}/{part}" for part in _PARTS]
+
+
+def _sets(bucket: str) -> list[str]:
+    return [f"{_arn(bucket)}/postgres/*"]
 
 
 def _arn(bucket: str) -> str:

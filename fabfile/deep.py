@@ -23,6 +23,8 @@ _ENOUGH = 64 * 1024
 """Compressed bytes in which the first HEAD bytes must show."""
 _BLOCK = 1024 * 1024
 _GZIP = 31  # zlib's wbits for one gzip member with its header and CRC
+NOT_CHECKED = "not checked"
+"""What the detail of a check begins with that could not be made: it proves nothing either way."""
 _HINT = (
     "keep the older backups and check those too; inv backup.run makes a new one, "
     "inv backup.logs shows what the last runs said"
@@ -183,6 +185,14 @@ def inspect(recorded: Recorded, reading: Reading, choose: Callable[[bytes], Sink
         _gzip(reading),
         Check("archive", verdict.ok, verdict.detail, verdict.hint or _HINT),
     ]
+
+
+def inspect_other(name: str, recorded: Recorded, reading: Reading) -> Check:
+    """Given what is recorded of a part that is no archive and its bytes, read it completely."""
+    reading.finish()
+    checks = (_sha256(recorded, reading), _gzip(reading))
+    wrong = [check.detail for check in checks if not check.ok]
+    return Check(name, not wrong, "; ".join(wrong or [check.detail for check in checks]), _HINT)
 
 
 def _sha256(recorded: Recorded, reading: Reading) -> Check:

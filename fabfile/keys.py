@@ -26,7 +26,7 @@ PARTS = {
     "drill": ".drill.json",
 }
 """What belongs to a set, and how it ends. The last two are written later: the outcome of having
-read the dump completely, and of having restored it."""
+read the set completely, and of having restored it."""
 
 
 def files_folder(stack: str) -> str:

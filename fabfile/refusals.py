@@ -16,8 +16,8 @@ _KEYS = (
 _REGION = "set aws_region in hosts.yaml to the bucket's region"
 _NAME = "check s3_bucket_name and backup.endpoint_url in hosts.yaml"
 _RIGHTS = (
-    "the operator's policy in docs/backup.md lists the rights that are needed: s3:ListBucket on "
-    "the bucket and s3:GetObject on what is in it"
+    "inv bucket.policies --party operator prints the rights that are needed, above all "
+    "s3:ListBucket on the bucket and s3:GetObject on what is in it"
 )
 _RIGHT = "the key of this command needs the right {} on it (inv bucket.policies prints policies)"
 _OTHER_STORE = "it may be that this store does not offer it: see its documentation"

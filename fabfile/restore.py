@@ -12,10 +12,13 @@ from fabfile.backup_kits import RESTORE
 from fabfile.errors import CheckFailedError, SwarmkeepError, UnreachableError
 from fabfile.transport import Command, Host, Result
 
-BAD_SET, ROWS_DIFFER, DOWNLOAD_FAILED = 21, 25, 28
-"""Exit codes of restore-pg.sh: the set is damaged; its rows are not all there; no bucket."""
+UPLOAD_FAILED, NO_SET, BAD_SET, ROWS_DIFFER, DOWNLOAD_FAILED = 18, 20, 21, 25, 28
+"""Exit codes of restore-pg.sh: the bucket refuses a drill's outcome; there is no such set; it is
+damaged; its rows are not all there; the bucket cannot be read."""
 _NOT_INSTALLED = 127
 _ERRORS: dict[int, type[SwarmkeepError]] = {
+    UPLOAD_FAILED: UnreachableError,
+    NO_SET: CheckFailedError,
     BAD_SET: CheckFailedError,
     ROWS_DIFFER: CheckFailedError,
     DOWNLOAD_FAILED: UnreachableError,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
@@ -21,6 +21,10 @@ SHRUNK_BELOW = 0.5
 LATE = 3600
 """Seconds from dump to upload that are worth a word."""
 
+_AGAIN = (
+    "keep the older backups; inv backup.drill restores the newest again, inv backup.verify --deep "
+    "reads it again, inv backup.run makes a new one"
+)
 _LOOK = "inv backup.logs shows what the last runs said, inv backup.run makes a backup now"
 
 
@@ -51,7 +55,7 @@ class Expectations:
 class Holding:
     """What the bucket holds at `place` (for messages).
 
-    `backups` newest first, the first of them with its manifest; `future` those dated
+    `backups` newest first, the first of them with its manifest and proofs; `future` those dated
     later than the clocks' tolerance allows; `others` a few keys that are of no set;
     `incomplete` the times of parts without a manifest, newest first.
     """
@@ -80,6 +84,7 @@ def judge(
         _size(expected, newest),
         _shrunk(newest, predecessors[:PREDECESSORS]),
         _complete(newest),
+        _proven(newest),
         _clock(holding, newest),
     ]
     return [*checks, _drilled(expected, drill, now)] if expected.max_drill_age else checks
@@ -111,12 +116,49 @@ def doubt(one: BackupSet, predecessors: Sequence[BackupSet], min_size: int) -> s
     return next((check.detail for check in checks if not check.ok), "")
 
 
-def judge_files(state: FilesState | str, node: str, max_age: int, now: datetime) -> Check:
-    """Given what a node recorded about NocoDB's attachments, judge it. Ages are seconds."""
+def how_far(one: BackupSet) -> str:
+    """Given a set with manifest and proofs, say how far it is proven, when, and in which time."""
+    if one.flaw:
+        return f"{one.rung} only: {one.flaw}"
+    proofs = [one.proofs[name] for name in ("drill", "deep") if name in one.proofs]
+    if not proofs:
+        return one.rung
+    proof = next((proof for proof in proofs if not proof.ok), proofs[0])
+    # One that cannot be read has no time.
+    when = f" {proof.finished[:10]}, {format_duration(proof.seconds)}" if proof.finished else ""
+    said = f"{one.rung}{when}"
+    return said if proof.ok else f"{said}: {proof.reason}"
+
+
+def judge_files(
+    states: Mapping[str, FilesState | str | None], max_age: int, now: datetime
+) -> list[Check]:
+    """Given what each app host has recorded about NocoDB's attachments, judge it.
+
+    A text says why a record cannot be read, None that there never was one: so it is on a host
+    that NocoDB has not run on yet. That is fine as long as another host's are in the bucket;
+    whoever has ever recorded something must go on doing so. `max_age` is in seconds.
+    """
+    young = [
+        node
+        for node, state in states.items()
+        if isinstance(state, FilesState) and _age(state, now) <= max_age
+    ]
+    return [_files(node, state, young, max_age, now) for node, state in states.items()]
+
+
+def _files(
+    node: str, state: FilesState | str | None, young: Sequence[str], max_age: int, now: datetime
+) -> Check:
     name = f"files {node}"
+    if state is None:
+        never = "no backup of its files was ever recorded"
+        fine = f"{never}: NocoDB has not run there yet, or backup.install is due; those of "
+        detail = f"{fine}{', '.join(young)} are in the bucket" if young else never
+        return Check(name, bool(young), detail, _LOOK)
     if isinstance(state, str):
         return Check(name, False, state, _LOOK)
-    age = max(0.0, (now - state.finished).total_seconds())
+    age = _age(state, now)
     stale = age > max_age
     limit = format_duration(max_age)
     return Check(
@@ -127,6 +169,10 @@ def judge_files(state: FilesState | str, node: str, max_age: int, now: datetime)
         + (" that max_age allows" if stale else ""),
         _LOOK,
     )
+
+
+def _age(state: FilesState, now: datetime) -> float:
+    return max(0.0, (now - state.finished).total_seconds())
 
 
 def _nothing(holding: Holding) -> Check:
@@ -197,6 +243,12 @@ def _complete(newest: BackupSet) -> Check:
     count = len(newest.manifest.parts)
     total = sum(part.size for part in newest.manifest.parts.values())
     return Check("complete", True, f"all {count} parts with all {total} bytes that were uploaded")
+
+
+def _proven(newest: BackupSet) -> Check:
+    ok = all(proof.ok for proof in newest.proofs.values())
+    unproven = "" if newest.proofs else "; no deep read and no drill of it on record"
+    return Check("proven", ok, f"{how_far(newest)}{unproven}", _AGAIN)
 
 
 def _drilled(expected: Expectations, drill: Proof | None, now: datetime) -> Check:

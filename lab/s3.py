@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from fabfile.bucket_policies import policies
 from fabfile.errors import SwarmkeepError
 from lab import docker
 from lab.model import REGION, S3, Lab
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 OPERATOR = "operator"
 NODE = "node"
-PROBE = "lab-probe/object"
+PROBE = "files/lab-probe"
+"""Where the nodes may write."""
 
 Key = dict[str, str]
 
@@ -27,7 +29,7 @@ def ensure(lab: Lab, known: dict[str, Any]) -> dict[str, Key]:
     keys = {user: known[user] for user in (OPERATOR, NODE) if user in known}
     if len(keys) == 2 and not look(lab, keys):
         return keys
-    keys = {user: _key(lab, user) for user in (OPERATOR, NODE)}
+    keys = {user: key_of(lab, user) for user in (OPERATOR, NODE)}
     _make_bucket(lab, client(lab, keys[OPERATOR]))
     prove(lab, keys)
     return keys
@@ -42,44 +44,39 @@ def look(lab: Lab, keys: dict[str, Key]) -> str:
 
     for user in (OPERATOR, NODE):
         try:
-            client(lab, keys[user]).list_objects_v2(Bucket=lab.bucket, MaxKeys=1)
+            client(lab, keys[user]).list_objects_v2(Bucket=lab.bucket, Prefix=PROBE, MaxKeys=1)
         except (BotoCoreError, ClientError) as error:
             return f"the {user}'s key cannot list the bucket: {error}"
     return ""
 
 
 def policy(bucket: str) -> str:
-    """The bucket's policy, the nodes' least privilege as docs/backup.md has it.
+    """The bucket's policy: the nodes have what `inv bucket.policies` prints for them, no more.
+
+    So every run in the lab proves that this is enough.
 
     The operator is named too: an object belongs to who wrote it, and without that line the
     bucket's owner could not read what the nodes write. What is denied stays denied, even where
     a node owns the object.
     """
     both = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
-    node = {"AWS": [f"arn:aws:iam:::user/{NODE}"]}
-    write = ["s3:PutObject", "s3:AbortMultipartUpload"]
-    read = [
-        "s3:GetObject", "s3:ListBucket", "s3:GetBucketLocation",
-        "s3:ListBucketMultipartUploads", "s3:ListMultipartUploadParts",
-    ]  # fmt: skip
+    operator, node = (principal(user) for user in (OPERATOR, NODE))
     forbidden = [
         "s3:DeleteObject", "s3:DeleteObjectVersion", "s3:PutObjectAcl", "s3:PutObjectVersionAcl",
         "s3:PutBucketPolicy", "s3:DeleteBucketPolicy", "s3:PutLifecycleConfiguration",
     ]  # fmt: skip
+    printed = policies(bucket, REGION)["node"]["Statement"]
     statements = [
-        ("operator", "Allow", {"AWS": [f"arn:aws:iam:::user/{OPERATOR}"]}, ["s3:*"]),
-        ("nodes", "Allow", node, [*write, *read]),
-        ("nodesNever", "Deny", node, forbidden),
+        {"Effect": "Allow", "Action": ["s3:*"], "Resource": both, "Principal": operator},
+        *({**statement, "Principal": node} for statement in printed),
+        {"Effect": "Deny", "Action": forbidden, "Resource": both, "Principal": node},
     ]
-    return json.dumps(
-        {
-            "Version": "2012-10-17",
-            "Statement": [
-                {"Sid": sid, "Effect": effect, "Principal": who, "Action": what, "Resource": both}
-                for sid, effect, who, what in statements
-            ],
-        }
-    )
+    return json.dumps({"Version": "2012-10-17", "Statement": statements})
+
+
+def principal(user: str) -> dict[str, Any]:
+    """How a bucket's policy names a user of this server."""
+    return {"AWS": [f"arn:aws:iam:::user/{user}"]}
 
 
 def prove(lab: Lab, keys: dict[str, Key]) -> None:
@@ -126,7 +123,7 @@ def client(lab: Lab, key: Key) -> S3Client:
     return made
 
 
-def _key(lab: Lab, user: str) -> Key:
+def key_of(lab: Lab, user: str) -> Key:
     """Ask the gateway for a user's key; it makes user and key if there is none."""
     found = json.loads(docker.inside(lab.container(S3), "s3-user", user))["keys"][0]
     return {"access_key": found["access_key"], "secret_key": found["secret_key"]}

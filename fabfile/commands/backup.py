@@ -69,7 +69,7 @@ def list_(
 
 @command(
     help={
-        "deep": "also read the newest dump completely: SHA-256, gzip stream, archive",
+        "deep": "also read the newest set completely: SHA-256, gzip streams, archive",
         "database": DATABASE_HELP,
         "json": JSON_HELP,
     }
@@ -118,6 +118,7 @@ def chosen_databases(inventory: Inventory, database: str) -> tuple[str, ...]:
 def _listing(holding: Holding, now: datetime) -> str:
     from fabfile.report import plain, table
     from fabfile.units import format_size
+    from fabfile.verify import how_far
 
     lines = []
     if holding.backups:
@@ -127,7 +128,7 @@ def _listing(holding: Holding, now: datetime) -> str:
                 f"{one.timestamp:%Y-%m-%d %H:%M:%S}",
                 age_of(one, now),
                 format_size(one.size),
-                plain(_proven(one)),
+                plain(how_far(one)),
             ]
             for one in holding.backups
         ]
@@ -140,20 +141,6 @@ def _listing(holding: Holding, now: datetime) -> str:
     if holding.others:
         lines.append(f"not listed: what is no backup, such as {plain(holding.others[0])}")
     return "\n".join(lines)
-
-
-def _proven(one: BackupSet) -> str:
-    """How far a set is proven, in words: when, and how long the restore took."""
-    from fabfile.units import format_duration
-
-    if one.flaw:
-        return f"{one.rung} only: {one.flaw}"
-    proofs = [one.proofs[name] for name in ("drill", "deep") if name in one.proofs]
-    if not proofs:
-        return one.rung
-    proof = next((proof for proof in proofs if not proof.ok), proofs[0])
-    said = f"{one.rung} {proof.finished[:10]}, {format_duration(proof.seconds)}"
-    return said if proof.ok else f"{said}: {proof.reason}"
 
 
 def age_of(one: BackupSet, now: datetime) -> str:

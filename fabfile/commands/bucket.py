@@ -73,7 +73,7 @@ def setup(
         else:
             print(one.said, flush=True)
     if not errors:
-        print(f"{connection.where}: set; next: inv bucket.check")
+        print(f"{connection.where}: set; next: inv bucket.check bucket.policies")
         return
     for earlier in errors[:-1]:
         show_error(earlier)
@@ -89,5 +89,5 @@ def policies(_ctx: Context, hosts: str | None = None, party: str = "") -> None:
     if party and party not in bucket_policies.PARTIES:
         raise ConfigError(f"--party {party}: want one of {', '.join(bucket_policies.PARTIES)}")
     backup = read_inventory(hosts).backup
-    found = bucket_policies.policies(backup.bucket, backup.kms_key_id)
+    found = bucket_policies.policies(backup.bucket, backup.region, backup.kms_key_id)
     print(to_json(found[party] if party else found))

@@ -1,4 +1,6 @@
-"""What backup.verify --deep does on top: the newest dump through gzip, SHA-256 and pg_restore."""
+"""What backup.verify --deep does on top: every part of the newest set through gzip and SHA-256,
+and its dump through pg_restore too.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,11 @@ if TYPE_CHECKING:
     from fabfile.verify import Check
 
 
-def deep_checks(ctx: Context, inventory: Inventory, bucket: Bucket, one: BackupSet) -> list[Check]:
-    """Read a set's dump once, completely, and return what that has shown; it is kept as proof.
+def read_deep(
+    ctx: Context, inventory: Inventory, bucket: Bucket, one: BackupSet
+) -> tuple[BackupSet, list[Check]]:
+    """Read every part of a set that its manifest records once, completely. Return the set with
+    the outcome, if that could be kept as proof, and what the reading has shown.
 
     pg_restore runs on this machine if it has one that is new enough, else in the
     database's container, over SSH.
@@ -33,11 +38,11 @@ def deep_checks(ctx: Context, inventory: Inventory, bucket: Bucket, one: BackupS
     from time import monotonic
 
     from fabfile import archive
-    from fabfile.deep import Reading, inspect
+    from fabfile.deep import Reading, inspect, inspect_other
     from fabfile.transport import connect
 
     if one.manifest is None or "dump" not in one.parts:
-        return []
+        return one, []
     started = monotonic()
     dump = one.parts["dump"]
     with ExitStack() as stack:
@@ -53,27 +58,35 @@ def deep_checks(ctx: Context, inventory: Inventory, bucket: Bucket, one: BackupS
         on_bytes: Callable[[int], None] = lambda count: show("reading", count, dump.size)  # noqa: E731
         reading = Reading(bucket.read(dump), on_bytes)
         checks = inspect(one.manifest.parts["dump"], reading, choose)
-    _keep(bucket, one, checks, monotonic() - started)
-    return checks
+        checks += [
+            inspect_other(name, recorded, Reading(bucket.read(one.parts[name])))
+            for name, recorded in one.manifest.parts.items()
+            if name != "dump" and name in one.parts
+        ]
+    return _keep(bucket, one, checks, monotonic() - started), checks
 
 
-def _keep(bucket: Bucket, one: BackupSet, checks: list[Check], seconds: float) -> None:
+def _keep(bucket: Bucket, one: BackupSet, checks: list[Check], seconds: float) -> BackupSet:
     """Write the outcome next to the set, where this person may write there."""
+    from fabfile.deep import NOT_CHECKED
     from fabfile.sets import outcome
 
-    failed = [f"{check.name}: {check.detail}" for check in checks if not check.ok]
-    if any(": not checked: " in reason for reason in failed):
-        return
+    wrong = [check for check in checks if not check.ok]
+    failed = [check for check in wrong if not check.detail.startswith(NOT_CHECKED)]
+    if wrong and not failed:
+        return one
+    reason = "; ".join(f"{check.name}: {check.detail}" for check in failed)
     try:
-        bucket.record(one, "deep", outcome(one.stamp, "; ".join(failed), seconds))
+        return bucket.record(one, "deep", outcome(one.stamp, reason, seconds))
     except UnreachableError as error:
         print(f"not kept as proof: {error.message}", file=sys.stderr)
+        return one
 
 
 def _sink_on_hosts(fleet: Fleet, inventory: Inventory) -> Sink:
     """The sink in the first container of the database that is found, or one that says why not."""
     from fabfile import archive
-    from fabfile.deep import Verdict
+    from fabfile.deep import NOT_CHECKED, Verdict
 
     service = inventory.postgres.service
     reasons = ["this machine has no pg_restore that is new enough"]
@@ -90,7 +103,7 @@ def _sink_on_hosts(fleet: Fleet, inventory: Inventory) -> Sink:
         reasons.append(f"{entry.name}: no container of {service} runs there")
     return lambda _reading: Verdict(
         False,
-        f"not checked: {'; '.join(reasons)}",
+        f"{NOT_CHECKED}: {'; '.join(reasons)}",
         f"install PostgreSQL {inventory.postgres.major}'s client tools (pg_restore) on this "
         "machine, or make the db host reachable, then run again",
     )

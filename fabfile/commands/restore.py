@@ -10,9 +10,9 @@ from invoke.context import Context
 
 from fabfile.commands.backup import DATABASE_HELP, chosen_databases
 from fabfile.commands.carrying_out import WAIT_HELP, ask
-from fabfile.commands.edge import command, connected, read_inventory
+from fabfile.commands.edge import command, connected, read_inventory, show_error
 from fabfile.commands.restoring import bring_files, carry_out, choose, counted, made, run_script
-from fabfile.errors import ConfigError
+from fabfile.errors import CheckFailedError, ConfigError, SwarmkeepError
 
 if TYPE_CHECKING:
     from fabfile.inventory import Inventory
@@ -116,33 +116,57 @@ def drill(
     app: bool = False,
 ) -> None:
     """Restore a backup into a throwaway PostgreSQL, as a proof."""
-    from fabfile import backup_host
-    from fabfile import restore as rooms
-    from fabfile.units import format_duration
-
     if key and before:
         raise ConfigError("--key and --before: want one of them at most")
     inventory = read_inventory(hosts)
     now = datetime.now(UTC)
-    names = chosen_databases(inventory, database)[: 1 if key else None]
-    chosen = {name: choose(inventory, name, key=key, before=before, now=now) for name in names}
+    chosen: dict[str, BackupSet] = {}
+    # What is wrong with one database's backup keeps no other's from being drilled.
+    errors: list[SwarmkeepError] = []
+    for name in chosen_databases(inventory, database)[: 1 if key else None]:
+        try:
+            chosen[name] = choose(inventory, name, key=key, before=before, now=now)
+        except CheckFailedError as error:
+            errors.append(error)
+    if chosen:
+        errors += _drill_each(ctx, inventory, chosen, app=app or inventory.backup.drill_with_app)
+    for earlier in errors[:-1]:
+        show_error(earlier)
+    if errors:
+        raise errors[-1]
+
+
+def _drill_each(
+    ctx: Context, inventory: Inventory, chosen: dict[str, BackupSet], *, app: bool
+) -> list[SwarmkeepError]:
+    """Drill a set of each database, NocoDB's with NocoDB on it if `app`; return what failed."""
+    from fabfile import backup_host
+    from fabfile.restore import drill_command
+    from fabfile.units import format_duration
+
+    errors: list[SwarmkeepError] = []
     with connected(ctx, inventory) as fleet:
         host = backup_host.find_host(fleet, inventory)
         for name, one in chosen.items():
-            with_app = name == inventory.postgres.database and (
-                app or inventory.backup.drill_with_app
-            )
+            with_app = app and name == inventory.postgres.database
             image = inventory.app.image if with_app else ""
-            done = run_script(host, rooms.drill_command(name, one.stamp, image))
+            try:
+                done = run_script(host, drill_command(name, one.stamp, image))
+            except SwarmkeepError as error:
+                error.message = f"drill of {name}: {error.message}"
+                errors.append(error)
+                continue
             if fleet.dry:
                 continue
             answered = ", NocoDB answered" if with_app else ""
             print(
                 f"drilled: set {one.stamp} of {name}: {counted(done, one)}{answered} "
-                f"({format_duration(done.seconds)})"
+                f"({format_duration(done.seconds)})",
+                flush=True,
             )
     if fleet.dry:
         print(DRY)
+    return errors
 
 
 @command(

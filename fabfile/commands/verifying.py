@@ -70,6 +70,7 @@ def look(
     ctx: Context, inventory: Inventory, bucket: Bucket, database: str, *, deep: bool
 ) -> Verdict:
     """Look at what the bucket holds of one database and judge it."""
+    from dataclasses import replace
     from time import monotonic
 
     from fabfile.verify import Expectations, judge, judge_files
@@ -79,22 +80,25 @@ def look(
     backup = inventory.backup
     holding = bucket.newest(database, now)
     newest = holding.backups[0] if holding.backups else None
+    read: Sequence[Check] = ()
+    if deep and newest:
+        from fabfile.commands.deep_reading import read_deep
+
+        # First, since its outcome is one of the proofs that are judged.
+        newest, read = read_deep(ctx, inventory, bucket, newest)
+        holding = replace(holding, backups=(newest, *holding.backups[1:]))
     drill = bucket.last_drill(database) if backup.max_drill_age else None
     expected = Expectations(database, backup.max_age, backup.min_size, backup.max_drill_age)
     checks = judge(expected, holding, now, drill)
     if backup.files and database == inventory.postgres.database:
-        for entry in inventory.with_role("app"):
-            state = bucket.files_state(inventory.app.stack, entry.node)
-            checks.append(judge_files(state, entry.node, backup.max_age, now))
-    if deep and newest:
-        from fabfile.commands.deep_reading import deep_checks
-
-        checks += deep_checks(ctx, inventory, bucket, newest)
+        nodes = [entry.node for entry in inventory.with_role("app")]
+        states = {node: bucket.files_state(inventory.app.stack, node) for node in nodes}
+        checks += judge_files(states, backup.max_age, now)
     return Verdict(
         database,
         holding,
         newest,
-        checks,
+        [*checks, *read],
         now,
         bucket.requests - before,
         monotonic() - started,

@@ -297,13 +297,16 @@ class TestVerify:
         return [item["Key"] for item in found.get("Contents", [])]
 
     @staticmethod
-    def put(lab, bucket, ago: float, size: int, claimed: int | None = None) -> None:
-        """Put a set there that was made `ago` seconds ago."""
+    def put(
+        lab, bucket, ago: float, size: int, claimed: int | None = None, without: str = ""
+    ) -> None:
+        """Put a set there that was made `ago` seconds ago, perhaps without one of its parts."""
         second = int(time.time() - ago)
         contents = {"dump": b"x" * size, "globals": b"y"}
         manifest = manifest_of("verifydb", second, contents)
         manifest["parts"]["dump"]["bytes"] = size if claimed is None else claimed
         contents["manifest"] = json.dumps(manifest).encode()
+        contents.pop(without, None)
         for part, content in contents.items():
             key = Keys("verifydb").part(second, part)
             bucket.put_object(Bucket=lab.bucket, Key=key, Body=content)
@@ -313,21 +316,69 @@ class TestVerify:
 
     def test_stale(self, product, hosts, lab, bucket):
         self.put(lab, bucket, 30 * 3600, 5000)
-        assert "1 of 6 checks: fresh" in product.fails(4, "backup.verify", hosts=hosts).err
+        assert "1 of 7 checks: fresh" in product.fails(4, "backup.verify", hosts=hosts).err
 
     def test_too_small(self, product, hosts, lab, bucket):
         self.put(lab, bucket, 60, 20)
-        assert "1 of 6 checks: size" in product.fails(4, "backup.verify", hosts=hosts).err
+        assert "1 of 7 checks: size" in product.fails(4, "backup.verify", hosts=hosts).err
 
     def test_shrunk(self, product, hosts, lab, bucket):
         for day in range(1, 6):
             self.put(lab, bucket, day * 86400, 50_000)
         self.put(lab, bucket, 60, 9_000)
-        assert "1 of 6 checks: shrunk" in product.fails(4, "backup.verify", hosts=hosts).err
+        assert "1 of 7 checks: shrunk" in product.fails(4, "backup.verify", hosts=hosts).err
 
     def test_truncated(self, product, hosts, lab, bucket):
         self.put(lab, bucket, 60, 5000, claimed=9000)
-        assert "1 of 6 checks: complete" in product.fails(4, "backup.verify", hosts=hosts).err
+        assert "1 of 7 checks: complete" in product.fails(4, "backup.verify", hosts=hosts).err
+
+    @pytest.mark.parametrize(
+        ("part", "end"), [("dump", ".dump.gz"), ("globals", ".globals.sql.gz")]
+    )
+    def test_missing_part(self, product, hosts, lab, bucket, part, end):
+        self.put(lab, bucket, 60, 5000, without=part)
+        ran = product.fails(4, "backup.verify", hosts=hosts)
+        assert f"{end} is missing" in ran.out
+        assert "complete" in ran.err
+
+    @pytest.mark.parametrize("part", ["dump", "globals"])
+    def test_flipped_byte_of_a_real_set_is_seen_by_a_deep_read(self, product, lab, bucket, part):
+        found = json.loads(product.ok("backup.verify", "--json").out)
+        key = found["manifest"]["parts"][part]["key"]
+        good = bucket.get_object(Bucket=lab.bucket, Key=key)
+        body = good["Body"].read()
+        flipped = body[:-4] + bytes([body[-4] ^ 1]) + body[-3:]
+        bucket.put_object(Bucket=lab.bucket, Key=key, Body=flipped, Metadata=good["Metadata"])
+        try:
+            product.ok("backup.verify")  # sizes do not show it
+            ran = product.fails(4, "backup.verify", "--deep", "--json")
+            failed = {check["name"] for check in json.loads(ran.out)["checks"] if not check["ok"]}
+            assert {"proven", "sha256" if part == "dump" else "globals"} <= failed
+            # From now on everybody knows.
+            assert "proven" in product.fails(4, "backup.verify").err
+            assert "failed deep read" in product.ok("backup.list").out
+        finally:
+            bucket.put_object(Bucket=lab.bucket, Key=key, Body=body, Metadata=good["Metadata"])
+        product.ok("backup.verify", "--deep")
+        product.ok("backup.verify")
+
+    def test_failed_drill(self, product, hosts, lab, bucket):
+        self.put(lab, bucket, 60, 5000)
+        key = next(key for key in self.held(lab, bucket) if key.endswith(".manifest.json"))
+        outcome = {
+            "format": 1,
+            "outcome": "failed",
+            "reason": "public.t: 3 rows instead of 4",
+            "finished": "2026-11-22T10:00:00Z",
+            "seconds": 9,
+        }
+        product.ok("backup.verify", hosts=hosts)
+        beside = key.replace(".manifest.json", ".drill.json")
+        bucket.put_object(Bucket=lab.bucket, Key=beside, Body=json.dumps(outcome).encode())
+        ran = product.fails(4, "backup.verify", hosts=hosts)
+        assert "1 of 7 checks: proven" in ran.err
+        assert "public.t: 3 rows instead of 4" in ran.out
+        assert "failed drill" in product.ok("backup.list", hosts=hosts).out
 
     def test_garbage_is_not_a_backup_and_deep_reads_what_is(self, product, hosts, lab, bucket):
         for name in ("backup_zzz", "backup_20269999T000000Z.dump.gz", "readme.txt", "~/x"):

@@ -113,6 +113,35 @@ def test_object_lock_is_understood(product, lab, bucket, own):
     assert "with Object Lock" in product.inv("bucket.check", hosts=hosts).out
 
 
+def test_who_only_looks_needs_no_more_than_the_operators_printed_policy(product, lab, bucket, own):
+    name, hosts = own
+    bucket.create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
+    printed = product.ok("bucket.policies", "--party", "operator", hosts=hosts).out
+    policy = json.loads(printed)
+    for statement in policy["Statement"]:
+        statement["Principal"] = s3.principal("onlooker")
+        # This server refuses a policy with a right that it has no name for: prune asks for
+        # no default encryption.
+        statement["Action"] = [
+            right for right in statement["Action"] if right != "s3:GetEncryptionConfiguration"
+        ]
+    bucket.put_bucket_policy(Bucket=name, Policy=json.dumps(policy))
+    key = s3.key_of(lab, "onlooker")
+    env = {"AWS_ACCESS_KEY_ID": key["access_key"], "AWS_SECRET_ACCESS_KEY": key["secret_key"]}
+
+    until = datetime.now(UTC) + timedelta(minutes=10)
+    lock = {"ObjectLockMode": "GOVERNANCE", "ObjectLockRetainUntilDate": until}
+    made = [put(bucket, name, noon(day)) for day in range(2)]
+    made += [put(bucket, name, noon(2), **lock), put(bucket, name, noon(3))]
+    assert made[0] in product.ok("backup.list", hosts=hosts, env=env).out
+    ran = product.ok("backup.prune", "--json", hosts=hosts, env=env)
+    verdicts = [one["verdict"] for one in json.loads(ran.out)["sets"]]
+    assert verdicts == ["keep", "keep", "locked", "goes"]
+    ran = product.fails(3, "backup.prune", "--yes", hosts=hosts, env=env)
+    assert "denies s3:DeleteObject" in ran.err
+    assert stamps(bucket, name) == set(made)
+
+
 def test_whoever_may_not_delete_is_told_which_right_is_missing(product, lab, bucket, variant):
     """The node's key, in the hands of somebody who types prune."""
     hosts = variant({"pg_db": DATABASE, "backup": POLICY})

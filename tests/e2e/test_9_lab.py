@@ -21,7 +21,7 @@ from tests.e2e.conftest import NAME, cluster_state, docker, product_for
 SECOND = f"{NAME[:30]}-b"
 STRANGER = f"{NAME}-stranger"
 KEPT_FILES = ("credentials.json", "vault.yml", "vault-password", "id_ed25519", "hosts.yaml")
-OBJECT = "kept/object"
+OBJECT = "files/kept/object"
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,7 @@ def test_a_good_backup_is_exit_code_0(good, inv):
     assert code == 0
     assert err == ""
     assert good in out
-    assert len(re.findall(r"^ *ok ", out, re.M)) == 6
+    assert len(re.findall(r"^ *ok ", out, re.M)) == 7
     assert "FAILED" not in out
     assert f"{PLACE}: 2 requests" in out
 
@@ -98,7 +98,7 @@ def test_json_is_one_document_and_nothing_else(good, inv):
     assert document["requests"] == 2
     assert 0 < document["seconds"] < 60
     assert [check["name"] for check in document["checks"]] == [
-        "found", "fresh", "size", "shrunk", "complete", "clock",
+        "found", "fresh", "size", "shrunk", "complete", "proven", "clock",
     ]  # fmt: skip
 
 
@@ -149,6 +149,26 @@ def put_future(server):
     server.put(now() + HOUR)
 
 
+def outcome(**changes) -> bytes:
+    """What a drill or a deep read writes beside a set."""
+    good = {"format": 1, "outcome": "ok", "finished": "2026-11-22T10:00:00Z", "seconds": 12.5}
+    return json.dumps(good | changes).encode()
+
+
+def put_failed(server, part: str) -> None:
+    keys = [server.put(now() - HOUR - i * DAY) for i in range(8)]
+    failed = outcome(outcome="failed", reason="public.t: 3 rows instead of 4")
+    server.put_object(keys[0].replace("manifest", part), failed)
+
+
+def put_failed_drill(server):
+    put_failed(server, "drill")
+
+
+def put_failed_deep_read(server):
+    put_failed(server, "deep")
+
+
 @pytest.mark.parametrize(
     ("prepare", "check"),
     [
@@ -158,6 +178,8 @@ def put_future(server):
         (put_truncated, "complete"),
         (put_without_globals, "complete"),
         (put_future, "clock"),
+        (put_failed_drill, "proven"),
+        (put_failed_deep_read, "proven"),
     ],
 )
 def test_each_fault_fails_its_own_check_only(server, inv, prepare, check):
@@ -165,11 +187,34 @@ def test_each_fault_fails_its_own_check_only(server, inv, prepare, check):
     code, out, err = inv("backup.verify", "--json")
     assert code == 4
     assert failed(json.loads(out)) == [check]
-    assert f"failed 1 of 6 checks: {check}" in err
+    assert f"failed 1 of 7 checks: {check}" in err
     code, out, err = inv("backup.verify")
     assert code == 4
     assert re.search(rf"^ *FAILED +{check} ", out, re.M)
     assert "next: " in out
+
+
+def test_verify_and_list_say_the_same_of_a_failed_drill(server, inv):
+    put_failed_drill(server)
+    code, out, err = inv("backup.verify", "--json")
+    document = json.loads(out)
+    assert code == 4
+    assert document["proven"] == "failed drill"
+    assert document["proofs"]["drill"]["reason"] == "public.t: 3 rows instead of 4"
+    assert document["requests"] == 3
+    assert "next: keep the older backups; inv backup.drill" in err
+    said = "failed drill 2026-11-22, 12s: public.t: 3 rows instead of 4"
+    assert said in inv("backup.verify")[1]
+    assert said in inv("backup.list")[1]
+
+
+def test_verify_shows_when_the_newest_was_drilled_and_how_long_it_took(good, server, inv):
+    for part in ("deep", "drill"):
+        server.put_object(good.replace("manifest", part), outcome())
+    code, out, _ = inv("backup.verify")
+    assert code == 0
+    assert re.search(r"^ *ok +proven +drilled 2026-11-22, 12s$", out, re.M)
+    assert f"{PLACE}: 4 requests" in out
 
 
 def test_garbage_among_the_keys_changes_nothing(good, server, inv):
@@ -262,11 +307,14 @@ def test_deep_reads_the_newest_object_once(good, server, inv, pg_restore):
     document = json.loads(out)
     assert failed(document) == []
     assert code == 0
-    assert [check["name"] for check in document["checks"]][-3:] == ["sha256", "gzip", "archive"]
+    assert [check["name"] for check in document["checks"]][-4:] == [
+        "sha256", "gzip", "archive", "globals",
+    ]  # fmt: skip
     start = good.removesuffix("manifest.json")
     assert [line for line in server.requests if "?" not in line] == [
         f"GET /{BUCKET}/{good}",
         f"GET /{BUCKET}/{start}dump.gz",
+        f"GET /{BUCKET}/{start}globals.sql.gz",
         f"PUT /{BUCKET}/{start}deep.json",
     ]
     kept = json.loads(server.get_object(f"{start}deep.json"))
@@ -285,10 +333,10 @@ def test_deep_without_the_right_to_write_says_that_it_is_not_kept(good, server, 
 @pytest.mark.parametrize(
     ("body", "wrong"),
     [
-        (ARCHIVE[:-10], ["gzip", "archive"]),
-        (ARCHIVE + b"junk" * 200, ["gzip"]),
-        (gzip.compress(b"PGDMP cut off", 1), ["archive"]),
-        (gzip.compress(b"SELECT 1;", 1), ["archive"]),
+        (ARCHIVE[:-10], ["proven", "gzip", "archive"]),
+        (ARCHIVE + b"junk" * 200, ["proven", "gzip"]),
+        (gzip.compress(b"PGDMP cut off", 1), ["proven", "archive"]),
+        (gzip.compress(b"SELECT 1;", 1), ["proven", "archive"]),
     ],
     ids=["cut off", "trailing garbage", "truncated archive", "no archive"],
 )
@@ -310,9 +358,50 @@ def test_deep_compares_the_hash(server, inv, pg_restore):
     code, out, _ = inv("backup.verify", "--deep", "--json")
     assert code == 4
     assert "sha256" in failed(json.loads(out))
+    assert json.loads(out)["proven"] == "failed deep read"
     assert json.loads(server.get_object(key.replace("manifest", "deep")))["outcome"] == "failed"
-    _, out, _ = inv("backup.list")
-    assert "failed deep read" in out
+    assert "failed deep read" in inv("backup.list")[1]
+    code, out, _ = inv("backup.verify", "--json")
+    assert (code, failed(json.loads(out))) == (4, ["proven"]), "it is not forgotten"
+    server.put_object(key.replace("manifest.json", "dump.gz"), ARCHIVE)
+    assert inv("backup.verify", "--deep")[0] == 0, "what counts is the last reading"
+    assert inv("backup.verify")[0] == 0
+
+
+def test_a_changed_byte_is_kept_as_proof_without_any_pg_restore_too(server, inv, programs):
+    key = server.put(now() - HOUR, ARCHIVE)
+    flipped = bytearray(ARCHIVE)
+    flipped[-4] ^= 1
+    server.put_object(key.replace("manifest.json", "dump.gz"), bytes(flipped))
+    assert inv("backup.verify", "--deep")[0] == 4
+    kept = json.loads(server.get_object(key.replace("manifest", "deep")))
+    assert kept["outcome"] == "failed"
+    assert "sha256: differs" in kept["reason"]
+    assert "not checked" not in kept["reason"]
+
+
+def test_deep_reads_every_part_that_the_manifest_records(good, server, inv, pg_restore):
+    key = good.replace("manifest.json", "globals.sql.gz")
+    whole = server.get_object(key)
+    flipped = bytearray(whole)
+    flipped[-4] ^= 1
+    server.put_object(key, bytes(flipped))
+    assert inv("backup.verify")[0] == 0, "sizes do not show one flipped bit"
+    code, out, _ = inv("backup.verify", "--deep", "--json")
+    assert code == 4
+    assert failed(json.loads(out)) == ["proven", "globals"]
+    assert "differs" in json.loads(out)["checks"][-1]["detail"]
+    kept = json.loads(server.get_object(good.replace("manifest", "deep")))
+    assert (kept["outcome"], kept["reason"][:17]) == ("failed", "globals: differs:")
+    server.put_object(key, whole)
+    assert inv("backup.verify", "--deep")[0] == 0
+
+
+def test_deep_reads_what_is_there_of_a_set_that_lacks_a_part(server, inv, pg_restore):
+    server.put(now() - HOUR, ARCHIVE, without=("globals",))
+    code, out, _ = inv("backup.verify", "--deep", "--json")
+    assert code == 4
+    assert failed(json.loads(out)) == ["complete"]
 
 
 def test_deep_without_any_pg_restore_is_not_passed(good, inv, programs):
@@ -320,7 +409,7 @@ def test_deep_without_any_pg_restore_is_not_passed(good, inv, programs):
     document = json.loads(out)
     assert code == 4
     assert failed(document) == ["archive"]
-    archive = document["checks"][-1]
+    archive = next(check for check in document["checks"] if check["name"] == "archive")
     assert "not checked" in archive["detail"]
     assert "db1" in archive["detail"]
     assert "pg_restore" in archive["hint"]
@@ -396,7 +485,7 @@ def test_verify_of_several_databases_fails_if_one_does(good, server, inv, tmp_pa
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (None, "no backup of its files is on record (files/appstack/state/app1.json)"),
+        (None, "no backup of its files was ever recorded"),
         (b"[]", "where a mapping belongs"),
         (b'{"format": 2}', "is of no known format"),
         (b'{"format": 1, "finished": "2026-11-22T10:00:00", "files": 1, "bytes": 1}', "no zone"),

@@ -324,6 +324,36 @@ def test_proofs_are_read_with_their_sets(server, bucket):
     assert seen[2].proofs["drill"].reason == "public.t: 3 rows instead of 4"
 
 
+@pytest.mark.parametrize(
+    ("settings", "asked"),
+    [
+        ({}, {}),
+        ({"encryption": "AES256"}, {"": "AES256"}),
+        (
+            {"encryption": "aws:kms", "kms_key_id": "alias/backups"},
+            {"": "aws:kms", "-aws-kms-key-id": "alias/backups"},
+        ),
+    ],
+)
+def test_an_outcome_is_encrypted_as_the_backups_are(server, tmp_path, settings, asked):
+    own = open_bucket(tmp_path, server.url, **settings)
+    seen = {}
+
+    def fault(request):
+        if request.method == "PUT":
+            seen.update(request.headers)
+        return
+
+    server.put(NOW)
+    server.fault = fault
+    own.record(own.latest("nocodb", NOW, 1).backups[0], "deep", {"format": 1})
+    start = "x-amz-server-side-encryption"
+    found = {name.lower(): value for name, value in seen.items()}
+    assert {k: v for k, v in found.items() if k.startswith(start)} == {
+        f"{start}{end}": value for end, value in asked.items()
+    }
+
+
 def test_a_failed_deep_read_outweighs_a_good_drill(server, bucket):
     server.put(NOW)
     good = {"format": 1, "outcome": "ok", "finished": "2026-11-22T10:00:00Z", "seconds": 12.5}

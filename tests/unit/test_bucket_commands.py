@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from invoke.collection import Collection
@@ -181,7 +182,46 @@ def test_policies_are_the_least(server, inv):
     assert not any("Version" in right and "Delete" in right for right in rights["pruner"])
     assert not any("*" in right for party in rights.values() for right in party)
     assert json.loads(inv("bucket.policies", "--party", "node")[1]) == found["node"]
-    assert "arn:aws:kms:x" in json.dumps(bucket_policies.policies("b", "arn:aws:kms:x")["node"])
+
+
+def test_who_only_looks_with_prune_may_ask_what_it_asks(server, inv):
+    [right] = (
+        s
+        for s in json.loads(inv("bucket.policies", "--party", "operator")[1])["Statement"]
+        if "s3:GetObjectRetention" in s["Action"]
+    )
+    assert set(right["Action"]) == {"s3:GetObjectRetention", "s3:GetObjectLegalHold"}
+    assert right["Resource"] == [f"arn:aws:s3:::{BUCKET}/postgres/*"]
+
+
+ALIAS = {"ForAnyValue:StringEquals": {"kms:ResourceAliases": "alias/backups"}}
+
+
+@pytest.mark.parametrize(
+    ("key", "resource", "condition"),
+    [
+        ("1234-ab", "arn:aws:kms:eu-west-1:*:key/1234-ab", None),
+        ("key/1234-ab", "arn:aws:kms:eu-west-1:*:key/1234-ab", None),
+        ("arn:aws:kms:us-east-2:111:key/1234-ab", "arn:aws:kms:us-east-2:111:key/1234-ab", None),
+        ("alias/backups", "arn:aws:kms:eu-west-1:*:key/*", ALIAS),
+        ("arn:aws:kms:us-east-2:111:alias/backups", "arn:aws:kms:us-east-2:111:key/*", ALIAS),
+    ],
+)
+def test_a_kms_key_is_named_as_policies_name_keys(key, resource, condition):
+    found = bucket_policies.policies("b", "eu-west-1", key)
+    for party in ("node", "operator", "pruner"):
+        allowed = found[party]["Statement"][-1]
+        assert allowed["Action"] == ["kms:GenerateDataKey", "kms:Decrypt"]
+        assert allowed["Resource"] == [resource]
+        assert allowed.get("Condition") == condition
+    assert "kms" not in json.dumps(found["owner"])
+    assert "kms" not in json.dumps(bucket_policies.policies("b", "eu-west-1"))
+
+
+def test_the_nodes_policy_is_the_one_in_the_documentation():
+    text = (Path(__file__).parents[2] / "docs" / "backup.md").read_text()
+    shown = text.partition("## Permissions")[2].partition("```json")[2].partition("```")[0]
+    assert json.loads(shown) == bucket_policies.policies("BUCKET", "us-east-1")["node"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fabfile.deep import Gunzip, Reading, Verdict, inspect
+from fabfile.deep import Gunzip, Reading, Verdict, inspect, inspect_other
 from fabfile.sets import Recorded
 
 ARCHIVE = b"PGDMP\x01\x0f\x00" + random.Random(7).randbytes(50_000) + b"rows " * 400_000
@@ -201,3 +201,20 @@ def _drain(reading: Reading) -> Verdict:
     for _ in reading.plain():
         pass
     return Verdict(True, "read")
+
+
+@pytest.mark.parametrize(
+    ("data", "of", "said"),
+    [
+        (PACKED, PACKED, "as recorded, over "),
+        (PACKED[:-4] + b"????", PACKED, "differs: "),
+        (b"plain text", b"plain text", "broken: "),
+        (PACKED[:-9], PACKED[:-9], "cut off"),
+    ],
+    ids=["good", "changed", "no gzip", "cut off"],
+)
+def test_a_part_that_is_no_archive(data, of, said):
+    check = inspect_other("globals", landed(of), Reading(in_blocks(data)))
+    assert check.name == "globals"
+    assert check.ok is (said == "as recorded, over ")
+    assert said in check.detail

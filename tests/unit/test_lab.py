@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fabfile import hosts_file, vault
+from fabfile import bucket_policies, hosts_file, vault
 from fabfile.errors import ConfigError, SwarmkeepError
 from lab import (
     capabilities,
@@ -31,7 +31,7 @@ from lab import (
     swarm,
     waiting,
 )
-from lab.model import Lab
+from lab.model import REGION, Lab
 from lab.progress import Progress
 
 KEYS = {
@@ -342,17 +342,20 @@ def test_nocodb_in_the_lock_file_is_the_one_the_tag_says():
 
 
 def test_the_nodes_may_write_and_list_and_are_denied_deletion():
-    statements = {s["Sid"]: s for s in json.loads(s3.policy("b"))["Statement"]}
-    assert {"s3:PutObject", "s3:ListBucket", "s3:GetObject"} <= set(statements["nodes"]["Action"])
-    assert not any("Delete" in action for action in statements["nodes"]["Action"])
-    assert statements["nodesNever"]["Effect"] == "Deny"
-    assert "s3:DeleteObject" in statements["nodesNever"]["Action"]
-    assert statements["nodesNever"]["Principal"] == {"AWS": ["arn:aws:iam:::user/node"]}
+    node = {"AWS": ["arn:aws:iam:::user/node"]}
+    every = json.loads(s3.policy("b"))["Statement"]
+    of_node = [s for s in every if s["Principal"] == node]
+    allowed = [s for s in of_node if s["Effect"] == "Allow"]
+    printed = bucket_policies.policies("b", REGION)["node"]["Statement"]
+    assert allowed == [{**s, "Principal": node} for s in printed]
+    [denied] = [s for s in of_node if s["Effect"] == "Deny"]
+    assert "s3:DeleteObject" in denied["Action"]
+    assert s3.PROBE.startswith(("postgres/", "files/")), "where the nodes may write"
 
 
 def test_keys_that_work_are_kept_without_asking_the_server(lab, monkeypatch):
     monkeypatch.setattr(s3, "look", lambda lab, keys: "")
-    monkeypatch.setattr(s3, "_key", lambda lab, user: pytest.fail("asked for a new key"))
+    monkeypatch.setattr(s3, "key_of", lambda lab, user: pytest.fail("asked for a new key"))
     assert s3.ensure(lab, {"postgres_password": "x", **KEYS}) == KEYS
 
 

@@ -68,6 +68,8 @@ def test_log_progress_and_result_are_told_apart():
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
+        (18, UnreachableError),
+        (20, CheckFailedError),
         (21, CheckFailedError),
         (25, CheckFailedError),
         (28, UnreachableError),

@@ -52,7 +52,7 @@ def days(count: int, size: int = 1_000_000) -> list[BackupSet]:
 
 def test_a_good_backup_passes_every_check():
     checks = judged(landed(timedelta(hours=7)), *days(7))
-    assert list(checks) == ["found", "fresh", "size", "shrunk", "complete", "clock"]
+    assert list(checks) == ["found", "fresh", "size", "shrunk", "complete", "proven", "clock"]
     assert failed(checks) == []
     assert "made 7h ago" in checks["fresh"].detail
 
@@ -175,6 +175,50 @@ def test_parts_without_a_manifest_are_mentioned_but_count_for_nothing():
     assert "parts without a manifest (2026-11-22 08:55:00 UTC)" in alone["found"].detail
 
 
+@pytest.mark.parametrize(
+    ("proofs", "ok", "said"),
+    [
+        ({}, True, "complete; no deep read and no drill of it on record"),
+        ({"deep": Proof(True, "2026-11-22T04:00:00Z", 2)}, True, "deep-read 2026-11-22, 2.0s"),
+        (
+            {
+                "deep": Proof(True, "2026-11-22T04:00:00Z", 2),
+                "drill": Proof(True, "2026-11-22T05:00:00Z", 75),
+            },
+            True,
+            "drilled 2026-11-22, 1m 15s",
+        ),
+        (
+            {"drill": Proof(False, "2026-11-22T05:00:00Z", 75, "public.t: 3 rows instead of 4")},
+            False,
+            "failed drill 2026-11-22, 1m 15s: public.t: 3 rows instead of 4",
+        ),
+        (
+            {
+                "deep": Proof(False, "2026-11-22T06:00:00Z", 2, "sha256: differs"),
+                "drill": Proof(True, "2026-11-22T05:00:00Z", 75),
+            },
+            False,
+            "failed deep read 2026-11-22, 2.0s: sha256: differs",
+        ),
+        ({"drill": Proof(False, "", 0, "cannot be read")}, False, "failed drill: cannot be read"),
+    ],
+)
+def test_how_far_it_is_proven(proofs, ok, said):
+    checks = judged(landed(timedelta(hours=7), proofs=proofs), *days(7))
+    assert checks["proven"].detail == said
+    assert failed(checks) == ([] if ok else ["proven"])
+
+
+def test_a_set_that_lacks_a_part_has_no_proof_but_fails_once():
+    one = without(landed(timedelta(hours=7)), "globals")
+    checks = judged(one, *days(7))
+    assert failed(checks) == ["complete"]
+    assert "landed only" in checks["proven"].detail
+    bad = {"drill": Proof(False, "2026-11-22T05:00:00Z", 75, "no globals")}
+    assert failed(judged(replace(one, proofs=bad), *days(7))) == ["complete", "proven"]
+
+
 LIMIT = replace(EXPECTED, max_drill_age=35 * 86400)
 
 
@@ -222,12 +266,45 @@ def test_a_key_later_than_its_arrival_means_a_clock_ahead():
         (FilesState(NOW - timedelta(hours=7), 12, 5_000_000), True, "all 12 files, 4.8 MiB"),
         (FilesState(NOW - timedelta(hours=27), 12, 5_000_000), False, "more than the 1d 2h"),
         (FilesState(NOW + timedelta(hours=1), 0, 0), True, "all 0 files"),
-        ("no backup of its files is on record", False, "no backup of its files"),
+        ("is of no known format", False, "is of no known format"),
+        (None, False, "no backup of its files was ever recorded"),
     ],
 )
 def test_attachments_must_have_landed_lately_too(state, ok, said):
-    check = judge_files(state, "app1", 26 * 3600, NOW)
+    [check] = judge_files({"app1": state}, 26 * 3600, NOW)
     assert check.name == "files app1"
     assert check.ok is ok
     assert said in check.detail
     assert ok or "inv backup.run" in check.hint
+
+
+YOUNG = FilesState(NOW - timedelta(hours=7), 12, 5_000_000)
+STALE = FilesState(NOW - timedelta(hours=27), 12, 5_000_000)
+
+
+@pytest.mark.parametrize(
+    ("states", "wrong"),
+    [
+        ({"app1": YOUNG, "app2": None}, []),
+        ({"app1": None, "app2": YOUNG, "app3": None}, []),
+        ({"app1": YOUNG, "app2": YOUNG}, []),
+        ({"app1": None, "app2": None}, ["files app1", "files app2"]),
+        # What was once recorded must stay young, whoever else is.
+        ({"app1": YOUNG, "app2": STALE}, ["files app2"]),
+        ({"app1": YOUNG, "app2": "cannot be read"}, ["files app2"]),
+        # A stale state, or one that cannot be read, says nothing good of the others.
+        ({"app1": STALE, "app2": None}, ["files app1", "files app2"]),
+        ({"app1": "cannot be read", "app2": None}, ["files app1", "files app2"]),
+        ({}, []),
+    ],
+)
+def test_a_host_on_which_the_app_has_never_run_is_no_failure(states, wrong):
+    checks = {check.name: check for check in judge_files(states, 26 * 3600, NOW)}
+    assert list(checks) == [f"files {node}" for node in states]
+    assert failed(checks) == wrong
+
+
+def test_a_host_that_never_recorded_anything_is_shown():
+    [_, standby] = judge_files({"app1": YOUNG, "app2": None}, 26 * 3600, NOW)
+    assert "was ever recorded: NocoDB has not run there yet" in standby.detail
+    assert "those of app1 are in the bucket" in standby.detail
