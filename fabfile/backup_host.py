@@ -61,8 +61,14 @@ def put_command(kit: Kit, wanted: list[RemoteFile], needed: dict[str, str]) -> C
     return Command(write.script + gone + survey, stdin=write.stdin)
 
 
-def install(fleet: Fleet, inventory: Inventory, secrets: Secrets) -> list[Outcome[Installed]]:
-    """Install on every host of the backup at once; one's failure hides no other's outcome."""
+def install(
+    fleet: Fleet, inventory: Inventory, secrets: Secrets, *, check: bool = True
+) -> list[Outcome[Installed]]:
+    """Install on every host of the backup at once; one's failure hides no other's outcome.
+
+    Without `check` it is left open whether the backup can work: before a recovery there may be
+    no database yet.
+    """
     # What cannot be installed anywhere is refused before the first host is touched.
     wanted = {
         entry: backup_kits.files(entry, inventory, secrets)
@@ -71,12 +77,14 @@ def install(fleet: Fleet, inventory: Inventory, secrets: Secrets) -> list[Outcom
     return fleet.fan_out(
         tuple(wanted),
         lambda host: _install_on(
-            host, wanted[host.entry], backup_kits.programs(host.entry, inventory)
+            host, wanted[host.entry], backup_kits.programs(host.entry, inventory), check=check
         ),
     )
 
 
-def _install_on(host: Host, wanted: list[RemoteFile], needed: dict[str, str]) -> Installed:
+def _install_on(
+    host: Host, wanted: list[RemoteFile], needed: dict[str, str], *, check: bool
+) -> Installed:
     kit = kit_of(host.entry)
     said = host.check(
         put_command(kit, wanted, needed),
@@ -103,7 +111,7 @@ def _install_on(host: Host, wanted: list[RemoteFile], needed: dict[str, str]) ->
         done.changes.append("cron started")
     # Asking the bucket costs the AWS CLI seconds: only if something is not as it was then.
     mark = fingerprint(wanted)
-    if done.changes or checked != mark:
+    if check and (done.changes or checked != mark):
         done.checked = _check(host, kit, mark)
     return done
 

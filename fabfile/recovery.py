@@ -1,23 +1,25 @@
 """Is there anything here that a recovery would be in the way of, and which sets come back.
 
-A recovery is for a database that is gone: where one is there, with data in it, nothing is
-touched and the way is another (inv backup.restore --replace).
+A recovery is for a database that is gone: one that is there, with data in it, is not touched, and
+the way is another (inv backup.restore --replace).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from fabfile import backup_host, preflight
-from fabfile.errors import CheckFailedError, SwarmkeepError, UnreachableError
+from fabfile import backup_host, placement, preflight
+from fabfile.errors import CheckFailedError, ConfigError, SwarmkeepError, UnreachableError
+from fabfile.inventory import Inventory
 from fabfile.preflight import Look
-from fabfile.role_password import find, run_sql
+from fabfile.role_password import RolePassword, find, run_sql
 from fabfile.secret import Secret
+from fabfile.sets import BackupSet
 from fabfile.stacks import Wanted
 from fabfile.swarm import Cluster
-from fabfile.transport import Fleet
+from fabfile.transport import Fleet, Host, Outcome, values
 
 DIFFERENT, TRANSFER_FAILED = 19, 18
 """Exit codes of backup-files.sh: files and objects differ; no bucket."""
@@ -51,11 +53,13 @@ class Site:
     """What a recovery finds.
 
     `moves`: PostgreSQL starts on a node without the old data. `replaced`: databases whose place
-    must be taken by exchange, since NocoDB uses them or has begun anew in them.
+    must be taken by exchange, since NocoDB uses them or has begun anew in them. `kept`: those with
+    data in them, which stay as they are, and how many tables each has.
     """
 
     moves: bool
     replaced: frozenset[str]
+    kept: Mapping[str, int] = field(default_factory=dict)
 
 
 def look(fleet: Fleet, wanted: Sequence[Wanted]) -> Look:
@@ -64,22 +68,40 @@ def look(fleet: Fleet, wanted: Sequence[Wanted]) -> Look:
     while True:
         seen = preflight.look(fleet, wanted)
         service = seen.cluster.service(fleet.inventory.postgres.service)
-        states = {task.state for task in seen.cluster.tasks_of(service)} if service else set()
+        tasks = seen.cluster.tasks_of(service) if service else ()
+        states = {task.state for task in tasks if task.desired == "running"}
         if "running" in states or not states & _COMING or time.monotonic() > end:
             return seen
         time.sleep(POLL_SECONDS)
 
 
+def check_versions(inventory: Inventory, sets: Mapping[str, BackupSet]) -> None:
+    """Raise ConfigError if a set is of a newer PostgreSQL than hosts.yaml wants: that cannot
+    read it, and would leave an empty cluster of the old version behind.
+    """
+    wanted = inventory.postgres.major
+    for name, one in sets.items():
+        if one.manifest and one.manifest.major > wanted:
+            raise ConfigError(
+                f"set {one.stamp} of {name} is of PostgreSQL {one.manifest.major}, images.postgres "
+                f"in hosts.yaml is {wanted}, which cannot read it; nothing was changed",
+                hint=f"set images.postgres to {one.manifest.major} or newer, then run this again",
+            )
+
+
 def survey(fleet: Fleet, seen: Look, passwords: list[Secret]) -> Site:
-    """See that there is no data in the way. Raises SwarmkeepError if there is, or may be."""
+    """See what data is in the way. Raises SwarmkeepError if there is nothing to recover, or if
+    that cannot be seen.
+    """
     cluster, postgres = seen.cluster, fleet.inventory.postgres
     app = cluster.service(f"{fleet.inventory.app.stack}_nocodb")
     used = frozenset([postgres.database] if app else [])
     service = cluster.service(postgres.service)
-    running = [t for t in cluster.tasks_of(service) if t.state == "running"] if service else []
-    if running:
-        begun = {name for name in postgres.databases if _begun(fleet, cluster, name, passwords)}
-        return Site(moves=False, replaced=used | begun)
+    tasks = cluster.tasks_of(service) if service else ()
+    # Of a node that is down Swarm goes on to say what it heard last: a task that runs.
+    if any(task.state == "running" and task.desired == "running" for task in tasks):
+        return _of_running(fleet, cluster, passwords, used)
+    _check_node(fleet.inventory, seen)
     # A host that does not answer is no hindrance: it may be the one that was lost.
     for one in seen.surveys["db"]:
         if one.value and one.value.has_volume:
@@ -93,26 +115,38 @@ def survey(fleet: Fleet, seen: Look, passwords: list[Secret]) -> Site:
 
 
 def restore_files(fleet: Fleet, say: Say) -> None:
-    """Fetch NocoDB's attachments onto the app hosts that lack them.
+    """Fetch NocoDB's attachments onto the app hosts that lack them; one host's failure keeps no
+    other from having them.
 
     Raises SwarmkeepError with the host's name; what has arrived stays, and a second run goes on.
     """
+    outcomes: list[Outcome[bool]] = []
     for entry in fleet.inventory.with_role("app"):
-        code = backup_host.run(
-            fleet.host(entry),
-            lambda line, name=entry.name: say(f"{name}: {_message(line)}"),  # type: ignore[misc]
-            "--restore",
+        try:
+            outcomes.append(Outcome(entry, _restore_on(fleet.host(entry), say)))
+        except SwarmkeepError as error:
+            outcomes.append(Outcome(entry, error=error))
+    brought = values(outcomes)
+    if not any(brought):
+        stack = fleet.inventory.app.stack
+        raise SwarmkeepError(
+            f"{stack}: no app host has the volume {stack}_data, so no attachment came back",
+            hint="it is made where NocoDB runs first: inv deploy-app; then: inv backup.get-files",
         )
-        # A host on which NocoDB does not run has no volume.
-        if code in (0, backup_host.NO_CONTAINER):
-            continue
-        kind = {DIFFERENT: CheckFailedError, TRANSFER_FAILED: UnreachableError}.get(
-            code, SwarmkeepError
-        )
-        raise kind(
-            f"{entry.name}: the attachments did not all come back",
-            hint="see the line above; then: inv backup.get-files",
-        )
+
+
+def _restore_on(host: Host, say: Say) -> bool:
+    """Fetch the attachments onto a host. False if it has no volume: NocoDB never ran there."""
+    code = backup_host.run(host, lambda line: say(f"{host.name}: {_message(line)}"), "--restore")
+    if code in (0, backup_host.NO_CONTAINER):
+        return code == 0
+    kind = {DIFFERENT: CheckFailedError, TRANSFER_FAILED: UnreachableError}.get(
+        code, SwarmkeepError
+    )
+    raise kind(
+        f"{host.name}: the attachments did not all come back",
+        hint="see the line above; then: inv backup.get-files",
+    )
 
 
 def _message(line: str) -> str:
@@ -120,34 +154,55 @@ def _message(line: str) -> str:
     return line.partition(" run=")[2].partition(" ")[2] or line
 
 
-def _begun(fleet: Fleet, cluster: Cluster, database: str, passwords: list[Secret]) -> bool:
-    """Whether a database of the running server has tables, but no data yet: a NocoDB that found
-    it empty has made its own, and nobody has signed up. Raises SwarmkeepError if it has data.
-    """
+def _check_node(inventory: Inventory, seen: Look) -> None:
+    """Raise SwarmkeepError if the node that PostgreSQL is to run on is down."""
+    with_volume = [one.entry for one in seen.surveys["db"] if one.value and one.value.has_volume]
+    host = placement.data_host(inventory, seen.cluster, with_volume, move=True)
+    node = seen.cluster.node(host.node)
+    if node is None or node.state == "ready":
+        return
+    raise SwarmkeepError(
+        f"{inventory.postgres.stack}: is to run on {host.name}, whose node {node.name} is "
+        f"{node.state}; nothing was changed",
+        hint="bring that machine up, and its data may be there still; if it is lost: 'docker node "
+        f"rm --force {node.name}' on a manager, the new machine into hosts.yaml (under the same "
+        "name, or named in db.data_host), inv swarm.init, then run this again",
+    )
+
+
+def _of_running(
+    fleet: Fleet, cluster: Cluster, passwords: list[Secret], used: frozenset[str]
+) -> Site:
+    """What there is in the databases of the running server. SwarmkeepError if all have data."""
+    postgres = fleet.inventory.postgres
     role = find(fleet, cluster, passwords)
+    found = {name: _look_into(role, name) for name in postgres.databases}
+    kept = {name: tables for name, (tables, begun) in found.items() if tables and not begun}
+    if len(kept) < len(found):
+        begun = {name for name, (_, begun) in found.items() if begun}
+        return Site(moves=False, replaced=used | begun, kept=kept)
+    there = ", ".join(f"{name} with {tables} tables" for name, tables in kept.items())
+    raise SwarmkeepError(
+        f"{role.host.name}: {postgres.stack} has its data ({there}): there is nothing to recover, "
+        "and nothing was changed",
+        hint="to go back to a backup: inv backup.restore --replace; to end a recovery that was "
+        "cut off after its restore: inv deploy-app backup.get-files",
+    )
+
+
+def _look_into(role: RolePassword, database: str) -> tuple[int, bool]:
+    """How many tables a database has (0 where it is not there), and whether all of them are
+    those of a NocoDB that found it empty and has begun anew: nobody has signed up.
+    """
 
     def ask(sql: str, where: str) -> list[str]:
-        command = run_sql(
-            role.container,
-            role.user,
-            where,
-            sql,
-            [password.reveal() for password in passwords],
-            changes=False,
-        )
+        passwords = [password.reveal() for password in role.passwords]
+        command = run_sql(role.container, role.user, where, sql, passwords, changes=False)
         said = role.host.check(command, f"PostgreSQL: looking into {where}").stdout
         return [line for line in said.splitlines() if not line.startswith("swarmkeep: ")]
 
     if database not in ask(_DATABASES, "postgres"):
-        return False
+        return 0, False
     tables = int(ask(_TABLES, database)[-1])
-    if tables == 0:
-        return False
-    if ask(_FRESH_NOCODB, database)[-1] == "t" and ask(_USERS, database)[-1] == "0":
-        return True
-    raise SwarmkeepError(
-        f"{role.host.name}: database {database} is there and has {tables} tables: there is nothing "
-        "to recover, and nothing was changed",
-        hint="to go back to a backup: inv backup.restore --replace; to end a recovery that was "
-        "cut off after its restore: inv deploy-app backup.get-files",
-    )
+    begun = tables > 0 and ask(_FRESH_NOCODB, database)[-1] == "t"
+    return tables, begun and ask(_USERS, database)[-1] == "0"

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 from invoke.context import Context
 
 from fabfile.commands.carrying_out import WAIT_HELP, ask, carry_out, say
-from fabfile.commands.edge import command, connected, read_inventory, read_vault
+from fabfile.commands.edge import command, connected, read_inventory, read_vault, show_error
 from fabfile.commands.restore import BEFORE_HELP, DRY, KEY_HELP
-from fabfile.commands.restoring import bring_files, choose, counted, made
+from fabfile.commands.restoring import bring_files, choose, contents, counted, made
 from fabfile.commands.restoring import carry_out as carry_out_restore
 from fabfile.errors import ConfigError, SwarmkeepError
 
 if TYPE_CHECKING:
     from fabfile.inventory import Inventory
+    from fabfile.recovery import Site
     from fabfile.restore import Restored
     from fabfile.sets import BackupSet
     from fabfile.transport import Fleet
@@ -59,11 +60,13 @@ def recover(
     secrets = read_vault(inventory)
     wanted = [wanted_stack(role, inventory, secrets) for role in ("db", "app")]
     sets = _sets(inventory, key=key, before=before)
+    recovery.check_versions(inventory, sets)
     with connected(ctx, inventory) as fleet:
         seen = recovery.look(fleet, wanted)
         site = recovery.survey(fleet, seen, [secrets.require(POSTGRES_PASSWORD)])
         for stack, moves in zip(wanted, (site.moves, False), strict=True):
             make_plan(inventory, stack, seen, move_data_host=moves, database_first=True)
+        sets = _without_kept(sets, site)
         ask(
             f"This brings back {_named(sets)}. Go on?",
             yes=yes,
@@ -78,9 +81,8 @@ def recover(
         _install(fleet, inventory, secrets)
         came = _restore(fleet, sets, replaced=site.replaced, wait=wait)
         carry_out(fleet, app, Options("recover", options.origin, wait=wait), yes=True)
-        if inventory.backup.files:
-            bring_files(fleet)
-    _print_result(came, time.monotonic() - start)
+        failures = _bring_the_rest(fleet, inventory, secrets)
+    _print_result(came, time.monotonic() - start, failures)
 
 
 @dataclass(frozen=True)
@@ -118,29 +120,69 @@ def _sets(inventory: Inventory, *, key: str, before: str) -> dict[str, BackupSet
         )
         for other, why in passed:
             print(f"set {other.stamp} of {name} is passed over: {why}")
-        print(f"set {one.stamp} of {name}, made {made(one, now)}; {one.rung}", flush=True)
+        said = f"{made(one, now)}; {contents(one)}; {one.rung}"
+        print(f"set {one.stamp} of {name}, made {said}", flush=True)
         sets[name] = one
     return sets
 
 
+def _without_kept(sets: dict[str, BackupSet], site: Site) -> dict[str, BackupSet]:
+    """Those of the databases that are gone; what is said of the others."""
+    for name, tables in site.kept.items():
+        print(
+            f"{name} is there, with {tables} tables, and stays as it is (to go back to a backup: "
+            f"inv backup.restore --replace --database {name})",
+            flush=True,
+        )
+    return {name: one for name, one in sets.items() if name not in site.kept}
+
+
 def _named(sets: dict[str, BackupSet]) -> str:
     return ", ".join(
-        f"{name} as it was at {one.timestamp:%Y-%m-%d %H:%M:%S} UTC" for name, one in sets.items()
+        f"{name} as it was at {one.timestamp:%Y-%m-%d %H:%M:%S} UTC ({contents(one)})"
+        for name, one in sets.items()
     )
 
 
 def _install(fleet: Fleet, inventory: Inventory, secrets: Secrets) -> None:
-    """Put the backup's scripts in place, by which the restore is done."""
+    """Put the backup's scripts in place, by which the restore is done: on the database's host
+    they must be, any other may be down.
+    """
     from fabfile import backup_host
 
     print("backup.install", flush=True)
-    outcomes = backup_host.install(fleet, inventory, secrets)
-    for outcome in outcomes:
+    host = backup_host.find_host(fleet, inventory)
+    for outcome in backup_host.install(fleet, inventory, secrets, check=False):
         for change in outcome.value.changes if outcome.value else ():
             say(f"{outcome.entry.name}: {change}")
-    error = next((outcome.error for outcome in outcomes if outcome.error), None)
-    if error:
-        raise error
+        if outcome.error and outcome.entry == host.entry:
+            raise outcome.error
+        if outcome.error:
+            say(f"warning: {outcome.error.message}")
+
+
+def _bring_the_rest(fleet: Fleet, inventory: Inventory, secrets: Secrets) -> list[SwarmkeepError]:
+    """Attachments, and the backup's own check, now that there is something to back up; what
+    fails of it, now that the database is back.
+    """
+    from fabfile import backup_host
+
+    failures = []
+    try:
+        if inventory.backup.files:
+            bring_files(fleet)
+    except SwarmkeepError as error:
+        failures.append(error)
+    try:
+        host = backup_host.find_host(fleet, inventory)
+        outcomes = backup_host.install(fleet, inventory, secrets)
+        failures += [o.error for o in outcomes if o.error and o.entry == host.entry]
+        for outcome in outcomes:
+            if outcome.error and outcome.entry != host.entry:
+                say(f"warning: {outcome.error.message}")
+    except SwarmkeepError as error:
+        failures.append(error)
+    return failures
 
 
 def _restore(
@@ -166,7 +208,8 @@ def _restore(
     return came
 
 
-def _print_result(came: dict[str, _Came], seconds: float) -> None:
+def _print_result(came: dict[str, _Came], seconds: float, failures: list[SwarmkeepError]) -> None:
+    """Say what has come back. Raises the last of the failures, if there are any."""
     from fabfile.units import format_duration
 
     for name, that in came.items():
@@ -174,4 +217,10 @@ def _print_result(came: dict[str, _Came], seconds: float) -> None:
         print(f"recovered: {name}, as it was at {when}: {counted(that.done, that.one)}")
         if that.kept:
             print(f"what NocoDB had begun meanwhile is kept as {that.kept}")
-    print(f"all is back ({format_duration(seconds)}); next: inv backup.verify doctor")
+    if not failures:
+        print(f"all is back ({format_duration(seconds)}); next: inv backup.verify doctor")
+        return
+    print("the data is back and NocoDB runs, but not all that belongs to it is right:", flush=True)
+    for error in failures[:-1]:
+        show_error(error)
+    raise failures[-1]

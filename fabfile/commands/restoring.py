@@ -96,6 +96,15 @@ def counted(done: Restored, one: BackupSet) -> str:
     return f"{said}, as recorded" if counted else f"{said} (not compared: counting was off)"
 
 
+def contents(one: BackupSet) -> str:
+    """How much is in a set, for a person to judge."""
+    from fabfile.units import format_size
+
+    rows = one.manifest.rows if one.manifest else None
+    said = "rows not counted" if rows is None else f"{sum(rows.values())} rows"
+    return f"{said}, dump {format_size(one.size)}"
+
+
 def made(one: BackupSet, now: datetime) -> str:
     """When a set was made, and how long ago that is."""
     from fabfile.units import format_duration

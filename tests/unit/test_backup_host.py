@@ -13,7 +13,7 @@ from fabfile import backup_host, backup_kits, hosts_file
 from fabfile.backup_kits import ATTACHMENTS, DATABASE
 from fabfile.errors import SwarmkeepError
 from fabfile.secret import Secret
-from fabfile.transport import RemoteFile
+from fabfile.transport import RemoteFile, Result
 
 KEY, SECRET = "vault_aws_access_key_id", "vault_aws_secret_access_key"
 
@@ -171,6 +171,27 @@ def test_several_databases_and_encryption_reach_the_settings(inventory):
     config = backup_kits.config(db(changed), changed, own_credentials=False)
     names = ("PG_DB", "SSE", "SSE_KMS_KEY_ID", "COUNT_ROWS")
     assert sourced(config, *names) == ["nocodb other", "aws:kms", "k-1", "no"]
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_whether_it_works_is_left_open_where_there_is_no_database_yet(inventory, check):
+    """Before a recovery: PostgreSQL of a new host lacks all databases but one."""
+    asked = []
+
+    class Host:
+        name, entry = "d", db(inventory)
+
+        def check(self, command, what, **more):
+            return Result("d", 0, "changed /usr/local/bin/backup-pg.sh\n", "")
+
+        def run(self, command, **more):
+            asked.append(command.script)
+            return Result("d", 0, "", "")
+
+    done = backup_host._install_on(Host(), [], {}, check=check)
+    assert done.changes == ["/usr/local/bin/backup-pg.sh"]
+    assert len(asked) == check
+    assert all("backup-pg.sh --check" in script for script in asked)
 
 
 def test_the_fingerprint_changes_with_content_and_mode():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -43,6 +44,63 @@ def test_the_dump_of_a_database_that_had_just_been_lost_is_not_brought_back():
     assert one == days(4)[0]
     assert passed[0][0] == empty
     assert "4% of the usual" in passed[0][1]
+
+
+def counted(age: timedelta, rows: dict[str, int] | None, size: int = 40_000):
+    """A set whose manifest has counted these rows."""
+    one = landed(age, size)
+    return replace(one, manifest=replace(one.manifest, rows=rows))
+
+
+GOOD = {"public.nc_users_v2": 3, "public.nc_migrations": 130, "p1.notes": 40, "p2.names": 20}
+ANEW = {"public.nc_users_v2": 0, "public.nc_migrations": 130}
+
+
+def test_five_nights_with_an_empty_database_hide_the_good_set_from_nobody():
+    """As small as the good ones, and usual by now: only the rows tell."""
+    nights = [counted(timedelta(days=i), ANEW) for i in range(1, 6)]
+    good = counted(timedelta(days=6), GOOD)
+    one, passed = chosen(*nights, good, counted(timedelta(days=7), GOOD))
+    assert one == good
+    assert [other for other, _ in passed] == nights
+    assert passed[0][1] == f"nobody has signed up in it, set {good.stamp} had 3 users"
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        # Somebody has signed up, to see what had become of it.
+        (
+            ANEW | {"public.nc_users_v2": 1, "p9.features": 5},
+            "it has 5 rows in bases, set {} had 60",
+        ),
+        (GOOD | {"public.nc_users_v2": 1}, ""),
+        (GOOD | {"p1.notes": 10}, ""),
+        (GOOD | {"p3.more": 900}, ""),
+        (None, ""),
+    ],
+)
+def test_far_fewer_rows_than_an_earlier_set_had(rows, said):
+    good = counted(timedelta(days=2), GOOD)
+    late = counted(timedelta(days=1), rows)
+    one, passed = chosen(late, good)
+    assert [why for _, why in passed] == ([said.format(good.stamp)] if said else [])
+    assert one == (good if said else late)
+
+
+def test_rows_of_another_database_than_nocodbs():
+    good = counted(timedelta(days=2), {"public.a": 100, "old.b": 100})
+    moved = counted(timedelta(days=1), {"public.a": 190})
+    assert chosen(moved, good) == (moved, [])
+    emptied = counted(timedelta(days=1), {"public.a": 99, "old.b": 0})
+    assert chosen(emptied, good)[1] == [(emptied, f"it has 99 rows, set {good.stamp} had 200")]
+
+
+def test_what_is_damaged_or_not_counted_is_no_measure():
+    torn = replace(counted(timedelta(days=2), GOOD), parts={})
+    uncounted = counted(timedelta(days=3), None)
+    anew = counted(timedelta(days=1), ANEW)
+    assert chosen(anew, torn, uncounted) == (anew, [])
 
 
 def test_nothing_to_trust():
