@@ -65,11 +65,6 @@ def up_script(service: str) -> str:
 """
 
 
-def up_by_hand(service: str, replicas: int) -> str:
-    """The same as a person types it."""
-    return f"docker service update --replicas {replicas} --label-rm {LABEL} {service}"
-
-
 def _common(service: str) -> str:
     return f"""set -eu
 trap '' PIPE
@@ -152,9 +147,15 @@ class Pause:
             raise StillDownError(
                 f"{before}{self._service} is stopped and could not be started again: "
                 f"{failure.message}",
-                hint=f"on a manager: {up_by_hand(self._service, self.replicas or 1)}",
+                hint="inv deploy-app starts it"
+                + (f"; or on a manager: {self._by_hand()}" if self._down else ""),
                 details=details,
             ) from None
+
+    def _by_hand(self) -> str:
+        return (
+            f"docker service update --replicas {self.replicas} --label-rm {LABEL} {self._service}"
+        )
 
     def _guard(self) -> None:
         try:

@@ -26,8 +26,10 @@ from fabfile.transport import Command, Fleet, Host, succeeded
 
 POLL_SECONDS = 0.5
 
-# A script that was killed may have left sessions that are still about to change the names: they
-# end by themselves within 6 seconds. In the container as restore-pg.sh runs psql there.
+# A script whose connection was lost goes on; one that was killed may have left sessions that are
+# still about to change the names, which end by themselves within 6 seconds. In the container
+# psql is run as restore-pg.sh does it.
+_SCRIPT_SECONDS = 90
 _NAMES = """\
 DO $$ BEGIN FOR i IN 1..100 LOOP
   PERFORM pg_stat_clear_snapshot();
@@ -60,6 +62,9 @@ def names_command(postgres: Postgres) -> Command:
     )
     none = f"{postgres.service} has no running container here"
     script = (
+        f"n={_SCRIPT_SECONDS}\n"
+        "while [ $n -gt 0 ] && pgrep -f '[r]estore-pg.sh swap' >/dev/null; do\n"
+        "  sleep 1; n=$((n - 1))\ndone\n"
         f"id=$(docker ps -q --filter {label} --filter status=running | head -n 1)\n"
         f'[ -n "$id" ] || {{ echo {shlex.quote(none)} >&2; exit 1; }}\n'
         f'timeout -k 5 60 docker exec -i {words} "$id" sh -c {shlex.quote(_INSIDE)}'
@@ -176,7 +181,8 @@ class Exchange:
     def _names(self) -> set[str]:
         """The databases there are, asked over a new connection where the old one is lost."""
         host = self.fleet.host(self.host.entry)
-        asked = host.check(names_command(self._inventory.postgres), "asking for its databases")
+        command = names_command(self._inventory.postgres)
+        asked = host.check(command, "asking for its databases", timeout=2 * _SCRIPT_SECONDS)
         return set(asked.stdout.split("\n"))
 
     def _app(self, database: str) -> Cluster | None:

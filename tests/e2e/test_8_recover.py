@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,6 +104,9 @@ def test_nobody_to_ask_or_no_set_to_trust(product, lab, variant, rows):
     ran = product.fails(4, "recover", "--yes", "--before", "9d")
     assert "has no backup made before" in ran.err
     product.fails(2, "recover", "--before", "9d", "--key", "20200101T000000Z")
+    older = variant({"images": {"postgres": "swarmkeep-lab/postgres:14-bookworm"}})
+    ran = product.fails(2, "recover", "--yes", hosts=older)
+    assert "is of PostgreSQL 15, images.postgres in hosts.yaml is 14" in ran.err
     assert cluster_state(lab) == before
 
 
@@ -164,8 +169,99 @@ def _later(stamp: str) -> str:
     return text(second + 1)
 
 
+def test_nights_after_a_loss_in_which_cron_backed_up_what_had_begun_anew(product, lab, rows, stamp):
+    remove_stacks(lab)
+    # Nobody has noticed: the empty database is made, NocoDB begins anew, and both are backed up.
+    product.ok("deploy", "--yes")
+    product.ok("backup.run")
+    anew = json.loads(product.ok("backup.list", "--json").out)["backups"][0]["set"]
+    assert anew > stamp
+    ran = product.ok("recover", "--yes", timeout=600)
+    assert f"set {anew} of nocodb is passed over: " in ran.out
+    assert "nobody has signed up in it, set " in ran.out
+    assert "recovered: nocodb, as it was at" in ran.out
+    assert len(named(lab, "nocodb_replaced_")) == 1
+    all_is_back(product, lab, rows)
+
+
+LEDGER = "SELECT count(*), sum(n) FROM entries"
+
+
+@pytest.fixture
+def two_databases(product, lab, variant) -> Iterator[Path]:
+    """A hosts file that names a second database, which is there and backed up."""
+    hosts = variant({"pg_db": ["nocodb", "ledger"]})
+    sql(lab, "CREATE DATABASE ledger")
+    rows = "SELECT n, md5(n::text) FROM generate_series(1, 500) n"
+    sql(lab, f"CREATE TABLE entries AS {rows}", "ledger")
+    product.ok("backup.install", hosts=hosts)
+    product.ok("backup.run", hosts=hosts)
+    yield hosts
+    product.ok("backup.install")
+
+
+@pytest.mark.timeout(600)
+def test_two_databases_and_one_of_them_again_after_it_was_cut_off(
+    product, lab, rows, two_databases
+):
+    entries = sql(lab, LEDGER, "ledger")
+    remove_stacks(lab)
+    # A new host: PostgreSQL makes NocoDB's database only, and nothing is installed there.
+    gone = "rm -rf /usr/local/bin/*-pg.sh /etc/backup-pg.* /var/lib/backup-pg.checked"
+    assert lab.exec("db1", "sh", "-c", gone).returncode == 0
+    ran = product.ok("recover", "--yes", hosts=two_databases, timeout=600)
+    assert "recovered: nocodb, as it was at" in ran.out
+    assert "recovered: ledger, as it was at" in ran.out
+    assert databases(lab) == {"nocodb", "ledger"}
+    assert sql(lab, LEDGER, "ledger") == entries
+    all_is_back(product, lab, rows)
+
+    # As if it had been cut off between the two.
+    sql(lab, "DROP DATABASE ledger WITH (FORCE)")
+    ran = product.ok("recover", "--yes", hosts=two_databases, timeout=600)
+    assert "nocodb is there, with " in ran.out
+    assert "recovered: nocodb" not in ran.out
+    assert "recovered: ledger, as it was at" in ran.out
+    assert databases(lab) == {"nocodb", "ledger"}
+    assert sql(lab, LEDGER, "ledger") == entries
+    all_is_back(product, lab, rows)
+    ran = product.fails(1, "recover", "--yes", hosts=two_databases)
+    assert "there is nothing to recover, and nothing was changed" in ran.err
+
+
+@contextmanager
+def cut_off(product, lab) -> Iterator[None]:
+    """The manager and the db node cannot see each other for the length of the block."""
+    manager = lab.addresses["manager1"]
+    rules = [("INPUT", "-s", manager), ("OUTPUT", "-d", manager)]
+    ask = ("node", "inspect", "--format", "{{.Status.State}}", "db1")
+    for rule in rules:
+        assert lab.exec("db1", "iptables", "-I", *rule, "-j", "DROP").returncode == 0
+    try:
+        eventually(lambda: docker(lab, "manager1", *ask) == "down", 90)
+        yield
+    finally:
+        for rule in rules:
+            lab.exec("db1", "iptables", "-D", *rule, "-j", "DROP")
+        eventually(lambda: docker(lab, "manager1", *ask) == "ready", 90)
+        eventually(lambda: product.inv("deploy").code == 0, 120)
+
+
+@pytest.mark.timeout(600)
+def test_a_db_node_that_is_down_is_named_with_what_to_do(product, lab, rows):
+    with cut_off(product, lab):
+        before = {k: v for k, v in cluster_state(lab).items() if k != "tasks"}
+        ran = product.fails(1, "recover", "--yes")
+        assert "dbstack: is to run on db1, whose node db1 is down; nothing was changed" in ran.err
+        assert "docker node rm --force db1" in ran.err
+        assert {k: v for k, v in cluster_state(lab).items() if k != "tasks"} == before
+    eventually(lambda: nocodb_shows(lab, rows))
+
+
 def test_both_stacks_and_all_their_data_are_gone(product, lab, rows):
     remove_stacks(lab)
+    ran = product.fails(1, "backup.get-files")
+    assert "appstack: no app host has the volume appstack_data" in ran.err
     ran = product.ok("recover", "--yes", timeout=600)
     assert "dbstack_root_db: created" in ran.out
     assert "appstack_nocodb: created" in ran.out

@@ -207,20 +207,48 @@ def writer(lab) -> Iterator[None]:
         lab.exec("db1", "rm", "/root/stop-writing")
 
 
+@pytest.fixture
+def marker(lab) -> Iterator[None]:
+    """A table in the live database that no backup has: where it goes, the live data went."""
+    sql(lab, "CREATE TABLE marker (n int)", "nocodb")
+    yield
+    sql(lab, "DROP TABLE IF EXISTS marker", "nocodb")
+
+
+def marked(lab) -> list[str]:
+    """The databases that have it."""
+    there = "SELECT to_regclass('marker') IS NOT NULL"
+    return [name for name in sorted(databases(lab)) if sql(lab, there, name) == "t"]
+
+
+def written(lab, database: str) -> int:
+    """How many rows the writer has in a database."""
+    if sql(lab, "SELECT to_regclass('written') IS NULL", database) == "t":
+        return 0
+    return int(sql(lab, "SELECT count(*) FROM written", database))
+
+
 class TestReplace:
-    def test_under_a_client_that_writes_then_undone(self, product, lab, rows, stamp, writer):
-        sql(lab, "CREATE TABLE marker (n int)", "nocodb")
+    def test_under_a_client_that_writes_then_undone(
+        self, product, lab, rows, stamp, marker, writer
+    ):
         assert "nobody is here to be asked" in product.fails(2, "backup.restore", "--replace").err
+        eventually(lambda: written(lab, "nocodb") > 0)
+        before = written(lab, "nocodb")
         ran = product.ok("backup.restore", "--key", stamp, "--replace", "--yes")
         kept = named(lab, "nocodb_replaced_")
         assert len(kept) == 1
         last = ran.out.splitlines()[-1]
         assert last.endswith(f"is kept as {kept[0]}; to go back to it: inv backup.swap {kept[0]}")
+        assert f"the one before will be kept as {kept[0]}" in ran.out
         assert nocodb_shows(lab, rows)
-        there = "SELECT to_regclass('marker')::text"
-        assert sql(lab, there, "nocodb") == ""
+        assert marked(lab) == kept
+        # Whatever was written until the change is in the one that is kept.
+        in_kept = written(lab, kept[0])
+        assert in_kept >= before
         product.ok("backup.swap", kept[0], "--yes")
-        assert sql(lab, there, "nocodb") == "marker"
+        assert marked(lab) == ["nocodb"]
+        assert written(lab, "nocodb") >= in_kept
         assert nocodb_shows(lab, rows)
         assert "nothing to do" in product.ok("plan").out
         log = json.loads(product.ok("audit", "--json").out)
@@ -228,7 +256,6 @@ class TestReplace:
             f"backup.restore {stamp} --replace",
             f"backup.swap {kept[0]}",
         ]
-        sql(lab, "DROP TABLE marker", "nocodb")
 
     def test_app_that_does_not_answer_afterwards_gets_its_database_back(self, product, lab, rows):
         sql(lab, "CREATE DATABASE broken")
@@ -262,42 +289,99 @@ def begin_replace(lab, stamp: str, step: str) -> subprocess.Popen[str]:
     raise AssertionError(f"ended before {step!r}:\n{seen}")
 
 
-def all_is_well(product, lab, rows, stamp) -> None:
-    """The live database is whole, the app runs on it, nothing is in the way of the next one."""
+def all_is_well(product, lab, rows, stamp, *, swapped: bool) -> None:
+    """The live database is whole, the app runs on it, nothing is in the way of the next one.
+
+    No data is lost: what was the live database is that still, or, if `swapped`, is kept.
+    """
+    eventually(lambda: lab.exec("manager1", "pgrep", "-f", "[t]rap back EXIT").returncode != 0)
+    eventually(lambda: is_up(lab))
     eventually(lambda: nocodb_shows(lab, rows))
-    eventually(lambda: replicas(lab).startswith("1 ") and "swarmkeep.replicas" not in replicas(lab))
     eventually(lambda: lab.exec("db1", "pgrep", "-f", SCRIPT).returncode != 0)
+    kept, restored = named(lab, "nocodb_replaced_"), named(lab, "nocodb_restored_")
+    assert marked(lab) == (kept if swapped else ["nocodb"])
+    assert len(kept) == (1 if swapped else 0)
+    assert len(restored) <= (0 if swapped else 1)
     product.ok("backup.restore", "--key", stamp, "--into", "afterwards")
-    assert named(lab, "swarmkeep_restoring") == []
+    assert databases(lab) == {"nocodb", "afterwards", *kept, *restored}
 
 
+def is_up(lab) -> bool:
+    return replicas(lab).startswith("1 ") and "swarmkeep.replicas" not in replicas(lab)
+
+
+# Kills the guard once it has scaled the app down. The pattern matches the guard, not who looks.
+KILL_GUARD = f"""
+until [ "$(docker service inspect -f '{{{{.Spec.Mode.Replicated.Replicas}}}}' {APP})" = 0 ]; do
+  sleep 0.05
+done
+pkill -9 -f '[t]rap back EXIT'
+"""
+
+
+@pytest.mark.usefixtures("marker")
 class TestKilled:
     @pytest.mark.parametrize("step", STEPS)
     def test_client(self, product, lab, rows, stamp, step):
         client = begin_replace(lab, stamp, step)
         os.kill(client.pid, signal.SIGKILL)
         client.wait(20)
-        all_is_well(product, lab, rows, stamp)
+        all_is_well(product, lab, rows, stamp, swapped=step in STEPS[3:])
         # The lock of a client that was killed here is no hindrance.
         if step == STEPS[-1]:
             product.ok("backup.restore", "--key", stamp, "--replace", "--yes")
             assert nocodb_shows(lab, rows)
 
-    @pytest.mark.parametrize("what", ["restore", "swap"])
-    def test_script(self, product, lab, rows, stamp, what):
-        # A pattern that matches the script, not the one who looks for it.
-        hunt = f"until pkill -9 -f '[r]estore-pg.sh {what}'; do sleep 0.02; done"
-        if what == "restore":
-            client = begin_replace(lab, stamp, "restoring set=")
-            hunter = subprocess.Popen(["docker", "exec", lab.container("db1"), "sh", "-c", hunt])
-        else:
-            hunter = subprocess.Popen(["docker", "exec", lab.container("db1"), "sh", "-c", hunt])
-            client = begin_replace(lab, stamp, "stopping it")
+    def test_script_that_restores(self, product, lab, rows, stamp):
+        client = begin_replace(lab, stamp, "restoring set=")
+        hunter = hunt(lab, "restore")
         out, _ = client.communicate(timeout=300)
         hunter.wait(20)
         assert client.returncode == 1, out
         assert "error: " in out
-        all_is_well(product, lab, rows, stamp)
+        all_is_well(product, lab, rows, stamp, swapped=False)
+
+    def test_script_that_swaps(self, product, lab, rows, stamp):
+        hunter = hunt(lab, "swap")
+        client = begin_replace(lab, stamp, "stopping it")
+        out, _ = client.communicate(timeout=300)
+        hunter.wait(20)
+        # Its sessions may have changed the names before they ended: the server was asked.
+        swapped = client.returncode == 0
+        if swapped:
+            assert "all the same: nocodb_restored_" in out
+            assert "NocoDB answers from its database" in out
+        else:
+            assert client.returncode == 1, out
+            assert f"is still there: inv backup.swap {named(lab, 'nocodb_restored_')[0]}" in out
+        all_is_well(product, lab, rows, stamp, swapped=swapped)
+
+    @pytest.mark.parametrize("step", ["stopping it", "swapped:"])
+    def test_guard(self, product, lab, rows, stamp, step):
+        kill = ["docker", "exec", lab.container("manager1"), "sh", "-c", KILL_GUARD]
+        # With the first line it is about to scale down; with the other, about to scale up.
+        hunter = subprocess.Popen(kill) if step == "stopping it" else None
+        client = begin_replace(lab, stamp, step)
+        if not hunter:
+            lab.exec("manager1", "pkill", "-9", "-f", "[t]rap back EXIT")
+        out, _ = client.communicate(timeout=300)
+        # Whatever else is said: the app is on its way up.
+        assert is_up(lab), out
+        swapped = client.returncode == 0
+        if swapped:
+            assert "NocoDB answers from its database" in out
+        else:
+            assert (client.returncode, step) == (1, "stopping it"), out
+            assert "its guard on manager1 ended without a word; nothing was swapped" in out
+        if hunter:
+            assert hunter.wait(20) == 0
+        all_is_well(product, lab, rows, stamp, swapped=swapped)
+
+
+def hunt(lab, what: str) -> subprocess.Popen[bytes]:
+    """Kills the script hard as soon as it does this. The pattern matches it, not who looks."""
+    kill = f"until pkill -9 -f '[r]estore-pg.sh {what}'; do sleep 0.02; done"
+    return subprocess.Popen(["docker", "exec", lab.container("db1"), "sh", "-c", kill])
 
 
 class TestDrill:

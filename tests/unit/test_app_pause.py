@@ -182,7 +182,8 @@ class TestPause:
         )
         assert said in caught.value.message
         assert caught.value.hint == (
-            f"on a manager: docker service update --replicas 3 --label-rm {LABEL} {NAME}"
+            "inv deploy-app starts it; or on a manager: "
+            f"docker service update --replicas 3 --label-rm {LABEL} {NAME}"
         )
         assert caught.value.details == ("why",)
 

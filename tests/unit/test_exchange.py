@@ -80,7 +80,7 @@ class World:
         if error:
             raise error
 
-    def check(self, command: Any, what: str) -> Result:
+    def check(self, command: Any, what: str, *, timeout: float) -> Result:
         if self.asking:
             raise self.asking
         return Result("db1", 0, "\n".join(sorted(self.names)) + "\n", "")
@@ -247,6 +247,22 @@ class TestApp:
         caught = world.fails()
         assert "could not be seen: manager1: gone" in caught.message
         assert f"to go back: inv backup.swap {KEPT}" in caught.hint
+
+
+def test_a_script_that_goes_on_without_its_connection_is_waited_for(tmp_path):
+    looked = tmp_path / "looked"
+    for name, text in {
+        # Still there the first two times.
+        "pgrep": f'#!/bin/sh\necho "$@" >>{looked}\n[ $(wc -l <{looked}) -lt 3 ]\n',
+        "docker": f"#!/bin/sh\nwc -l <{looked} >{tmp_path}/asked\n",
+        "sleep": "#!/bin/sh\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    script = exchange.names_command(POSTGRES).script  # type: ignore[arg-type]
+    subprocess.run(["sh", "-c", script], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False)
+    assert (tmp_path / "asked").read_text().strip() == "3"
+    assert "[r]estore-pg.sh swap" in looked.read_text()
 
 
 def test_the_server_is_asked_without_a_secret_in_the_arguments(tmp_path):

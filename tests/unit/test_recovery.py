@@ -173,6 +173,20 @@ def test_a_set_that_is_too_new_for_the_image_is_refused_before_anything(make):
     assert "set images.postgres to 16 or newer" in caught.value.hint
 
 
+def test_what_comes_back_is_named_with_what_is_in_it_and_what_stays_as_it_is(capsys):
+    sets = {name: landed(timedelta(hours=7)) for name in ("nocodb", "second")}
+    site = recovery.Site(moves=False, replaced=frozenset(), kept={"nocodb": 105})
+    left = recover._without_kept(sets, site)
+    assert list(left) == ["second"]
+    assert "nocodb is there, with 105 tables, and stays as it is" in capsys.readouterr().out
+    assert recover._named(left) == (
+        "second as it was at 2026-11-22 02:00:00 UTC (4 rows, dump 976.6 KiB)"
+    )
+    assert sets["second"].manifest
+    uncounted = replace(sets["second"], manifest=replace(sets["second"].manifest, rows=None))
+    assert "(rows not counted, dump 976.6 KiB)" in recover._named({"second": uncounted})
+
+
 class TestFiles:
     @pytest.fixture
     def restore(self, make, monkeypatch):
