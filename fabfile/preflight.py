@@ -244,7 +244,9 @@ def check_network(name: str, cluster: Cluster) -> None:
 def check_database_runs(inventory: Inventory, cluster: Cluster) -> None:
     """Raise SwarmkeepError unless the database service has a running task."""
     service = cluster.service(inventory.postgres.service)
-    running = service and any(task.state == "running" for task in cluster.tasks_of(service))
+    running = service and any(
+        task.state == task.desired == "running" for task in cluster.tasks_of(service)
+    )
     if not running:
         raise SwarmkeepError(
             f"{inventory.postgres.service}: is not running, and NocoDB exits without its database",
