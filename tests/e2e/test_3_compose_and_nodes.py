@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lab import docker as lab_docker
+from lab import images
 from tests.e2e.conftest import ROOT, cluster_state, container_of, docker
 from tests.e2e.live import APP, DB, eventually
 
@@ -90,6 +92,57 @@ def test_the_way_back_from_a_new_service(product, lab, checkout):
     assert product.ok("plan").out.endswith("plan: nothing to do\n")
     assert NEW not in docker(lab, "manager1", "service", "ls", "--format", "{{.Name}}")
     assert container_of(lab, "app1", APP) == app
+
+
+def test_a_new_service_that_never_works_is_removed_again(product, lab, checkout):
+    before = {k: v for k, v in cluster_state(lab).items() if k not in ("tasks", "networks")}
+    app = container_of(lab, "app1", APP)
+
+    def crashing(data):
+        data = with_helper(data)
+        data["services"]["helper"]["entrypoint"] = ["sh", "-c", "echo no luck at all; exit 3"]
+        return data
+
+    edit(checkout, crashing)
+    ran = product.fails(1, "deploy-app", root=checkout)
+    assert f"{NEW}: its task failed 3 times: task: non-zero exit (3)" in ran.err
+    assert "no luck at all" in ran.err
+    assert f"{NEW}: removed again, it never worked" in ran.out
+    assert {k: v for k, v in cluster_state(lab).items() if k in before} == before
+    assert container_of(lab, "app1", APP) == app
+    assert product.ok("plan").out.endswith("plan: nothing to do\n")
+
+
+@pytest.fixture
+def image_on_the_manager(lab) -> Iterator[None]:
+    """PostgreSQL's image is on the manager, too; what it left there is removed."""
+    tag = images.POSTGRES.tag
+    node = lab.container("manager1")
+    lab_docker.pipe(("save", tag), ("exec", "--interactive", node, "docker", "load"))
+    yield
+    gone = "docker rm -f $(docker ps -aq --filter volume=dbstack_pgdata); "
+    lab.exec("manager1", "sh", "-c", f"{gone}docker volume rm -f dbstack_pgdata")
+    docker(lab, "manager1", "image", "rm", "--force", tag)
+
+
+def test_a_move_of_the_database_that_fails_is_taken_back(
+    product, lab, variant, image_on_the_manager
+):
+    before = {k: v for k, v in cluster_state(lab).items() if k != "tasks"}
+    hosts = variant(
+        {
+            "hosts": {"manager1": {"role": "db"}},
+            "db": {"data_host": "manager1"},
+            "deploy": {"timeout": "1s"},
+        }
+    )
+    ran = product.fails(1, "deploy-db", "--yes", "--move-data-host", hosts=hosts)
+    assert "not converged after 1 s" in ran.err
+    assert "node db1: swarmkeep.pgdata=dbstack, as it was" in ran.out
+    assert {k: v for k, v in cluster_state(lab).items() if k != "tasks"} == before
+    assert container_of(lab, "db1", DB) != ""
+    eventually(lambda: product.inv("deploy").code == 0, 120)
+    assert product.ok("plan").out.endswith("plan: nothing to do\n")
 
 
 @pytest.fixture

@@ -295,9 +295,21 @@ class TestOneAtATime:
         assert first.returncode == 0, out + err
         planned(product, code=0)
 
-    @pytest.mark.parametrize("moment", ["checking", "plan: ", "running ("])
-    def test_killed_client_locks_nobody_out(self, product, lab, variant, restored, moment):
-        run = start(lab, variant(DB_CHANGED), *DEPLOY_DB)
+    @pytest.mark.parametrize(
+        ("moment", "changes", "command"),
+        [
+            ("checking", DB_CHANGED, DEPLOY_DB),
+            ("plan: ", DB_CHANGED, DEPLOY_DB),
+            ("running (", DB_CHANGED, DEPLOY_DB),
+            ("rolling back", {**DB_CHANGED, "deploy": {"timeout": "1s"}}, DEPLOY_DB),
+            ("dbstack: converged", DB_CHANGED | CHANGED, ("deploy", "--yes")),
+        ],
+        ids=["checking", "planned", "waiting", "taking back", "between the stacks"],
+    )
+    def test_killed_client_locks_nobody_out(
+        self, product, lab, variant, restored, moment, changes, command
+    ):
+        run = start(lab, variant(changes), *command)
         wait_for(run, moment)
         os.killpg(run.pid, signal.SIGKILL)
         run.communicate(timeout=60)
