@@ -152,3 +152,49 @@ def test_the_vaults_password_is_asked_for(tmp_path, answered, command, keys, cod
     assert said in screen
     assert "guessed" not in screen
     assert "Traceback" not in screen
+
+
+SHOWN = """
+from fabfile.commands.edge import command
+
+@command()
+def plan(ctx):
+    from fabfile import plan_text
+    from fabfile.plan import Field, Plan, ServicePlan
+
+    image = Field("image", "nocodb:1", "nocodb:2")
+    changed = ServicePlan("appstack_nocodb", "update", (image,), restarts=True)
+    plan = Plan("appstack", "app", (), "", (), (changed,))
+    print(plan_text.to_text([plan], str, all_services=False))
+    input("seen? ")
+
+@command()
+def bar(ctx):
+    import select
+    import sys
+
+    from fabfile.commands.bar import progress_bar
+
+    done = 0
+    with progress_bar() as show:
+        while not select.select([sys.stdin], [], [], 0.1)[0]:
+            done += 1 << 17
+            show("restoring", done, 1 << 30)
+"""
+
+
+def test_a_plan_is_coloured_on_a_terminal(tmp_path, answered):
+    (tmp_path / "tasks.py").write_text(SHOWN)
+    ended, screen = answered("plan", question="seen? ", keys=b"\n")
+    assert ended == 0, screen
+    assert "\x1b[33m~\x1b[0m" in screen
+    assert "nocodb:1" in screen
+    assert "nocodb:2" in screen
+
+
+def test_a_restore_shows_bytes_and_rate_on_a_terminal(tmp_path, answered):
+    (tmp_path / "tasks.py").write_text(SHOWN)
+    ended, screen = answered("bar", question="/s", keys=b"\n")
+    assert ended == 0, screen
+    assert "restoring" in screen
+    assert "/1.0 GiB" in screen
