@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fabfile.swarm import Cluster, Service, Task, age_seconds
+from fabfile.cluster import Cluster, Service, Task, age_seconds
 
 FAILURES_ALLOWED = 2
 """Failed tasks of one service that are put down to bad luck; one more is a failed deploy."""

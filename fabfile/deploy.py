@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from fabfile import audit, convergence, endings, lock, releases, swarm
 from fabfile import plan as plans
 from fabfile.change_script import ChangeScript
+from fabfile.cluster import Cluster, images_of, parse_sections
 from fabfile.endings import Options, Report
 from fabfile.errors import SwarmkeepError, UnreachableError
 from fabfile.inventory import Inventory
@@ -22,7 +23,6 @@ from fabfile.plan import Plan
 from fabfile.preflight import Look, check, lacking_image, look, observe, observe_command, pull
 from fabfile.recorded import give_up
 from fabfile.stacks import Wanted
-from fabfile.swarm import Cluster
 from fabfile.transport import Command, Fleet, Host, values
 from fabfile.waiting import await_stack, take_back
 
@@ -95,7 +95,7 @@ class Deployment:
             self._pull_images(seen)
             with self._lock(seen.manager) as lease:
                 # What was planned may be old: somebody else may have held the lock.
-                cluster = swarm.parse_sections(seen.manager.name, lease.output)
+                cluster = parse_sections(seen.manager.name, lease.output)
                 seen = replace(seen, cluster=cluster)
                 again = self._plan(seen)
                 if again == plan:
@@ -289,7 +289,7 @@ class Deployment:
                 outcome[service.name] = "created"
             else:
                 outcome[service.name] = "unchanged" if old.spec == service.spec else "updated"
-        images = swarm.images(after)
+        images = images_of(after)
         return Report(self.wanted.name, tuple(self._done), outcome, release, images)
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fabfile import backup_kits
+from fabfile.cluster import Cluster, parse_cluster, split_sections
 from fabfile.errors import SwarmkeepError
 from fabfile.host_facts import PATH, engine_info
 from fabfile.inventory import HostEntry, Inventory
 from fabfile.preflight import observe_command
-from fabfile.swarm import Cluster, parse_cluster, split_sections
 from fabfile.transport import Command, Host, Result
 
 GATHER_TIMEOUT = 180.0

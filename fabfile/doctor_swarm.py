@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fabfile import placement
+from fabfile.cluster import Cluster
 from fabfile.doctor import Finding, failure
 from fabfile.doctor_facts import Facts
 from fabfile.errors import SwarmkeepError
@@ -12,7 +13,7 @@ from fabfile.host_facts import version_of
 from fabfile.inventory import Inventory
 from fabfile.preflight import check_network
 from fabfile.stacks import Wanted
-from fabfile.swarm import DATA_LABEL, Cluster
+from fabfile.swarm import DATA_LABEL
 from fabfile.verify import Check
 
 GROUP = "swarm"

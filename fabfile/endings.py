@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fabfile import audit, releases, swarm
+from fabfile.cluster import Cluster
 from fabfile.origin import Origin
 from fabfile.stacks import Wanted
-from fabfile.swarm import Cluster
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 
 from fabfile import app_pause, convergence, restore
 from fabfile.app_pause import StillDownError
+from fabfile.cluster import Cluster, Service
 from fabfile.errors import SwarmkeepError, UnreachableError
 from fabfile.inventory import Inventory, Postgres
 from fabfile.lock import Lease
 from fabfile.preflight import observe
 from fabfile.probe import await_app
-from fabfile.swarm import Cluster, Service
 from fabfile.transport import Command, Fleet, Host, succeeded
 
 POLL_SECONDS = 0.5

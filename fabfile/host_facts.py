@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fabfile.swarm import split_sections
+from fabfile.cluster import split_sections
 from fabfile.transport import Command, Result
 
 PENDING_SECONDS = 10

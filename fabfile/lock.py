@@ -27,10 +27,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from fabfile import lock_text, origin
+from fabfile.cluster import split_sections
 from fabfile.errors import SwarmkeepError
 from fabfile.lock_text import CHANGE_SECONDS, LEASE_SECONDS, LOST, NO_ANSWER, Answer, Holder
 from fabfile.origin import Origin
-from fabfile.swarm import split_sections
 from fabfile.transport import Command, Host, Result
 
 BEAT_SECONDS = 15.0

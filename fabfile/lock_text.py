@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fabfile.swarm import RECORD_LABEL, age_seconds
+from fabfile.cluster import age_seconds
+from fabfile.swarm import RECORD_LABEL
 
 NAME = "swarmkeep-lock"
 LEASE_SECONDS = 60

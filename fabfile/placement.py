@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fabfile.cluster import Cluster
 from fabfile.errors import SwarmkeepError
 from fabfile.inventory import HostEntry, Inventory
-from fabfile.swarm import DATA_LABEL, ROLE_LABEL, Cluster
+from fabfile.swarm import DATA_LABEL, ROLE_LABEL
 
 
 @dataclass(frozen=True)

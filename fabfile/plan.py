@@ -6,11 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fabfile.cluster import Cluster, Service
 from fabfile.placement import LabelChange
 from fabfile.servicespec import specification
 from fabfile.specfields import fields, order
 from fabfile.stacks import Wanted
-from fabfile.swarm import IMAGE_LABEL, Cluster, Service
+from fabfile.swarm import IMAGE_LABEL
 
 _ASKED = "image: its digest is asked from the registry at each deploy"
 # These change without a new task (swarmkit: the task template and the endpoint make one).

@@ -6,12 +6,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fabfile import placement, swarm
+from fabfile import placement
+from fabfile.cluster import Cluster, look_command, parse_cluster
 from fabfile.errors import SwarmkeepError
 from fabfile.inventory import HostEntry, Inventory
 from fabfile.placement import LabelChange
 from fabfile.stacks import Wanted
-from fabfile.swarm import DATA_LABEL, Cluster
+from fabfile.swarm import DATA_LABEL
 from fabfile.transport import Command, Fleet, Host, Outcome, values
 
 PULL_TIMEOUT = 1800.0
@@ -180,12 +181,12 @@ def lacking_image(wanted: Wanted, seen: Look) -> list[HostEntry]:
 
 def observe_command(inventory: Inventory) -> Command:
     """The command that reads the whole cluster."""
-    return swarm.observe(inventory.network, [inventory.postgres.stack, inventory.app.stack])
+    return look_command(inventory.network, [inventory.postgres.stack, inventory.app.stack])
 
 
 def observe(manager: Host) -> Cluster:
     """Read the whole cluster from a manager."""
-    return swarm.parse_cluster(manager.run(observe_command(manager.inventory)))
+    return parse_cluster(manager.run(observe_command(manager.inventory)))
 
 
 def survey(host: Host, wanted: Wanted) -> Survey:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
+from fabfile.cluster import Cluster, Task
 from fabfile.errors import SwarmkeepError
 from fabfile.inventory import HostEntry, Inventory
-from fabfile.swarm import Cluster, Task
 from fabfile.transport import Command, Fleet
 
 TRY_SECONDS = 10

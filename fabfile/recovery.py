@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fabfile import backup_host, placement, preflight
+from fabfile.cluster import Cluster
 from fabfile.errors import CheckFailedError, ConfigError, SwarmkeepError, UnreachableError
 from fabfile.inventory import Inventory
 from fabfile.preflight import Look
@@ -18,7 +19,6 @@ from fabfile.role_password import RolePassword, find, run_sql
 from fabfile.secret import Secret
 from fabfile.sets import BackupSet
 from fabfile.stacks import Wanted
-from fabfile.swarm import Cluster
 from fabfile.transport import Fleet, Host, Outcome, values
 
 DIFFERENT, TRANSFER_FAILED = 19, 18

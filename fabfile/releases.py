@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fabfile.cluster import Cluster
 from fabfile.errors import SwarmkeepError
 from fabfile.stacks import SecretContent, Wanted
-from fabfile.swarm import RECORD_LABEL, Cluster
+from fabfile.swarm import RECORD_LABEL
 from fabfile.transport import Command, Host
 
 KEPT = 10

@@ -10,9 +10,9 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fabfile.cluster import Cluster
 from fabfile.errors import SwarmkeepError
 from fabfile.secret import Secret
-from fabfile.swarm import Cluster
 from fabfile.transport import Command, Fleet, Host
 
 _ASKED = "swarmkeep: asked for a password"

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 
 from fabfile import audit, convergence, endings, lock, role_password, scram, stacks, swarm
 from fabfile.change_script import ChangeScript
+from fabfile.cluster import Cluster, parse_sections
 from fabfile.deploy import make_plan
 from fabfile.endings import Options
 from fabfile.errors import SwarmkeepError, UnreachableError
@@ -35,7 +36,6 @@ from fabfile.role_password import RolePassword
 from fabfile.rotation_vault import NEXT, RotatingVault
 from fabfile.secret import Secret
 from fabfile.stacks import Wanted
-from fabfile.swarm import Cluster
 from fabfile.transport import Command, Fleet, Host, succeeded
 from fabfile.vault import POSTGRES_PASSWORD
 from fabfile.waiting import POLL_SECONDS, ROLLBACK_SECONDS, await_stack
@@ -91,7 +91,7 @@ class Rotation:
             seen.manager, self.options.origin, why, wait=wait, say=self.say, also=also
         ) as lease:
             self.vault.check_unchanged()
-            cluster = swarm.parse_sections(seen.manager.name, lease.output)
+            cluster = parse_sections(seen.manager.name, lease.output)
             return self._on_record(lease, replace(seen, cluster=cluster))
 
     def _on_record(self, lease: Lease, seen: Look) -> Rotated:

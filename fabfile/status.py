@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from fabfile.cluster import Cluster, Service, Task
 from fabfile.convergence import Baseline, judge
 from fabfile.inventory import Inventory
-from fabfile.swarm import DATA_LABEL, ROLE_LABEL, Cluster, Service, Task
+from fabfile.swarm import DATA_LABEL, ROLE_LABEL
 from fabfile.units import format_duration
 
 

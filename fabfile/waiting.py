@@ -6,11 +6,12 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 
+from fabfile.cluster import Cluster, Service
 from fabfile.convergence import Baseline, Progress, baseline, judge
 from fabfile.errors import SwarmkeepError
 from fabfile.placement import LabelChange, undo
 from fabfile.stacks import Wanted
-from fabfile.swarm import Cluster, Service, label_node
+from fabfile.swarm import label_node
 from fabfile.transport import Result
 
 POLL_SECONDS = 0.5

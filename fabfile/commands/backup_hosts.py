@@ -56,10 +56,11 @@ def _note_images(fleet: Fleet) -> None:
     """Tell the db hosts what runs now. The next deploy does it too: nothing depends on it here."""
     from contextlib import suppress
 
-    from fabfile import backup_host, preflight, swarm
+    from fabfile import backup_host, preflight
+    from fabfile.cluster import images_of
 
     with suppress(SwarmkeepError):
-        backup_host.note_images(fleet, swarm.images(preflight.observe_any(fleet)[1]))
+        backup_host.note_images(fleet, images_of(preflight.observe_any(fleet)[1]))
 
 
 @command()

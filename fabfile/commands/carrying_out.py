@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from fabfile.errors import ConfigError, SwarmkeepError
 
 if TYPE_CHECKING:
+    from fabfile.cluster import Cluster
     from fabfile.endings import Options, Report
     from fabfile.plan import Plan
     from fabfile.preflight import Look
     from fabfile.stacks import Wanted
-    from fabfile.swarm import Cluster
     from fabfile.transport import Fleet
 
 YES_HELP = "do not ask before something restarts the database"

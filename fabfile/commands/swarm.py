@@ -11,9 +11,9 @@ from fabfile.commands.carrying_out import WAIT_HELP
 from fabfile.commands.edge import command, is_dry, read_inventory, sudo_password
 
 if TYPE_CHECKING:
+    from fabfile.cluster import Cluster
     from fabfile.inventory import Inventory
     from fabfile.placement import LabelChange
-    from fabfile.swarm import Cluster
 
 
 @command(help={"wait": WAIT_HELP})

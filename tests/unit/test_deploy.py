@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fabfile import deploy, lock, stacks, waiting
+from fabfile.cluster import Cluster, Service
 from fabfile.deploy import Deployment
 from fabfile.endings import Options
 from fabfile.errors import SwarmkeepError, UnreachableError
@@ -18,7 +19,6 @@ from fabfile.origin import Origin
 from fabfile.placement import LabelChange
 from fabfile.plan import Plan, ServicePlan
 from fabfile.preflight import Look
-from fabfile.swarm import Cluster, Service
 from fabfile.transport import Result
 from tests.unit.clusters import cluster, node, service, spec, task
 from tests.unit.test_stacks import Vault, inventory
@@ -110,7 +110,7 @@ def run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         plan = Plan("dbstack", "db", tuple(labels), "", (), services or (UPDATE,))
         monkeypatch.setattr(lock, "held", Held)
         monkeypatch.setattr(deploy, "make_plan", lambda *args, **rest: plan)
-        monkeypatch.setattr(deploy.swarm, "parse_sections", lambda *args: before)
+        monkeypatch.setattr(deploy, "parse_sections", lambda *args: before)
         monkeypatch.setattr(deploy, "observe", lambda manager: swarm.now)
         monkeypatch.setattr(deploy, "await_stack", lambda *args, **rest: swarm.wait())
         monkeypatch.setattr(deploy, "lacking_image", lambda *args: [])

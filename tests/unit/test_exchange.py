@@ -12,9 +12,9 @@ import pytest
 
 from fabfile import app_pause, exchange
 from fabfile.app_pause import StillDownError
+from fabfile.cluster import Cluster
 from fabfile.errors import SwarmkeepError, UnreachableError
 from fabfile.lock import LockLostError
-from fabfile.swarm import Cluster
 from fabfile.transport import Result
 from tests.unit import clusters
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fabfile import swarm
+from fabfile.cluster import Cluster, look_command, parse_cluster, side_by_side
 from fabfile.errors import SwarmkeepError
-from fabfile.swarm import Cluster
 from fabfile.transport import Result
 
 NODE = {
@@ -50,7 +49,7 @@ def observe(folder: Path, answers: dict[str, str], stacks=("db", "it's")) -> Clu
     )
     (folder / "docker").chmod(0o755)
     done = subprocess.run(
-        ["sh", "-c", swarm.observe("backend", stacks).script],
+        ["sh", "-c", look_command("backend", stacks).script],
         env={"PATH": f"{folder}:{os.environ['PATH']}"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -58,7 +57,7 @@ def observe(folder: Path, answers: dict[str, str], stacks=("db", "it's")) -> Clu
         timeout=60,
         check=False,
     )
-    return swarm.parse_cluster(Result("manager1", done.returncode, done.stdout, done.stderr))
+    return parse_cluster(Result("manager1", done.returncode, done.stdout, done.stderr))
 
 
 def test_everything_arrives_whole_and_in_its_place(tmp_path):
@@ -130,7 +129,7 @@ def test_scripts_side_by_side_run_at_the_same_time(tmp_path):
         f"echo from the second >{tmp_path}/a\necho second\n",
     ]
     done = subprocess.run(
-        ["sh", "-c", swarm.side_by_side(scripts)],
+        ["sh", "-c", side_by_side(scripts)],
         capture_output=True,
         text=True,
         timeout=20,

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from fabfile import plan, stacks, swarm
+from fabfile.cluster import Cluster, Service, _service
 from fabfile.placement import LabelChange
 from fabfile.plan import Plan, ServicePlan
 from fabfile.stacks import Wanted
-from fabfile.swarm import Cluster, Service
 from tests.unit.clusters import cluster
 from tests.unit.test_stacks import Vault, inventory
 
@@ -24,7 +24,7 @@ DATA = Path(__file__).parent / "data"
 
 def service(spec: dict[str, Any]) -> Service:
     inspected = {"ID": spec["Name"], "Spec": spec}
-    return swarm._service(inspected)
+    return _service(inspected)
 
 
 @pytest.fixture(scope="module")

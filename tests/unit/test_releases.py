@@ -13,11 +13,12 @@ from invoke.collection import Collection
 from invoke.program import Program
 
 from fabfile import preflight, releases, stacks, transport
+from fabfile.cluster import Cluster, Record
 from fabfile.commands import carrying_out
 from fabfile.commands import releases as command
 from fabfile.errors import SwarmkeepError
 from fabfile.releases import Release
-from fabfile.swarm import Cluster, Record, SecretVersion
+from fabfile.swarm import SecretVersion
 from fabfile.transport import Result
 from tests.unit.clusters import cluster, service, spec
 from tests.unit.test_stacks import Vault, inventory

@@ -395,7 +395,7 @@ def world(place: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     fake("await_stack", lambda look, wanted, before, **rest: world.converge(wanted))
     fake("await_app", lambda *args: None)
     monkeypatch.setattr(lock, "held", Held)
-    monkeypatch.setattr(rotation.swarm, "parse_sections", lambda *args: world.cluster())
+    monkeypatch.setattr(rotation, "parse_sections", lambda *args: world.cluster())
     monkeypatch.setattr(role_password, "find", lambda *args: world.role())
     monkeypatch.setattr(
         vault_edit.Document,

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from fabfile import swarm
+from fabfile.cluster import Cluster, parse_cluster
 from fabfile.convergence import Baseline, judge
 from fabfile.errors import SwarmkeepError
-from fabfile.swarm import Cluster, SecretVersion
+from fabfile.swarm import SecretVersion
 from fabfile.transport import Result
 
 OBSERVED = (Path(__file__).parent / "data" / "observe-20.10.txt").read_text()
@@ -19,7 +20,7 @@ HOSTILE = "a b'c\"d$(touch pwned);e"
 
 
 def parse(text: str, stderr: str = "") -> Cluster:
-    return swarm.parse_cluster(Result("manager1", 0, text, stderr))
+    return parse_cluster(Result("manager1", 0, text, stderr))
 
 
 def test_a_real_manager_is_read():
