@@ -253,13 +253,12 @@ $(part globals "$base.globals.sql.gz.partial" "$PREFIX/${base##*/}.globals.sql.g
 ${FACTS:1:-1},
 "rows": $ROWS}
 END
-  [[ $(ask "${ENTER[@]}" psql -XAtqw 2>"$ERRORS" < <(
-    # shellcheck disable=SC2016 # PostgreSQL's dollar quotes
-    printf 'SELECT json_typeof($manifest$'
-    cat -- "$file"
-    # shellcheck disable=SC2016
-    printf '$manifest$::json);'
-  )) == object ]] || {
+  {
+    printf 'SELECT json_typeof('
+    sql_text "$file"
+    printf '::json);\n'
+  } >"$DIR/question.partial"
+  [[ $(ask "${ENTER[@]}" psql -XAtqw -v ON_ERROR_STOP=1 2>"$ERRORS" <"$DIR/question.partial") == object ]] || {
     tell psql "$ERRORS"
     die "$DUMP_FAILED" "the manifest is no JSON" "report it, with $PG_DB's names of tables"
   }

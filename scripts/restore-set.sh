@@ -65,7 +65,7 @@ newest_set() {
 # Sets MANIFEST (what it says, by name), the file of the rows that are expected, and checks that
 # the set is complete: every part there, of the right size.
 choose_set() {
-  local key size tag=manifest_${RUN//[^0-9]/} name
+  local key size name
   [[ -n $SET ]] || newest_set
   declare -gA MANIFEST=()
   local -A sizes=()
@@ -77,9 +77,9 @@ choose_set() {
   bucket s3 cp --only-show-errors "s3://$S3_BUCKET/$PREFIX/backup_$SET.manifest.json" "$DIR/manifest.partial"
   # PostgreSQL is the reader of JSON that is at hand.
   {
-    printf 'CREATE TEMP TABLE manifest AS SELECT $%s$' "$tag"
-    cat -- "$DIR/manifest.partial"
-    printf '$%s$::jsonb AS m;\n%s\n' "$tag" "$READ_MANIFEST"
+    printf 'CREATE TEMP TABLE manifest AS SELECT '
+    sql_text "$DIR/manifest.partial"
+    printf '::jsonb AS m;\n%s\n' "$READ_MANIFEST"
   } >"$DIR/read.partial"
   if ! sql postgres <"$DIR/read.partial"; then
     tell psql "$ERRORS"
@@ -226,14 +226,14 @@ END
 # Sets RESTORE, the words that run pg_restore into database $1. What it loads is not flushed
 # statement by statement: the last change of the name is, and with it all that was before.
 restore_words() {
-  local most memory
+  local most memory more
   most=$(ask docker inspect -f '{{.HostConfig.Memory}}' "$CONTAINER" 2>"$ERRORS") || most=0
   memory=$(($(sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/meminfo) / 1024))
   ((most == 0 || most / 1048576 > memory)) || memory=$((most / 1048576))
   memory=$((memory / 8 / JOBS))
   memory=$((memory < 32 ? 32 : memory > 512 ? 512 : memory))
-  RESTORE=("${ENTER[@]:0:2}" -e "PGOPTIONS=-c synchronous_commit=off -c maintenance_work_mem=${memory}MB -c max_parallel_maintenance_workers=0"
-    "${ENTER[@]:2}" pg_restore -w --exit-on-error --no-tablespaces -d "$1")
+  more="-c synchronous_commit=off -c maintenance_work_mem=${memory}MB -c max_parallel_maintenance_workers=0"
+  RESTORE=("${ENTER[@]/#PGOPTIONS=/PGOPTIONS=$more }" pg_restore -w --exit-on-error --no-tablespaces -d "$1")
 }
 
 # Tables and rows, through the pipe. Loading them is one stream, and decompressing it another:
