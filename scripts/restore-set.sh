@@ -76,12 +76,7 @@ choose_set() {
     "s3://$S3_BUCKET/$PREFIX/backup_$SET.manifest.json does not exist" "'inv backup.list' shows what there is"
   bucket s3 cp --only-show-errors "s3://$S3_BUCKET/$PREFIX/backup_$SET.manifest.json" "$DIR/manifest.partial"
   # PostgreSQL is the reader of JSON that is at hand.
-  {
-    printf 'CREATE TEMP TABLE manifest AS SELECT '
-    sql_text "$DIR/manifest.partial"
-    printf '::jsonb AS m;\n%s\n' "$READ_MANIFEST"
-  } >"$DIR/read.partial"
-  if ! sql postgres <"$DIR/read.partial"; then
+  if ! ask_manifest <<<"$READ_MANIFEST"; then
     tell psql "$ERRORS"
     blame "$BAD_SET" "backup_$SET.manifest.json cannot be read" "use another set: 'inv backup.list' shows them"
   fi
@@ -95,6 +90,17 @@ choose_set() {
       blame "$BAD_SET" "$key has ${sizes[$key]-no} bytes in the bucket, the manifest says ${MANIFEST[$name.bytes]}" \
         "use an earlier set: 'inv backup.list' shows them"
   done
+}
+
+# As sql, in a session with the table manifest, whose only column m is the manifest; :name is $1.
+ask_manifest() {
+  {
+    printf "\\set name '%s'\nCREATE TEMP TABLE manifest AS SELECT " "${1-}"
+    sql_text "$DIR/manifest.partial"
+    printf '::jsonb AS m;\n'
+    cat
+  } >"$DIR/read.partial"
+  sql postgres <"$DIR/read.partial"
 }
 
 # Lines "name, tab, value"; an empty line; the rows of every table as COUNT_SQL counts them.
@@ -223,6 +229,53 @@ END
   }
 }
 
+# Gives database $1 the rights that the set's had, before anything is in it. Those of roles that
+# are not here are left out. Sets that were made before this was recorded have none.
+give_rights() {
+  ask_manifest "$1" <<'END' && return
+SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC, %I', :'name', m ->> 'owner')
+FROM manifest WHERE jsonb_typeof(m -> 'acl') = 'array' \gexec
+SELECT format('GRANT %s ON DATABASE %I TO %s', privilege, :'name', coalesce(quote_ident(grantee), 'PUBLIC'))
+  || CASE WHEN grantable THEN ' WITH GRANT OPTION' ELSE '' END
+FROM manifest, jsonb_to_recordset(CASE jsonb_typeof(m -> 'acl') WHEN 'array' THEN m -> 'acl' END)
+  AS acl (grantee text, privilege text, grantable boolean)
+WHERE privilege IN ('CONNECT', 'CREATE', 'TEMPORARY')
+  AND (grantee IS NULL OR grantee IN (SELECT rolname FROM pg_roles)) \gexec
+END
+  tell psql "$ERRORS"
+  blame "$RESTORE_FAILED" "the rights on the set's database could not be set" "see the line above"
+}
+
+# Gives database $1 the connection limit and the settings that the set's had. That comes last: they
+# are meant for its clients, a restore may not be able to work with them. A setting that this
+# server refuses (later versions do without some) is named, and no reason to be without the data.
+# Lists that PostgreSQL keeps quoted are taken apart, as pg_dump does it with the same names.
+give_settings() {
+  local line
+  ask_manifest "$1" <<'END' || {
+SELECT format('ALTER DATABASE %I CONNECTION LIMIT %s', :'name', (m ->> 'connection_limit')::int)
+FROM manifest WHERE (m ->> 'connection_limit')::int >= 0 \gexec
+\set ON_ERROR_STOP off
+SELECT CASE WHEN role IS NULL THEN format('ALTER DATABASE %I SET ', :'name')
+    ELSE format('ALTER ROLE %I IN DATABASE %I SET ', role, :'name') END || quote_ident(key) || ' TO ' ||
+  CASE WHEN key NOT IN ('local_preload_libraries', 'search_path', 'session_preload_libraries',
+    'shared_preload_libraries', 'temp_tablespaces', 'unix_socket_directories') THEN quote_literal(value)
+  ELSE (SELECT coalesce(string_agg(quote_literal(CASE WHEN part[1] LIKE '"%'
+      THEN replace(substr(part[1], 2, length(part[1]) - 2), '""', '"') ELSE part[1] END), ', ' ORDER BY nr), '''''')
+    FROM regexp_matches(value, '("(?:[^"]|"")*"|[^",[:space:]]+)', 'g') WITH ORDINALITY AS parts (part, nr)) END
+FROM manifest, jsonb_to_recordset(CASE jsonb_typeof(m -> 'settings') WHEN 'array' THEN m -> 'settings' END)
+    AS settings (role text, setting text),
+  LATERAL (VALUES (split_part(setting, '=', 1), substr(setting, strpos(setting, '=') + 1))) AS pairs (key, value)
+WHERE role IS NULL OR role IN (SELECT rolname FROM pg_roles) \gexec
+END
+    tell psql "$ERRORS"
+    blame "$RESTORE_FAILED" "the settings of the set's database could not be set" "see the line above"
+  }
+  while IFS= read -r line; do
+    log WARNING "a setting of the set's database did not come back: $line"
+  done < <(grep 'ERROR: ' "$ERRORS")
+}
+
 # Sets RESTORE, the words that run pg_restore into database $1. What it loads is not flushed
 # statement by statement: the last change of the name is, and with it all that was before.
 restore_words() {
@@ -341,10 +394,12 @@ restore_into() {
   log INFO "restoring set=$SET database=$DATABASE into=$1 bytes=$(stat -c %s -- "$file") jobs=$JOBS"
   make_roles
   create_database "${passing,,}"
+  give_rights "$UNFINISHED"
   load "$UNFINISHED" "$file"
   build "$UNFINISHED" "$file"
   compare "$UNFINISHED"
   [[ -z $ANALYZE ]] || analyze "$UNFINISHED"
+  give_settings "$UNFINISHED"
   # In a session that waits for the disk: afterwards all that was loaded is there for good.
   [[ -z $EMPTY ]] || asked postgres "the empty database $1 could not be removed: is it in use?" <<<"DROP DATABASE \"$1\""
   asked postgres "database $UNFINISHED could not be renamed" \

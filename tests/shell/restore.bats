@@ -1,5 +1,5 @@
-# scripts/restore-pg.sh: what it refuses before it has changed anything. What it does is shown in
-# the lab, with a real PostgreSQL (tests/e2e/test_8_restore.py).
+# scripts/restore-pg.sh: what it refuses before it has changed anything, and the order of its steps.
+# What they do is shown in the lab, with a real PostgreSQL (tests/e2e/test_8_restore.py).
 # shellcheck disable=SC2030,SC2031 # each test is a subshell of its own
 
 bats_require_minimum_version 1.5.0
@@ -12,6 +12,45 @@ setup() {
 }
 
 restore() { run "$SCRIPT" "$@" --config "$CONF"; }
+
+# Puts a set into the bucket whose database took $1 bytes; $2: whether its rows were counted.
+a_set() {
+  local base=$FAKE/bucket/postgres/nocodb/backup_$SET part file
+  mkdir -p "${base%/*}"
+  printf '%s\n' ARCHIVE END | gzip >"$base.dump.gz"
+  echo 'CREATE ROLE noco;' | gzip >"$base.globals.sql.gz"
+  echo '{"format": 1}' >"$base.manifest.json"
+  {
+    for part in dump globals; do
+      file=$(ls "$base.$part".*)
+      printf '%s\t%s\n' "$part.key" "${file#"$FAKE/bucket/"}" "$part.bytes" "$(stat -c %s "$file")" \
+        "$part.sha256" "$(sha256sum <"$file" | cut -d ' ' -f 1)"
+    done
+    printf '%s\t%s\n' format 1 database nocodb major 15 server 15.14 here 15 lacking "" encoding UTF8 collate C \
+      ctype C provider c icu "" owner noco size "${1-1000}" counted "${2-object}"
+  } >"$FAKE/facts"
+  : >"$FAKE/databases"
+  echo 0 >"$FAKE/objects"
+}
+
+# Has df say of the dumps' folder that of $1 kB $2 are free, and of PostgreSQL's that of $3 $4 are.
+disks() {
+  mkdir -p "$FAKE/bin"
+  printf '#!/bin/sh\ncase "$*" in\n  -Pk*) echo x; echo "/dev/vdb %s 0 %s 1%%%% /data" ;;\n' "$3" "$4" >"$FAKE/bin/df"
+  printf '  *=avail*) echo Avail; echo %s ;;\n  *) echo x; echo "%s %s" ;;\nesac\n' "$2" "$1" "$2" >>"$FAKE/bin/df"
+  chmod 755 "$FAKE/bin/df"
+  settings "PATH='$FAKE/bin':\$PATH"
+}
+
+# The numbers of the lines with $1, and so on, in what PostgreSQL was asked; they must go up.
+in_this_order() {
+  local text last=0 line
+  for text; do
+    line=$(grep -nF -- "$text" "$FAKE/psql.stdin" | tail -n 1 | cut -d : -f 1)
+    ((line > last)) || { echo "'$text' is in line '$line', not after $last" >&2; return 1; }
+    last=$line
+  done
+}
 
 # No statement and no upload has left this machine.
 nothing_happened() {
@@ -99,4 +138,46 @@ nothing_happened() {
   restore restore --latest --into fine
   [ "$status" -eq 20 ]
   [[ $output == *"has no backup; next: "* ]]
+}
+
+@test "a restore: rights before the data, settings after it, the name last" {
+  a_set
+  restore restore --set "$SET" --into fine
+  [ "$status" -eq 0 ]
+  [[ $output == *"restore complete set=$SET database=nocodb into=fine tables=2 rows=20001 "* ]]
+  in_this_order "CREATE DATABASE %I" "GRANT %s ON DATABASE %I" pg_restore "count(*) FROM ONLY" \
+    "CONNECTION LIMIT %s" "ALTER ROLE %I IN DATABASE %I SET" 'RENAME TO "fine"'
+  run ! grep 'DROP DATABASE "fine"' "$FAKE/psql.stdin"
+}
+
+@test "the manifest is read as a text that it cannot end" {
+  a_set
+  echo '{"rows": {"$manifest_20261122$::jsonb; DROP ROLE noco": 1}}' >"$FAKE/bucket/postgres/nocodb/backup_$SET.manifest.json"
+  restore restore --set "$SET" --into fine
+  [ "$status" -eq 0 ]
+  # Three sessions read it, each with quotes of its own.
+  [ "$(grep -o '^CREATE TEMP TABLE manifest AS SELECT \$text_[0-9a-f]\{32\}\$' "$FAKE/psql.stdin" | sort -u | wc -l)" -eq 3 ]
+  [ "$(grep -c '^\$text_[0-9a-f]\{32\}\$::jsonb AS m;$' "$FAKE/psql.stdin")" -eq 3 ]
+}
+
+@test "a set whose rows were not counted: not compared, and it says so" {
+  a_set 1000 null
+  restore restore --set "$SET" --into fine
+  [ "$status" -eq 0 ]
+  [[ $output == *" WARNING "*"not compared: counting was off when the set was made; tables=2 rows=20001"* ]]
+}
+
+@test "rows that are not those of the manifest" {
+  a_set
+  # Expected is what the first reading says, counted what the second does.
+  printf '#!/bin/sh\n[ ! -e "$FAKE/restored" ] || sed -i s/20000/19999/ "$FAKE/tables"\nexec "%s" "$@"\n' \
+    "$BATS_TEST_DIRNAME/fakes/psql" >"$FAKE/psql"
+  mkdir "$FAKE/bin"
+  mv "$FAKE/psql" "$FAKE/bin/psql"
+  chmod 755 "$FAKE/bin/psql"
+  settings "PATH='$FAKE/bin':\$PATH"
+  restore restore --set "$SET" --into fine
+  [ "$status" -eq 25 ]
+  one_error '"\"My schema\".t" expected 20000, got 19999'
+  run ! grep 'RENAME TO' "$FAKE/psql.stdin"
 }
