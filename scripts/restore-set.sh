@@ -126,15 +126,16 @@ SELECT to_json(key) || ': ' || value FROM manifest,
 # Sets FILE to part $1 of the set, compared with the manifest: the local one if it is good and
 # may be used, or downloaded.
 fetch() {
-  local key=${MANIFEST[$1.key]} sum=${MANIFEST[$1.sha256]} bytes=${MANIFEST[$1.bytes]} found
+  local key=${MANIFEST[$1.key]} sum=${MANIFEST[$1.sha256]} bytes=${MANIFEST[$1.bytes]} found free
   FILE=$DIR/${key##*/}
   if [[ -z $DRILLING && -f $FILE && $(stat -c %s -- "$FILE") == "$bytes" ]]; then
     [[ $(sum_of "$FILE") != "$sum" ]] || return 0
     log WARNING "$FILE is damaged: its SHA-256 is not the manifest's; the bucket's is used"
   fi
   FILE=$DIR/restore.$1.partial
-  (($(free_bytes) > bytes + 1048576)) || die "$NO_SPACE" \
-    "$DIR has $(free_bytes) bytes free, the download needs $bytes" "make room there"
+  free=$(free_bytes)
+  ((free > bytes + RESERVED + 1048576)) || die "$NO_SPACE" \
+    "$DIR has $free bytes free, the download needs $bytes, and the restore $RESERVED on the same disk" "make room there"
   phase downloading "$bytes" "$FILE"
   bucket s3 cp --only-show-errors "s3://$S3_BUCKET/$key" "$FILE"
   phase comparing
@@ -145,20 +146,28 @@ fetch() {
 
 # ---- may it begin ------------------------------------------------------------------------------
 
-# Refuses what cannot work, before anything is changed.
+# Refuses what cannot work, before anything is changed. Sets RESERVED: how much the restore takes
+# of the disk that the download comes to; 0 where PostgreSQL's data is on another one.
 check_server() {
-  local folder free need=$((MANIFEST[size] * 12 / 10))
+  local folder wal size free size_here free_here need=$((MANIFEST[size] * 12 / 10))
   ((MANIFEST[here] >= MANIFEST[major])) || die "$OLD_SERVER" \
     "the set is of PostgreSQL ${MANIFEST[server]}, this server is ${MANIFEST[here]}: no older one can read it" \
     "deploy PostgreSQL ${MANIFEST[major]} or newer (images.postgres)"
   [[ -z ${MANIFEST[lacking]} ]] || die "$OLD_SERVER" \
     "the set needs extensions that this server lacks: ${MANIFEST[lacking]}" "deploy an image that has them (images.postgres)"
-  asked postgres "PostgreSQL does not say where its data is" <<<"SHOW data_directory"
-  folder=$SAID
-  free=$(ask docker exec "$CONTAINER" df -Pk "$folder" 2>"$ERRORS" | awk 'END { print $4 }') || free=0
-  free=$((free * 1024))
-  ((free >= need)) || die "$NO_SPACE" "PostgreSQL's disk has $free bytes free, the restore needs about $need" \
+  asked postgres "PostgreSQL does not say where its data is" \
+    <<<"SELECT pg_size_bytes(current_setting('max_wal_size')), current_setting('data_directory')"
+  IFS='|' read -r wal folder <<<"$SAID"
+  # What is loaded is in the log, too, until the next checkpoint.
+  need=$((need + (wal < need ? wal : need)))
+  read -r size free < <(ask docker exec "$CONTAINER" df -Pk "$folder" 2>"$ERRORS" | awk 'END { print $2, $4 }')
+  ((free * 1024 >= need)) || die "$NO_SPACE" "PostgreSQL's disk has $((free * 1024)) bytes free, the restore needs about $need" \
     "make room on it; databases kept by an earlier restore may go (docs/recovery.md)"
+  # One disk has other names in there, and in some file systems other numbers. It is the same if
+  # it is as large, and about as much of it is free.
+  read -r size_here free_here < <(df --output=size,avail -k -- "$DIR" | tail -n 1)
+  RESERVED=0
+  ((size_here != size || free_here < free - size / 100 || free_here > free + size / 100)) || RESERVED=$need
 }
 
 # Refuses a target that is there, unless there is nothing in it. Sets EMPTY then.

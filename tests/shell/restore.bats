@@ -181,3 +181,37 @@ nothing_happened() {
   one_error '"\"My schema\".t" expected 20000, got 19999'
   run ! grep 'RENAME TO' "$FAKE/psql.stdin"
 }
+
+@test "14: PostgreSQL's disk is too small: for the database, and as much again in its log" {
+  a_set 10000000 # the fake says max_wal_size is 16 MB
+  disks 90000000 90000000 80000000 23000
+  restore restore --set "$SET" --into fine
+  [ "$status" -eq 14 ]
+  one_error "PostgreSQL's disk has 23552000 bytes free, the restore needs about 24000000"
+  nothing_happened
+  disks 90000000 90000000 80000000 24000
+  restore restore --set "$SET" --into fine
+  [ "$status" -eq 0 ]
+  # Of a large one the log holds no more than it may.
+  a_set 1000000000
+  disks 90000000 90000000 80000000 1000000
+  restore restore --set "$SET" --into fine
+  one_error "the restore needs about 1216777216"
+}
+
+@test "14: download and database share a disk, which must hold both" {
+  a_set 10000000
+  disks 80000000 24400 80000000 24400
+  restore restore --set "$SET" --into fine
+  [ "$status" -eq 14 ]
+  one_error "bytes free, the download needs 32, and the restore 24000000 on the same disk"
+  run ! grep -e 'CREATE DATABASE' -e 'SET LOCAL log_statement' "$FAKE/psql.stdin"
+  nothing_happened
+  disks 80000000 26000 80000000 26000
+  restore restore --set "$SET" --into fine
+  [ "$status" -eq 0 ]
+  # Another disk needs to hold the download alone.
+  disks 50000000 2000 80000000 24400
+  restore restore --set "$SET" --into fine
+  [ "$status" -eq 0 ]
+}
