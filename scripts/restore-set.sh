@@ -174,13 +174,24 @@ check_server() {
 check_target() {
   EMPTY=""
   exists "$1" || return 0
-  asked "$1" "database $1 cannot be looked into" <<<"SELECT count(*) FROM pg_class c
-    JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+  asked "$1" "database $1 cannot be looked into" <<<"$COUNT_OBJECTS"
   ((SAID == 0)) || die "$WRONG_NAME" "database $1 exists already and is not empty; nothing was changed" \
     "choose another name, or replace the live one: inv backup.restore --replace"
   EMPTY=yes
 }
+
+# How much somebody has made in a database. Ids from 16384 on are not PostgreSQL's own; functions
+# and types of extensions come with them, and the types of arrays and rows with what they are of.
+readonly COUNT_OBJECTS="
+SELECT (SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema')
+  + (SELECT count(*) FROM pg_largeobject_metadata)
+  + (SELECT count(*) FROM (SELECT 'pg_proc'::regclass, oid FROM pg_proc
+      UNION ALL SELECT 'pg_type'::regclass, oid FROM pg_type
+        WHERE typtype IN ('d', 'e', 'r') OR typtype = 'b' AND typcategory <> 'A') AS made (catalog, id)
+    WHERE id >= 16384 AND NOT EXISTS (SELECT FROM pg_depend d
+      WHERE d.classid = catalog AND d.objid = id AND d.deptype = 'e'))
+"
 
 # ---- restoring ---------------------------------------------------------------------------------
 
@@ -409,6 +420,8 @@ restore_into() {
   compare "$UNFINISHED"
   [[ -z $ANALYZE ]] || analyze "$UNFINISHED"
   give_settings "$UNFINISHED"
+  # Somebody may have begun to use it meanwhile. It cannot be dropped while somebody is connected.
+  [[ -z $EMPTY ]] || check_target "$1"
   # In a session that waits for the disk: afterwards all that was loaded is there for good.
   [[ -z $EMPTY ]] || asked postgres "the empty database $1 could not be removed: is it in use?" <<<"DROP DATABASE \"$1\""
   asked postgres "database $UNFINISHED could not be renamed" \

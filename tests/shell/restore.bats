@@ -160,6 +160,30 @@ nothing_happened() {
   [ "$(grep -c '^\$text_[0-9a-f]\{32\}\$::jsonb AS m;$' "$FAKE/psql.stdin")" -eq 3 ]
 }
 
+@test "an empty database gives way to what is restored under its name; one with anything in it does not" {
+  a_set
+  echo fine >"$FAKE/databases"
+  restore restore --set "$SET" --into fine
+  [ "$status" -eq 0 ]
+  in_this_order pg_restore "count(*) FROM pg_largeobject_metadata" 'DROP DATABASE "fine"' 'RENAME TO "fine"'
+  rm "$FAKE/psql.stdin"
+  echo 1 >"$FAKE/objects"
+  restore restore --set "$SET" --into fine
+  [ "$status" -eq 22 ]
+  one_error "database fine exists already and is not empty"
+  run ! grep -e pg_restore -e 'DROP DATABASE "' "$FAKE/psql.stdin"
+}
+
+@test "a database that was empty and is so no more when its name is wanted stays" {
+  a_set
+  echo fine >"$FAKE/databases"
+  echo 1 >"$FAKE/filled"
+  restore restore --set "$SET" --into fine
+  [ "$status" -eq 22 ]
+  one_error "database fine exists already and is not empty"
+  run ! grep -e 'DROP DATABASE "' -e 'RENAME TO' "$FAKE/psql.stdin"
+}
+
 @test "a set whose rows were not counted: not compared, and it says so" {
   a_set 1000 null
   restore restore --set "$SET" --into fine
