@@ -202,7 +202,7 @@ make_roles() {
   asked postgres "PostgreSQL does not say which roles it has" \
     <<<"SELECT format('CREATE ROLE %I;', rolname) FROM pg_roles"
   mv -- "$DIR/said.partial" "$DIR/roles.partial"
-  gzip -dc <"$FILE" | awk -v known="$DIR/roles.partial" "$MISSING_ROLES" >"$DIR/make.partial"
+  gzip -dc <"$FILE" | awk "$MISSING_ROLES" known=1 "$DIR/roles.partial" known=0 - >"$DIR/make.partial"
   [[ -s $DIR/make.partial ]] || return 0
   {
     echo "BEGIN; SET LOCAL log_statement = 'none'; SET LOCAL log_min_error_statement = 'panic';"
@@ -216,16 +216,43 @@ make_roles() {
   log INFO "made roles that were missing: $(sed -n 's/^CREATE ROLE \(.*\);$/\1/p' "$DIR/make.partial" | paste -sd ' ')"
 }
 
-# Of what pg_dumpall wrote, the lines that make the roles which are not known. Who granted a
-# membership need not exist here.
+# Of what pg_dumpall wrote, the statements that make the roles which are not known, and those that
+# make one a member of another where either is made. Who granted a membership need not exist here.
+# A statement is a line, but what is quoted may have line breaks in it: whoever may set a value or
+# a name could else write statements of his own there.
 # shellcheck disable=SC2016 # awk
 readonly MISSING_ROLES='
-BEGIN { while ((getline line < known) > 0) have[line] = 1 }
-/^CREATE ROLE / && !($0 in have) { missing[substr($0, 13, length($0) - 13)] = 1; print }
-/^ALTER ROLE / { for (role in missing) if (index($0, "ALTER ROLE " role " ") == 1) print }
-/^GRANT / {
-  sub(/ GRANTED BY .*;$/, ";")
-  for (role in missing) if (index($0, " TO " role " ") || index($0, " TO " role ";")) print
+function begins(words) { rest = substr(text, length(words) + 1); return index(text, words) == 1 }
+function name(  found) { # the one that the rest begins with; it is cut off there
+  match(rest, /^("([^"]|"")*"|[^ ";]+)/)
+  found = substr(rest, 1, RLENGTH)
+  rest = substr(rest, length(found) + 1)
+  return found
+}
+!quoting && /^--/ { next }
+{
+  text = quoting ? text "\n" $0 : $0
+  left = text
+  gsub(/\047[^\047]*\047|"[^"]*"/, "", left)
+  quoting = left ~ /[\047"]/
+  if (quoting) next
+}
+begins("CREATE ROLE ") {
+  role = name()
+  if (known) have[role] = 1
+  else if (rest == ";" && !(role in have)) { missing[role] = 1; print text }
+}
+begins("ALTER ROLE ") { if (name() in missing) print text }
+begins("GRANT ") {
+  what = name()
+  if (match(rest, /^[A-Z, ]* ON PARAMETER [^ ]+ TO /)) {
+    rest = substr(rest, RLENGTH + 1)
+    if (name() in missing) print text
+  } else if (sub(/^ TO /, "", rest)) {
+    member = name()
+    sub(/ GRANTED BY .*/, ";", rest)
+    if (what in missing || member in missing) print "GRANT " what " TO " member rest
+  }
 }'
 
 # Makes database $1 as the set's was: encoding, collation, owner.

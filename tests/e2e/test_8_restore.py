@@ -120,6 +120,8 @@ class TestInto:
 
     def test_from_the_bucket_alone_with_roles_that_are_missing(self, product, lab, stamp):
         sql(lab, "CREATE ROLE reader LOGIN PASSWORD 'x'; CREATE ROLE \"Odd name\"; ")
+        sql(lab, 'CREATE ROLE keeper; GRANT "Odd name" TO keeper')
+        sql(lab, "ALTER ROLE keeper SET a.b TO E'x\\nCREATE ROLE evil SUPERUSER;\\n'")
         sql(lab, 'GRANT "Odd name" TO reader; CREATE TABLE seen (n int)', "nocodb")
         sql(lab, "ALTER TABLE seen OWNER TO reader; INSERT INTO seen VALUES (1), (2)", "nocodb")
         assert lab.exec("db1", "/usr/local/bin/backup-pg.sh").returncode == 0
@@ -132,11 +134,12 @@ class TestInto:
         assert sql(lab, "SELECT count(*) FROM seen", "fresh") == "2"
         asked = "SELECT rolpassword FROM pg_authid WHERE rolname = 'reader'"
         assert sql(lab, asked) == verifier
-        assert sql(lab, "SELECT pg_has_role('reader', 'Odd name', 'MEMBER')") == "t"
+        for member in ("reader", "keeper"):
+            assert sql(lab, f"SELECT pg_has_role('{member}', 'Odd name', 'MEMBER')") == "t"
         owner = "SELECT relowner::regrole FROM pg_class WHERE relname = 'seen'"
         assert sql(lab, owner, "fresh") == "reader"
         sql(lab, "DROP DATABASE fresh WITH (FORCE)")
-        sql(lab, 'DROP ROLE reader; DROP ROLE "Odd name"')
+        sql(lab, 'DROP ROLE reader; DROP ROLE keeper; DROP ROLE "Odd name"')
 
     def test_rights_and_settings_of_the_database_come_back(self, product, lab):
         sql(lab, "CREATE ROLE reader LOGIN")

@@ -239,3 +239,95 @@ nothing_happened() {
   restore restore --set "$SET" --into fine
   [ "$status" -eq 0 ]
 }
+
+# What is made of the roles of file $1, where the roles after it exist.
+made() {
+  local dumped=$1
+  shift
+  printf 'CREATE ROLE %s;\n' "$@" >"$FAKE/known"
+  bash -c '. "$1" && exec awk "$MISSING_ROLES" known=1 "$2" known=0 "$3"' sh \
+    "${SCRIPT%/*}/restore-set.sh" "$FAKE/known" "$dumped"
+}
+
+@test "roles: what is missing is made, with its memberships in both directions" {
+  cat >"$FAKE/15.sql" <<'END'
+-- Roles
+CREATE ROLE staff;
+ALTER ROLE staff WITH NOSUPERUSER INHERIT NOLOGIN;
+CREATE ROLE "odd TO name";
+ALTER ROLE "odd TO name" WITH LOGIN PASSWORD 'SCRAM-SHA-256$4096:a=$b=:c=';
+CREATE ROLE noco;
+ALTER ROLE noco WITH SUPERUSER LOGIN PASSWORD 'SCRAM-SHA-256$4096:x=$y=:z=';
+CREATE ROLE anna;
+ALTER ROLE anna WITH LOGIN;
+
+-- User Config "o'neill"
+ALTER ROLE "odd TO name" SET search_path TO 'a', 'b';
+ALTER ROLE anna SET work_mem TO '5MB';
+GRANT anna TO noco GRANTED BY noco;
+GRANT staff TO anna WITH ADMIN OPTION GRANTED BY noco;
+GRANT staff TO "odd TO name" GRANTED BY "who GRANTED BY whom";
+GRANT "odd TO name" TO noco GRANTED BY noco;
+GRANT pg_monitor TO "odd TO name" GRANTED BY noco;
+GRANT SET ON PARAMETER log_statement TO "odd TO name";
+GRANT ALTER SYSTEM ON PARAMETER log_statement TO anna;
+GRANT CREATE ON TABLESPACE fast TO "odd TO name";
+END
+  run made "$FAKE/15.sql" noco anna pg_monitor
+  [ "$status" -eq 0 ]
+  diff - <(echo "$output") <<'END'
+CREATE ROLE staff;
+ALTER ROLE staff WITH NOSUPERUSER INHERIT NOLOGIN;
+CREATE ROLE "odd TO name";
+ALTER ROLE "odd TO name" WITH LOGIN PASSWORD 'SCRAM-SHA-256$4096:a=$b=:c=';
+ALTER ROLE "odd TO name" SET search_path TO 'a', 'b';
+GRANT staff TO anna WITH ADMIN OPTION;
+GRANT staff TO "odd TO name";
+GRANT "odd TO name" TO noco;
+GRANT pg_monitor TO "odd TO name";
+GRANT SET ON PARAMETER log_statement TO "odd TO name";
+END
+  run made "$FAKE/15.sql" noco anna pg_monitor staff '"odd TO name"'
+  [ "$output" = "" ]
+}
+
+@test "roles: the memberships of PostgreSQL 16" {
+  cat >"$FAKE/16.sql" <<'END'
+CREATE ROLE a;
+CREATE ROLE b;
+GRANT a TO b WITH ADMIN OPTION, INHERIT FALSE, SET FALSE GRANTED BY c;
+GRANT a TO d WITH INHERIT TRUE GRANTED BY c;
+GRANT e TO d WITH ADMIN OPTION, INHERIT TRUE GRANTED BY c;
+END
+  run made "$FAKE/16.sql" b c d e
+  diff - <(echo "$output") <<'END'
+CREATE ROLE a;
+GRANT a TO b WITH ADMIN OPTION, INHERIT FALSE, SET FALSE;
+GRANT a TO d WITH INHERIT TRUE;
+END
+}
+
+@test "roles: a value or a name with line breaks holds no statements" {
+  cat >"$FAKE/broken.sql" <<'END'
+CREATE ROLE bob;
+CREATE ROLE "two
+CREATE ROLE evil;";
+ALTER ROLE bob SET "a.b" TO 'it''s
+CREATE ROLE evil;
+ALTER ROLE evil WITH SUPERUSER;
+GRANT evil TO bob;
+';
+CREATE ROLE new;
+ALTER ROLE new SET "a.b" TO 'first "
+ALTER ROLE new WITH SUPERUSER;
+last';
+END
+  run made "$FAKE/broken.sql" bob '"two
+CREATE ROLE evil;"'
+  diff - <(echo "$output") <<'END'
+CREATE ROLE new;
+ALTER ROLE new SET "a.b" TO 'first "
+ALTER ROLE new WITH SUPERUSER;
+last';
+END
+}
