@@ -77,8 +77,8 @@ nothing_happened() {
   nothing_happened
 }
 
-@test "names that are no names, and PostgreSQL's own" {
-  for name in "" "a b" "a;b" "1a" 'a"b' postgres template0 "$(printf 'a%.0s' {1..64})"; do
+@test "names that are no names, PostgreSQL's own, and those that the next restore drops" {
+  for name in "" "a b" "a;b" "1a" 'a"b' swarmkeep_restoring_x postgres template0 "$(printf 'a%.0s' {1..64})"; do
     restore restore --set "$SET" --into "$name"
     [ "$status" -eq 2 ]
     restore swap --with fine --keep-as "$name"
