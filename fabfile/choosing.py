@@ -20,6 +20,8 @@ LONGEST_NAME = 63
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*", re.ASCII)
 _OWN = ("postgres", "template0", "template1")
+_PASSING = "swarmkeep_restoring_"
+"""What names of unfinished databases start with; restore-pg.sh drops what is called so."""
 _LISTED = "inv backup.list shows which sets there are"
 
 
@@ -114,6 +116,11 @@ def check_name(flag: str, name: str) -> str:
         )
     if name in _OWN:
         raise ConfigError(f"{flag} {name}: is PostgreSQL's own", hint="choose another name")
+    if name.startswith(_PASSING):
+        raise ConfigError(
+            f"{flag} {name}: names that begin with {_PASSING} are those of unfinished restores",
+            hint="choose another name",
+        )
     return name
 
 

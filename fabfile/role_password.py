@@ -119,8 +119,9 @@ def run_sql(
         "PGUSER": user,
         "PGDATABASE": database,
         "PGCONNECT_TIMEOUT": "10",
-        # Nothing of this may wait for long while the app is being restarted.
-        "PGOPTIONS": "-c statement_timeout=10s",
+        # Nothing of this may wait for long while the app is being restarted, nor call what
+        # somebody else has made in the database under the name of PostgreSQL's own.
+        "PGOPTIONS": "-c statement_timeout=10s -c search_path=pg_catalog",
         "LC_ALL": "C",
     }
     words = " ".join(f"-e {shlex.quote(f'{key}={value}')}" for key, value in settings.items())

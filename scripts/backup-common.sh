@@ -39,6 +39,19 @@ quoted() {
   printf '"%s"' "${text//\"/\\\"}"
 }
 
+# File $1 as a text in SQL. Whoever may name a table has a say in what is in it: one that held what
+# ends the text would go on as SQL of ours. So that cannot be guessed.
+sql_text() {
+  local tag
+  tag=text_$(od -An -v -N 16 -tx1 /dev/urandom | tr -d ' \n')
+  if [[ ${#tag} != 37 ]] || grep -qF -- "$tag" "$1"; then
+    die "$UNEXPECTED" "$1 cannot be passed on to PostgreSQL" "run it again; if it stays so, report it"
+  fi
+  printf '$%s$' "$tag"
+  cat -- "$1"
+  printf '$%s$' "$tag"
+}
+
 # The SHA-256 of file $1.
 sum_of() {
   local sum
@@ -193,10 +206,11 @@ esac
 exec "$@"'
 
 # Sets ENTER, the words that run a program in container $1. Its data goes through the FIFO $2
-# in there, or without one through docker exec, whose stdin -i connects.
+# in there, or without one through docker exec, whose stdin -i connects. Functions and operators
+# that clients made in the database are not looked for: ours would not be safe from them.
 enter() {
   ENTER=(docker exec -e "PGDATABASE=$PG_DB" -e "PGUSER=$PG_USER" -e PGCONNECT_TIMEOUT=10 -e LC_ALL=C
-    -e "PIPE=${2:-}")
+    -e "PGOPTIONS=-c search_path=pg_catalog" -e "PIPE=${2:-}")
   [[ -n ${2:-} ]] || ENTER+=(-i)
   ENTER+=("$1" sh -c "$INSIDE" sh)
 }

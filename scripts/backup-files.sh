@@ -18,10 +18,11 @@ Back up the files in NocoDB's data volume to S3, as far as they are not there ye
 
   --config FILE  settings to use instead of /etc/backup-files.conf
   --check        only see whether a backup could be made: settings, tools, bucket, volume
-  --restore      the other way: fetch the files that this node lacks
+  --restore      the other way: fetch the files that this node lacks, leave those that it has
 
 Exit codes:
-   0  every file of the volume is in the bucket (--restore: and the other way round)
+   0  every file of the volume is in the bucket (--restore: and the other way round; those
+      that differ stay as they are here, and are named)
    1  unexpected failure
    2  wrong usage or settings
   10  another run is in progress
@@ -34,9 +35,13 @@ Exit codes:
 END
 }
 
-remove_unfinished() { rm -f -- "$DIR"/*.partial*; }
+remove_unfinished() {
+  rm -f -- "$DIR"/*.partial*
+  [[ -z $STAGING ]] || rm -rf -- "$STAGING"
+}
 
-# Sets VOLUME_DIR, where this node has the volume's files.
+# Sets VOLUME_DIR, where this node has the volume's files, and STAGING, where a restore gathers
+# them: what a killed one has left there is no file of NocoDB's.
 find_volume() {
   local volume=${APP_STACK}_data
   ask docker info >/dev/null 2>"$ERRORS" || {
@@ -45,6 +50,8 @@ find_volume() {
   }
   VOLUME_DIR=$(ask docker volume inspect -f '{{.Mountpoint}}' "$volume" 2>"$ERRORS") && [[ -d $VOLUME_DIR ]] ||
     die "$NO_CONTAINER" "this node has no volume $volume" "nothing to do if NocoDB has never run here; else 'docker volume ls'"
+  STAGING=$VOLUME_DIR/.swarmkeep-restore.partial
+  rm -rf -- "$STAGING"
 }
 
 # Lists the volume's files into $1, "bytes TAB path" a line, in the order of their paths. Names
@@ -119,6 +126,19 @@ END
   upload "$state" "$PREFIX/state/$NODE.json" "$(sum_of "$state")"
 }
 
+# Sorts what the bucket has by what is here: lists of the same form, absent, differing (here
+# with another size) and same.
+compare() {
+  local list
+  for list in absent differing same; do : >"$DIR/$list.partial"; done
+  awk -v lists="$DIR" '
+    { path = substr($0, index($0, "\t") + 1); size = $0; sub(/\t.*/, "", size) }
+    reading == "here" { here[path] = size; next }
+    { list = path in here ? (here[path] == size ? "same" : "differing") : "absent"
+      print > (lists "/" list ".partial") }' \
+    reading=here "$DIR/files.partial" reading=objects "$DIR/objects.partial"
+}
+
 restore() {
   local count bytes free
   find_volume
@@ -127,34 +147,65 @@ restore() {
     quit "$UPLOAD_FAILED"
   }
   list_files "$DIR/files.partial"
-  comm -23 "$DIR/objects.partial" "$DIR/files.partial" >"$DIR/missing.partial"
-  read -r count bytes < <(total "$DIR/missing.partial")
+  compare
+  read -r count bytes < <(total "$DIR/absent.partial")
   free=$(($(df --output=avail -k -- "$VOLUME_DIR" | tail -n 1) * 1024))
   ((free > bytes)) || die "$NO_SPACE" "$VOLUME_DIR has $free bytes free, the files need $bytes" "make room"
   log INFO "fetching files=$count bytes=$bytes into $VOLUME_DIR"
-  if ((count > 0)) && ! sync_files --size-only "s3://$S3_BUCKET/$PREFIX/data/" "$VOLUME_DIR"; then
-    bucket_failed "the files could not be fetched from s3://$S3_BUCKET/$PREFIX/data/"
-    quit "$UPLOAD_FAILED"
+  if ((count > 0)); then
+    stage
+    place
   fi
-  # They belong to whom the volume belongs to, as what NocoDB writes itself.
-  cut -f 2- "$DIR/missing.partial" | while IFS= read -r path; do
-    owner_as_volume "$path"
-  done
   list_files "$DIR/files.partial"
-  comm -23 "$DIR/objects.partial" "$DIR/files.partial" >"$DIR/missing.partial"
-  [[ ! -s $DIR/missing.partial ]] || die "$BAD_OBJECT" \
-    "$(wc -l <"$DIR/missing.partial") files did not arrive as they are in the bucket, such as $(head -n 1 "$DIR/missing.partial" | cut -f 2-)" \
+  compare
+  [[ ! -s $DIR/differing.partial ]] || log WARNING \
+    "$(wc -l <"$DIR/differing.partial") files are not as they are in the bucket and were left alone, such as $(head -n 3 "$DIR/differing.partial" | cut -f 2- | paste -sd ,)"
+  [[ ! -s $DIR/absent.partial ]] || die "$BAD_OBJECT" \
+    "$(wc -l <"$DIR/absent.partial") files did not arrive as they are in the bucket, such as $(head -n 1 "$DIR/absent.partial" | cut -f 2-)" \
     "run it again; the log of NocoDB tells who else writes there"
   log INFO "files restored stack=$APP_STACK fetched=$count bytes=$bytes seconds=$SECONDS"
 }
 
-# Gives a file and the folders above it the owner of the volume.
-owner_as_volume() {
-  local path=$1
-  while [[ $path != . && -e $VOLUME_DIR/$path ]]; do
-    chown --no-dereference --reference="$VOLUME_DIR" -- "$VOLUME_DIR/$path"
-    path=$(dirname -- "$path")
-  done
+# Fetches what is absent into a folder of its own in the volume, so that nothing there can be
+# overwritten, whoever writes meanwhile. One sync fetches them all; it takes patterns, not lists,
+# and names may look like patterns. So it finds what it need not fetch in that folder: links to
+# what is the same here, and hollow files of the size in the bucket for what differs.
+stage() {
+  local size path
+  mkdir -- "$STAGING"
+  (cd -- "$VOLUME_DIR" && only_paths same | xargs -0r cp -l --parents -t "$STAGING" --) 2>"$ERRORS" || {
+    tell cp "$ERRORS"
+    die "$UNEXPECTED" "the files that $VOLUME_DIR has could not be noted; nothing was changed" "see the line above, then run it again"
+  }
+  while IFS=$'\t' read -r size path; do
+    mkdir -p -- "$STAGING/./$(dirname -- "$path")"
+    truncate -s "$size" -- "$STAGING/$path"
+  done <"$DIR/differing.partial"
+  sync_files --size-only "s3://$S3_BUCKET/$PREFIX/data/" "$STAGING" || {
+    bucket_failed "the files could not be fetched from s3://$S3_BUCKET/$PREFIX/data/"
+    quit "$UPLOAD_FAILED"
+  }
+}
+
+# Gives what was fetched its names in the volume: a link, which never takes another's place.
+# Files and the folders above them belong to whom the volume belongs to, as what NocoDB writes.
+place() {
+  (cd -- "$STAGING" && find . -type f ! -name '*[[:cntrl:]]*' -printf '%s\t%P\n') | sort >"$DIR/fetched.partial"
+  comm -12 "$DIR/absent.partial" "$DIR/fetched.partial" >"$DIR/arrived.partial"
+  (cd -- "$VOLUME_DIR" && folders | xargs -0r mkdir -p --)
+  (cd -- "$VOLUME_DIR" && folders | xargs -0r chown --no-dereference --reference=. --)
+  (cd -- "$STAGING" && only_paths arrived | xargs -0r chown --no-dereference --reference="$VOLUME_DIR" --)
+  # A name that has been taken meanwhile makes it fail; what counts is the comparison afterwards.
+  (cd -- "$STAGING" && only_paths arrived | xargs -0r cp -l --no-clobber --parents -t "$VOLUME_DIR" --) 2>"$ERRORS" || true
+  rm -rf -- "$STAGING"
+}
+
+# The paths of list $1, and every folder above those that have arrived, each with a NUL behind it
+# and ./ before it: none is taken for an option.
+only_paths() { sed 's,^[0-9]*\t,./,' "$DIR/$1.partial" | tr '\n' '\0'; }
+folders() {
+  only_paths arrived | tr '\0' '\n' |
+    awk '{ while (sub("/[^/]*$", "") && $0 != ".") print }' | sort -u | tr '\n' '\0'
 }
 
 check() {
@@ -183,8 +234,8 @@ main() {
   setting APP_STACK '[A-Za-z0-9][A-Za-z0-9_.-]*'
   setting NODE '[A-Za-z0-9][A-Za-z0-9_.-]*'
   setting STATE_DIR '/[^[:cntrl:]]+'
-  DIR=$STATE_DIR PREFIX=files/$APP_STACK
-  need aws awk comm docker flock gzip setpriv sha256sum timeout
+  DIR=$STATE_DIR PREFIX=files/$APP_STACK STAGING=""
+  need aws awk comm docker flock gzip setpriv sha256sum timeout xargs
   take_lock "$DIR"
   ERRORS=$DIR/errors.partial
   "$action"

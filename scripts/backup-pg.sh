@@ -105,7 +105,8 @@ check_space() {
 }
 
 # The facts of the manifest that PostgreSQL knows, as one line of JSON. Columns that came or went
-# between the versions are looked for by name.
+# between the versions are looked for by name. acl is null where nobody has changed who may do
+# what with the database; a grantee of null is everybody, a role of null means all roles.
 readonly FACTS_SQL="
 SELECT json_build_object(
   'server_version', current_setting('server_version'),
@@ -113,7 +114,14 @@ SELECT json_build_object(
   'encoding', pg_encoding_to_char(d.encoding), 'collate', d.datcollate, 'ctype', d.datctype,
   'locale_provider', coalesce(to_jsonb(d) ->> 'datlocprovider', 'c'),
   'icu_locale', coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale'),
-  'owner', pg_get_userbyid(d.datdba), 'size', pg_database_size(d.oid),
+  'owner', pg_get_userbyid(d.datdba), 'connection_limit', d.datconnlimit,
+  'acl', CASE WHEN d.datacl IS NOT NULL THEN coalesce((SELECT jsonb_agg(jsonb_build_object(
+      'grantee', CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee) END,
+      'privilege', a.privilege_type, 'grantable', a.is_grantable)) FROM aclexplode(d.datacl) a), '[]') END,
+  'settings', (SELECT jsonb_agg(jsonb_build_object('role', r.rolname, 'setting', setting))
+    FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) setting
+    WHERE s.setdatabase = d.oid),
+  'size', pg_database_size(d.oid),
   'extensions', (SELECT json_object_agg(extname, extversion) FROM pg_extension))
 FROM pg_database d WHERE d.datname = current_database();
 "
@@ -253,13 +261,12 @@ $(part globals "$base.globals.sql.gz.partial" "$PREFIX/${base##*/}.globals.sql.g
 ${FACTS:1:-1},
 "rows": $ROWS}
 END
-  [[ $(ask "${ENTER[@]}" psql -XAtqw 2>"$ERRORS" < <(
-    # shellcheck disable=SC2016 # PostgreSQL's dollar quotes
-    printf 'SELECT json_typeof($manifest$'
-    cat -- "$file"
-    # shellcheck disable=SC2016
-    printf '$manifest$::json);'
-  )) == object ]] || {
+  {
+    printf 'SELECT json_typeof('
+    sql_text "$file"
+    printf '::json);\n'
+  } >"$DIR/question.partial"
+  [[ $(ask "${ENTER[@]}" psql -XAtqw -v ON_ERROR_STOP=1 2>"$ERRORS" <"$DIR/question.partial") == object ]] || {
     tell psql "$ERRORS"
     die "$DUMP_FAILED" "the manifest is no JSON" "report it, with $PG_DB's names of tables"
   }

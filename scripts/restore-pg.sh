@@ -197,6 +197,9 @@ check_options() {
   esac
   [[ " postgres template0 template1 " != *" ${INTO:-$WITH} "* && " postgres template0 template1 " != *" ${KEEP_AS:-x} "* ]] ||
     die "$USAGE" "database '${INTO:-$WITH}' is PostgreSQL's own" "choose another name"
+  # The next restore drops what is called so.
+  [[ " $INTO $WITH $KEEP_AS" != *" $PASSING"* ]] || die "$USAGE" \
+    "names that begin with $PASSING are those of unfinished restores" "choose another name"
   [[ $ACTION == swap || -n $LATEST ]] || option --set "$SET" '[0-9]{8}T[0-9]{6}Z'
   option --jobs "$JOBS" '[1-9][0-9]?'
   option --memory "$MEMORY" '[1-9][0-9]*[mg]'
@@ -207,7 +210,7 @@ main() {
   local config=/etc/backup-pg.conf database=""
   begin_run
   ACTION=${1-} INTO="" WITH="" KEEP_AS="" SET="" LATEST="" APP="" ANALYZE="" PROGRESS="" MEMORY=512m CPUS=1
-  DRILLING="" REASON="" UNFINISHED="" EMPTY="" TABLES=0 ROWS=0 SERVER="" JOBS=$(nproc)
+  DRILLING="" REASON="" RESERVED=0 UNFINISHED="" EMPTY="" TABLES=0 ROWS=0 SERVER="" JOBS=$(nproc)
   ((JOBS <= 8)) || JOBS=8
   shift || true
   while (($# > 0)); do

@@ -65,7 +65,7 @@ newest_set() {
 # Sets MANIFEST (what it says, by name), the file of the rows that are expected, and checks that
 # the set is complete: every part there, of the right size.
 choose_set() {
-  local key size tag=manifest_${RUN//[^0-9]/} name
+  local key size name
   [[ -n $SET ]] || newest_set
   declare -gA MANIFEST=()
   local -A sizes=()
@@ -76,12 +76,7 @@ choose_set() {
     "s3://$S3_BUCKET/$PREFIX/backup_$SET.manifest.json does not exist" "'inv backup.list' shows what there is"
   bucket s3 cp --only-show-errors "s3://$S3_BUCKET/$PREFIX/backup_$SET.manifest.json" "$DIR/manifest.partial"
   # PostgreSQL is the reader of JSON that is at hand.
-  {
-    printf 'CREATE TEMP TABLE manifest AS SELECT $%s$' "$tag"
-    cat -- "$DIR/manifest.partial"
-    printf '$%s$::jsonb AS m;\n%s\n' "$tag" "$READ_MANIFEST"
-  } >"$DIR/read.partial"
-  if ! sql postgres <"$DIR/read.partial"; then
+  if ! ask_manifest <<<"$READ_MANIFEST"; then
     tell psql "$ERRORS"
     blame "$BAD_SET" "backup_$SET.manifest.json cannot be read" "use another set: 'inv backup.list' shows them"
   fi
@@ -95,6 +90,17 @@ choose_set() {
       blame "$BAD_SET" "$key has ${sizes[$key]-no} bytes in the bucket, the manifest says ${MANIFEST[$name.bytes]}" \
         "use an earlier set: 'inv backup.list' shows them"
   done
+}
+
+# As sql, in a session with the table manifest, whose only column m is the manifest; :name is $1.
+ask_manifest() {
+  {
+    printf "\\set name '%s'\nCREATE TEMP TABLE manifest AS SELECT " "${1-}"
+    sql_text "$DIR/manifest.partial"
+    printf '::jsonb AS m;\n'
+    cat
+  } >"$DIR/read.partial"
+  sql postgres <"$DIR/read.partial"
 }
 
 # Lines "name, tab, value"; an empty line; the rows of every table as COUNT_SQL counts them.
@@ -120,15 +126,16 @@ SELECT to_json(key) || ': ' || value FROM manifest,
 # Sets FILE to part $1 of the set, compared with the manifest: the local one if it is good and
 # may be used, or downloaded.
 fetch() {
-  local key=${MANIFEST[$1.key]} sum=${MANIFEST[$1.sha256]} bytes=${MANIFEST[$1.bytes]} found
+  local key=${MANIFEST[$1.key]} sum=${MANIFEST[$1.sha256]} bytes=${MANIFEST[$1.bytes]} found free
   FILE=$DIR/${key##*/}
   if [[ -z $DRILLING && -f $FILE && $(stat -c %s -- "$FILE") == "$bytes" ]]; then
     [[ $(sum_of "$FILE") != "$sum" ]] || return 0
     log WARNING "$FILE is damaged: its SHA-256 is not the manifest's; the bucket's is used"
   fi
   FILE=$DIR/restore.$1.partial
-  (($(free_bytes) > bytes + 1048576)) || die "$NO_SPACE" \
-    "$DIR has $(free_bytes) bytes free, the download needs $bytes" "make room there"
+  free=$(free_bytes)
+  ((free > bytes + RESERVED + 1048576)) || die "$NO_SPACE" \
+    "$DIR has $free bytes free, the download needs $bytes, and the restore $RESERVED on the same disk" "make room there"
   phase downloading "$bytes" "$FILE"
   bucket s3 cp --only-show-errors "s3://$S3_BUCKET/$key" "$FILE"
   phase comparing
@@ -139,33 +146,52 @@ fetch() {
 
 # ---- may it begin ------------------------------------------------------------------------------
 
-# Refuses what cannot work, before anything is changed.
+# Refuses what cannot work, before anything is changed. Sets RESERVED: how much the restore takes
+# of the disk that the download comes to; 0 where PostgreSQL's data is on another one.
 check_server() {
-  local folder free need=$((MANIFEST[size] * 12 / 10))
+  local folder wal size free size_here free_here need=$((MANIFEST[size] * 12 / 10))
   ((MANIFEST[here] >= MANIFEST[major])) || die "$OLD_SERVER" \
     "the set is of PostgreSQL ${MANIFEST[server]}, this server is ${MANIFEST[here]}: no older one can read it" \
     "deploy PostgreSQL ${MANIFEST[major]} or newer (images.postgres)"
   [[ -z ${MANIFEST[lacking]} ]] || die "$OLD_SERVER" \
     "the set needs extensions that this server lacks: ${MANIFEST[lacking]}" "deploy an image that has them (images.postgres)"
-  asked postgres "PostgreSQL does not say where its data is" <<<"SHOW data_directory"
-  folder=$SAID
-  free=$(ask docker exec "$CONTAINER" df -Pk "$folder" 2>"$ERRORS" | awk 'END { print $4 }') || free=0
-  free=$((free * 1024))
-  ((free >= need)) || die "$NO_SPACE" "PostgreSQL's disk has $free bytes free, the restore needs about $need" \
+  asked postgres "PostgreSQL does not say where its data is" \
+    <<<"SELECT pg_size_bytes(current_setting('max_wal_size')), current_setting('data_directory')"
+  IFS='|' read -r wal folder <<<"$SAID"
+  # What is loaded is in the log, too, until the next checkpoint.
+  need=$((need + (wal < need ? wal : need)))
+  read -r size free < <(ask docker exec "$CONTAINER" df -Pk "$folder" 2>"$ERRORS" | awk 'END { print $2, $4 }')
+  ((free * 1024 >= need)) || die "$NO_SPACE" "PostgreSQL's disk has $((free * 1024)) bytes free, the restore needs about $need" \
     "make room on it; databases kept by an earlier restore may go (docs/recovery.md)"
+  # One disk has other names in there, and in some file systems other numbers. It is the same if
+  # it is as large, and about as much of it is free.
+  read -r size_here free_here < <(df --output=size,avail -k -- "$DIR" | tail -n 1)
+  RESERVED=0
+  ((size_here != size || free_here < free - size / 100 || free_here > free + size / 100)) || RESERVED=$need
 }
 
 # Refuses a target that is there, unless there is nothing in it. Sets EMPTY then.
 check_target() {
   EMPTY=""
   exists "$1" || return 0
-  asked "$1" "database $1 cannot be looked into" <<<"SELECT count(*) FROM pg_class c
-    JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+  asked "$1" "database $1 cannot be looked into" <<<"$COUNT_OBJECTS"
   ((SAID == 0)) || die "$WRONG_NAME" "database $1 exists already and is not empty; nothing was changed" \
     "choose another name, or replace the live one: inv backup.restore --replace"
   EMPTY=yes
 }
+
+# How much somebody has made in a database. Ids from 16384 on are not PostgreSQL's own; functions
+# and types of extensions come with them, and the types of arrays and rows with what they are of.
+readonly COUNT_OBJECTS="
+SELECT (SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema')
+  + (SELECT count(*) FROM pg_largeobject_metadata)
+  + (SELECT count(*) FROM (SELECT 'pg_proc'::regclass, oid FROM pg_proc
+      UNION ALL SELECT 'pg_type'::regclass, oid FROM pg_type
+        WHERE typtype IN ('d', 'e', 'r') OR typtype = 'b' AND typcategory <> 'A') AS made (catalog, id)
+    WHERE id >= 16384 AND NOT EXISTS (SELECT FROM pg_depend d
+      WHERE d.classid = catalog AND d.objid = id AND d.deptype = 'e'))
+"
 
 # ---- restoring ---------------------------------------------------------------------------------
 
@@ -176,7 +202,7 @@ make_roles() {
   asked postgres "PostgreSQL does not say which roles it has" \
     <<<"SELECT format('CREATE ROLE %I;', rolname) FROM pg_roles"
   mv -- "$DIR/said.partial" "$DIR/roles.partial"
-  gzip -dc <"$FILE" | awk -v known="$DIR/roles.partial" "$MISSING_ROLES" >"$DIR/make.partial"
+  gzip -dc <"$FILE" | awk "$MISSING_ROLES" known=1 "$DIR/roles.partial" known=0 - >"$DIR/make.partial"
   [[ -s $DIR/make.partial ]] || return 0
   {
     echo "BEGIN; SET LOCAL log_statement = 'none'; SET LOCAL log_min_error_statement = 'panic';"
@@ -190,16 +216,43 @@ make_roles() {
   log INFO "made roles that were missing: $(sed -n 's/^CREATE ROLE \(.*\);$/\1/p' "$DIR/make.partial" | paste -sd ' ')"
 }
 
-# Of what pg_dumpall wrote, the lines that make the roles which are not known. Who granted a
-# membership need not exist here.
+# Of what pg_dumpall wrote, the statements that make the roles which are not known, and those that
+# make one a member of another where either is made. Who granted a membership need not exist here.
+# A statement is a line, but what is quoted may have line breaks in it: whoever may set a value or
+# a name could else write statements of his own there.
 # shellcheck disable=SC2016 # awk
 readonly MISSING_ROLES='
-BEGIN { while ((getline line < known) > 0) have[line] = 1 }
-/^CREATE ROLE / && !($0 in have) { missing[substr($0, 13, length($0) - 13)] = 1; print }
-/^ALTER ROLE / { for (role in missing) if (index($0, "ALTER ROLE " role " ") == 1) print }
-/^GRANT / {
-  sub(/ GRANTED BY .*;$/, ";")
-  for (role in missing) if (index($0, " TO " role " ") || index($0, " TO " role ";")) print
+function begins(words) { rest = substr(text, length(words) + 1); return index(text, words) == 1 }
+function name(  found) { # the one that the rest begins with; it is cut off there
+  match(rest, /^("([^"]|"")*"|[^ ";]+)/)
+  found = substr(rest, 1, RLENGTH)
+  rest = substr(rest, length(found) + 1)
+  return found
+}
+!quoting && /^--/ { next }
+{
+  text = quoting ? text "\n" $0 : $0
+  left = text
+  gsub(/\047[^\047]*\047|"[^"]*"/, "", left)
+  quoting = left ~ /[\047"]/
+  if (quoting) next
+}
+begins("CREATE ROLE ") {
+  role = name()
+  if (known) have[role] = 1
+  else if (rest == ";" && !(role in have)) { missing[role] = 1; print text }
+}
+begins("ALTER ROLE ") { if (name() in missing) print text }
+begins("GRANT ") {
+  what = name()
+  if (match(rest, /^[A-Z, ]* ON PARAMETER [^ ]+ TO /)) {
+    rest = substr(rest, RLENGTH + 1)
+    if (name() in missing) print text
+  } else if (sub(/^ TO /, "", rest)) {
+    member = name()
+    sub(/ GRANTED BY .*/, ";", rest)
+    if (what in missing || member in missing) print "GRANT " what " TO " member rest
+  }
 }'
 
 # Makes database $1 as the set's was: encoding, collation, owner.
@@ -223,17 +276,64 @@ END
   }
 }
 
+# Gives database $1 the rights that the set's had, before anything is in it. Those of roles that
+# are not here are left out. Sets that were made before this was recorded have none.
+give_rights() {
+  ask_manifest "$1" <<'END' && return
+SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC, %I', :'name', m ->> 'owner')
+FROM manifest WHERE jsonb_typeof(m -> 'acl') = 'array' \gexec
+SELECT format('GRANT %s ON DATABASE %I TO %s', privilege, :'name', coalesce(quote_ident(grantee), 'PUBLIC'))
+  || CASE WHEN grantable THEN ' WITH GRANT OPTION' ELSE '' END
+FROM manifest, jsonb_to_recordset(CASE jsonb_typeof(m -> 'acl') WHEN 'array' THEN m -> 'acl' END)
+  AS acl (grantee text, privilege text, grantable boolean)
+WHERE privilege IN ('CONNECT', 'CREATE', 'TEMPORARY')
+  AND (grantee IS NULL OR grantee IN (SELECT rolname FROM pg_roles)) \gexec
+END
+  tell psql "$ERRORS"
+  blame "$RESTORE_FAILED" "the rights on the set's database could not be set" "see the line above"
+}
+
+# Gives database $1 the connection limit and the settings that the set's had. That comes last: they
+# are meant for its clients, a restore may not be able to work with them. A setting that this
+# server refuses (later versions do without some) is named, and no reason to be without the data.
+# Lists that PostgreSQL keeps quoted are taken apart, as pg_dump does it with the same names.
+give_settings() {
+  local line
+  ask_manifest "$1" <<'END' || {
+SELECT format('ALTER DATABASE %I CONNECTION LIMIT %s', :'name', (m ->> 'connection_limit')::int)
+FROM manifest WHERE (m ->> 'connection_limit')::int >= 0 \gexec
+\set ON_ERROR_STOP off
+SELECT CASE WHEN role IS NULL THEN format('ALTER DATABASE %I SET ', :'name')
+    ELSE format('ALTER ROLE %I IN DATABASE %I SET ', role, :'name') END || quote_ident(key) || ' TO ' ||
+  CASE WHEN key NOT IN ('local_preload_libraries', 'search_path', 'session_preload_libraries',
+    'shared_preload_libraries', 'temp_tablespaces', 'unix_socket_directories') THEN quote_literal(value)
+  ELSE (SELECT coalesce(string_agg(quote_literal(CASE WHEN part[1] LIKE '"%'
+      THEN replace(substr(part[1], 2, length(part[1]) - 2), '""', '"') ELSE part[1] END), ', ' ORDER BY nr), '''''')
+    FROM regexp_matches(value, '("(?:[^"]|"")*"|[^",[:space:]]+)', 'g') WITH ORDINALITY AS parts (part, nr)) END
+FROM manifest, jsonb_to_recordset(CASE jsonb_typeof(m -> 'settings') WHEN 'array' THEN m -> 'settings' END)
+    AS settings (role text, setting text),
+  LATERAL (VALUES (split_part(setting, '=', 1), substr(setting, strpos(setting, '=') + 1))) AS pairs (key, value)
+WHERE role IS NULL OR role IN (SELECT rolname FROM pg_roles) \gexec
+END
+    tell psql "$ERRORS"
+    blame "$RESTORE_FAILED" "the settings of the set's database could not be set" "see the line above"
+  }
+  while IFS= read -r line; do
+    log WARNING "a setting of the set's database did not come back: $line"
+  done < <(grep 'ERROR: ' "$ERRORS")
+}
+
 # Sets RESTORE, the words that run pg_restore into database $1. What it loads is not flushed
 # statement by statement: the last change of the name is, and with it all that was before.
 restore_words() {
-  local most memory
+  local most memory more
   most=$(ask docker inspect -f '{{.HostConfig.Memory}}' "$CONTAINER" 2>"$ERRORS") || most=0
   memory=$(($(sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/meminfo) / 1024))
   ((most == 0 || most / 1048576 > memory)) || memory=$((most / 1048576))
   memory=$((memory / 8 / JOBS))
   memory=$((memory < 32 ? 32 : memory > 512 ? 512 : memory))
-  RESTORE=("${ENTER[@]:0:2}" -e "PGOPTIONS=-c synchronous_commit=off -c maintenance_work_mem=${memory}MB -c max_parallel_maintenance_workers=0"
-    "${ENTER[@]:2}" pg_restore -w --exit-on-error --no-tablespaces -d "$1")
+  more="-c synchronous_commit=off -c maintenance_work_mem=${memory}MB -c max_parallel_maintenance_workers=0"
+  RESTORE=("${ENTER[@]/#PGOPTIONS=/PGOPTIONS=$more }" pg_restore -w --exit-on-error --no-tablespaces -d "$1")
 }
 
 # Tables and rows, through the pipe. Loading them is one stream, and decompressing it another:
@@ -341,10 +441,14 @@ restore_into() {
   log INFO "restoring set=$SET database=$DATABASE into=$1 bytes=$(stat -c %s -- "$file") jobs=$JOBS"
   make_roles
   create_database "${passing,,}"
+  give_rights "$UNFINISHED"
   load "$UNFINISHED" "$file"
   build "$UNFINISHED" "$file"
   compare "$UNFINISHED"
   [[ -z $ANALYZE ]] || analyze "$UNFINISHED"
+  give_settings "$UNFINISHED"
+  # Somebody may have begun to use it meanwhile. It cannot be dropped while somebody is connected.
+  [[ -z $EMPTY ]] || check_target "$1"
   # In a session that waits for the disk: afterwards all that was loaded is there for good.
   [[ -z $EMPTY ]] || asked postgres "the empty database $1 could not be removed: is it in use?" <<<"DROP DATABASE \"$1\""
   asked postgres "database $UNFINISHED could not be renamed" \

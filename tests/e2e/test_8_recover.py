@@ -313,6 +313,14 @@ def test_attachments_by_themselves(product, lab, rows):
     assert "app1: files restored stack=appstack fetched=1" in ran.out
     assert lab.exec("app1", "sh", "-c", listed).stdout == before
     assert demo.manual(lab) == demo.MANUAL
+    # One that has changed since the backup is not taken back.
+    lab.exec(
+        "app1", "sh", "-c", f"find {mount} -name '*lathe*' -exec sh -c 'echo more >>$0' {{}} \\;"
+    )
+    changed = lab.exec("app1", "sh", "-c", listed).stdout
+    ran = product.ok("backup.get-files")
+    assert "files are not as they are in the bucket and were left alone" in ran.out
+    assert lab.exec("app1", "sh", "-c", listed).stdout == changed
     lab.exec("app1", "sh", "-c", f"find {mount} -name '*lathe*' -delete")
     product.ok("backup.restore", "--into", "beside", "--files")
     assert demo.manual(lab) == demo.MANUAL

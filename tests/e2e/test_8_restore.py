@@ -86,6 +86,26 @@ def outcome(lab, bucket, stamp: str) -> dict:
     return dict(json.loads(body))
 
 
+CHANGED = """
+REVOKE ALL ON DATABASE nocodb FROM PUBLIC; GRANT CONNECT ON DATABASE nocodb TO reader;
+ALTER DATABASE nocodb CONNECTION LIMIT 90; ALTER DATABASE nocodb SET work_mem TO '5MB';
+ALTER DATABASE nocodb SET search_path TO "Odd, name", public;
+ALTER ROLE reader IN DATABASE nocodb SET statement_timeout TO '3s'
+"""
+UNCHANGED = """
+ALTER DATABASE nocodb RESET ALL; ALTER DATABASE nocodb CONNECTION LIMIT -1;
+REVOKE ALL ON DATABASE nocodb FROM reader; GRANT CONNECT, TEMPORARY ON DATABASE nocodb TO PUBLIC
+"""
+RIGHTS = """
+SELECT datconnlimit, (SELECT string_agg(a::text, ' ' ORDER BY a::text) FROM unnest(datacl) a)
+FROM pg_database WHERE datname = '{}'
+"""
+SETTINGS = """
+SELECT string_agg(setrole::regrole::text || setconfig::text, ' ' ORDER BY setrole::regrole::text)
+FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase WHERE datname = '{}'
+"""
+
+
 class TestInto:
     def test_new_database_has_every_row(self, product, lab, stamp):
         ran = product.ok("backup.restore")
@@ -100,6 +120,8 @@ class TestInto:
 
     def test_from_the_bucket_alone_with_roles_that_are_missing(self, product, lab, stamp):
         sql(lab, "CREATE ROLE reader LOGIN PASSWORD 'x'; CREATE ROLE \"Odd name\"; ")
+        sql(lab, 'CREATE ROLE keeper; GRANT "Odd name" TO keeper')
+        sql(lab, "ALTER ROLE keeper SET a.b TO E'x\\nCREATE ROLE evil SUPERUSER;\\n'")
         sql(lab, 'GRANT "Odd name" TO reader; CREATE TABLE seen (n int)', "nocodb")
         sql(lab, "ALTER TABLE seen OWNER TO reader; INSERT INTO seen VALUES (1), (2)", "nocodb")
         assert lab.exec("db1", "/usr/local/bin/backup-pg.sh").returncode == 0
@@ -112,11 +134,29 @@ class TestInto:
         assert sql(lab, "SELECT count(*) FROM seen", "fresh") == "2"
         asked = "SELECT rolpassword FROM pg_authid WHERE rolname = 'reader'"
         assert sql(lab, asked) == verifier
-        assert sql(lab, "SELECT pg_has_role('reader', 'Odd name', 'MEMBER')") == "t"
+        for member in ("reader", "keeper"):
+            assert sql(lab, f"SELECT pg_has_role('{member}', 'Odd name', 'MEMBER')") == "t"
         owner = "SELECT relowner::regrole FROM pg_class WHERE relname = 'seen'"
         assert sql(lab, owner, "fresh") == "reader"
         sql(lab, "DROP DATABASE fresh WITH (FORCE)")
-        sql(lab, 'DROP ROLE reader; DROP ROLE "Odd name"')
+        sql(lab, 'DROP ROLE reader; DROP ROLE keeper; DROP ROLE "Odd name"')
+
+    def test_rights_and_settings_of_the_database_come_back(self, product, lab):
+        sql(lab, "CREATE ROLE reader LOGIN")
+        sql(lab, CHANGED)
+        try:
+            assert lab.exec("db1", "/usr/local/bin/backup-pg.sh").returncode == 0
+            recorded = [sql(lab, asked.format("nocodb")) for asked in (RIGHTS, SETTINGS)]
+        finally:
+            sql(lab, UNCHANGED)
+            sql(lab, "DROP ROLE reader")
+        product.ok("backup.restore", "--into", "fresh")
+        assert [sql(lab, asked.format("fresh")) for asked in (RIGHTS, SETTINGS)] == recorded
+        assert "reader=c" in recorded[0]
+        assert "reader{statement_timeout=3s}" in recorded[1]
+        assert "work_mem=5MB" in recorded[1]
+        sql(lab, "DROP DATABASE fresh WITH (FORCE)")
+        sql(lab, "DROP ROLE reader")
 
     def test_which_one_is_meant(self, product, lab, stamp):
         ran = product.ok("backup.restore", "--key", stamp, "--into", "by_stamp")

@@ -246,6 +246,32 @@ teardown() {
   [ ! -e "$FAKE/uploads" ]
 }
 
+@test "a table's name cannot end the text that PostgreSQL reads the manifest from" {
+  local tag tags="" name='"public.\"$manifest$::json);ALTER ROLE bob SUPERUSER;--\""'
+  printf '%s: 1\n' "$name" >"$FAKE/tables"
+  for _ in 1 2; do
+    : >"$FAKE/psql.stdin"
+    wait_for another_second
+    backup
+    [ "$status" -eq 0 ]
+    # From the first quote to the same one, which is nowhere else, there is the manifest: all of it.
+    tag=$(sed -n 's/^SELECT json_typeof(\(\$text_[0-9a-f]\{32\}\$\).*/\1/p' "$FAKE/psql.stdin")
+    [ "$(grep -oF "$tag" "$FAKE/psql.stdin" | wc -l)" -eq 2 ]
+    [[ $(<"$FAKE/psql.stdin") == *"($tag"*"$name: 1"*"$tag::json);" ]]
+    tags+="$tag "
+  done
+  # It cannot be known before.
+  [ "${tags%% *}" != "$(cut -d ' ' -f 2 <<<"$tags")" ]
+  # And an error is one, whatever came before it.
+  [ "$(grep -c 'ON_ERROR_STOP=1' "$FAKE/psql.args")" -eq 4 ]
+}
+
+@test "functions and operators of the database's clients are out of sight" {
+  backup
+  [ "$status" -eq 0 ]
+  run ! grep -v '^-c search_path=pg_catalog ' "$FAKE/psql.args"
+}
+
 @test "16: without its roles a backup does not count" {
   touch "$FAKE/no-globals"
   backup

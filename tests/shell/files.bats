@@ -93,6 +93,78 @@ state() { python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))[sys.ar
   [[ $output == *"fetched=0 "* ]]
 }
 
+@test "--restore leaves a file that has changed since the backup, and names it" {
+  echo three >"$VOLUME/nc/uploads/[a-z]*.txt" # what a pattern would be
+  backup
+  rm "$VOLUME/nc/uploads/one.txt"
+  echo "two other words" >"$VOLUME/nc/uploads/two 'words' \$(x).txt"
+  echo "longer than three" >"$VOLUME/nc/uploads/[a-z]*.txt"
+  local here
+  here=$(cd "$VOLUME" && find . -type f -printf '%p %i %s %T@\n' | sort)
+  backup --restore
+  [ "$status" -eq 0 ]
+  [[ $output == *"fetched=1 bytes=4 "* ]]
+  [[ $output == *" WARNING "*" 2 files are not as they are in the bucket and were left alone, such as nc/uploads/two 'words' "*",nc/uploads/[a-z]*.txt"* ]]
+  [ "$(cat "$VOLUME/nc/uploads/one.txt")" = one ]
+  [ "$(cd "$VOLUME" && find . -type f ! -name one.txt -printf '%p %i %s %T@\n' | sort)" = "$here" ]
+}
+
+@test "--restore does not overwrite what is written while it runs" {
+  backup
+  rm "$VOLUME/nc/uploads/one.txt"
+  echo "not that one" >"$FAKE/appears"
+  backup --restore
+  [ "$status" -eq 0 ]
+  [ "$(cat "$VOLUME/nc/uploads/one.txt")" = "not that one" ]
+  [[ $output == *WARNING*"1 files are not as they are in the bucket and were left alone, such as nc/uploads/one.txt"* ]]
+}
+
+@test "--restore into an empty volume: all files, for the volume's owner and nobody else" {
+  mkdir -p "$VOLUME/nc/deep/er"
+  echo four >"$VOLUME/nc/deep/er/-rf"
+  echo top >"$VOLUME/top"
+  backup
+  rm -r "${VOLUME:?}"/*
+  [ "$(id -u)" -ne 0 ] || chown 1234:1235 "$VOLUME"
+  umask 022
+  backup --restore
+  [ "$status" -eq 0 ]
+  diff -r "$VOLUME" "$BUCKET/data"
+  [[ $output == *"fetched=4 "* && $output != *WARNING* ]]
+  [ "$(find "$VOLUME" -printf '%U:%G\n' | sort -u)" = "$(stat -c %u:%g "$VOLUME")" ]
+  [ -z "$(find "$VOLUME" -type d -perm /077 ! -path "$VOLUME")" ]
+}
+
+@test "what a killed --restore has gathered is no file of NocoDB's" {
+  backup
+  rm "$VOLUME/nc/uploads/one.txt"
+  mkdir "$VOLUME/.swarmkeep-restore.partial"
+  echo half >"$VOLUME/.swarmkeep-restore.partial/one.txt.1234"
+  backup
+  [ "$status" -eq 0 ]
+  [ ! -e "$VOLUME/.swarmkeep-restore.partial" ]
+  [ "$(state files)" -eq 1 ]
+  mkdir "$VOLUME/.swarmkeep-restore.partial"
+  backup --restore
+  [ "$status" -eq 0 ]
+  [ "$(ls -A "$VOLUME")" = nc ]
+}
+
+@test "--restore that the bucket refuses leaves nothing behind" {
+  backup
+  rm "$VOLUME/nc/uploads/one.txt"
+  printf '#!/bin/sh\ncase "$*" in *"s3 sync"*) echo half >"$(eval echo \\${$#})/one"; exit 1 ;; esac\nexec "%s" "$@"\n' \
+    "$BATS_TEST_DIRNAME/fakes/aws" >"$FAKE/aws"
+  mkdir "$FAKE/bin"
+  mv "$FAKE/aws" "$FAKE/bin/aws"
+  chmod 755 "$FAKE/bin/aws"
+  files_settings "PATH='$FAKE/bin':\$PATH"
+  backup --restore
+  [ "$status" -eq 18 ]
+  [ "$(ls -A "$VOLUME")" = nc ]
+  [ ! -e "$VOLUME/nc/uploads/one.txt" ]
+}
+
 @test "--restore that leaves files out says so" {
   backup
   rm "$VOLUME/nc/uploads/one.txt"

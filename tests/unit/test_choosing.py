@@ -7,8 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from fabfile.choosing import newest_proven
-from fabfile.errors import CheckFailedError
+from fabfile.choosing import check_name, newest_proven
+from fabfile.errors import CheckFailedError, ConfigError
 from fabfile.sets import Proof
 from tests.unit.test_verify import PLACE, days, landed
 
@@ -109,3 +109,10 @@ def test_nothing_to_trust():
     assert "--key" in caught.value.hint
     with pytest.raises(CheckFailedError, match="has no backup"):
         chosen()
+
+
+def test_a_name_that_the_next_restore_drops_is_refused():
+    with pytest.raises(ConfigError, match="unfinished restores") as caught:
+        check_name("--into", "swarmkeep_restoring_x")
+    assert caught.value.hint == "choose another name"
+    assert check_name("--into", "my_swarmkeep_restoring_x") == "my_swarmkeep_restoring_x"
