@@ -88,7 +88,7 @@ DATABASE = Kit(
     "backup-pg",
     "ready: the bucket can be written, the database answers",
     "the bucket can be written; the database does not run here now",
-    (RESTORE, "/usr/local/lib/restore-set.sh", "/usr/local/lib/restore-drill.sh"),
+    (RESTORE, *(f"/usr/local/lib/restore-{part}.sh" for part in ("set", "load", "drill"))),
 )
 ATTACHMENTS = Kit(
     "backup-files",

@@ -8,13 +8,13 @@
 # pg_restore into a database of a passing name -> every table's rows counted and compared with
 # the manifest -> the name that was asked for. Whatever goes wrong, that database is dropped.
 
-for PART in backup-common restore-set restore-drill; do
+for PART in backup-common restore-set restore-load restore-drill; do
   for FOLDER in "${BASH_SOURCE[0]%/*}" /usr/local/lib; do
     # shellcheck source=/dev/null
     [[ ! -r $FOLDER/$PART.sh ]] || { . "$FOLDER/$PART.sh" && break; }
   done
 done
-declare -F begin_run restore_into drill >/dev/null ||
+declare -F begin_run choose_set restore_into drill >/dev/null ||
   { echo "ERROR its parts are not there; next: 'inv backup.install' puts them in place" >&2 && exit 12; }
 
 readonly SWAP_SECONDS=60
