@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import yaml
@@ -33,6 +36,10 @@ def stacks(deployed):
 def restored(product):
     """The lab's own hosts.yaml is deployed again after the test."""
     yield
+    restore(product)
+
+
+def restore(product) -> None:
     product.ok("deploy", "--yes", "--prune", "--wait")
     assert product.ok("plan").out.endswith("plan: nothing to do\n")
 
@@ -280,9 +287,22 @@ def wait_until_ready(lab) -> None:
 
 
 class TestOneAtATime:
-    def test_two_at_once(self, product, lab, variant, restored):
-        hosts = variant(DB_CHANGED)
-        first = start(lab, hosts, *DEPLOY_DB)
+    """Each deploys something that nobody has deployed before: a restart of the database less."""
+
+    numbers = itertools.count(1)
+
+    @pytest.fixture(autouse=True, scope="class")
+    def restored_at_the_end(self, stacks) -> Iterator[None]:
+        yield
+        restore(stacks)
+
+    @pytest.fixture
+    def change(self) -> dict[str, Any]:
+        """What restarts the database, and nothing else."""
+        return {"pg_db": f"other{next(self.numbers)}"}
+
+    def test_two_at_once(self, product, lab, variant, change):
+        first = start(lab, variant(change), *DEPLOY_DB)
         wait_for(first, "running (")
         ran = product.fails(
             1, "swarm.label", hosts=variant({"hosts": {"manager1": {"role": "app"}}})
@@ -296,31 +316,31 @@ class TestOneAtATime:
         planned(product, code=0)
 
     @pytest.mark.parametrize(
-        ("moment", "changes", "command"),
+        ("moment", "more", "command"),
         [
-            ("checking", DB_CHANGED, DEPLOY_DB),
-            ("plan: ", DB_CHANGED, DEPLOY_DB),
-            ("running (", DB_CHANGED, DEPLOY_DB),
-            ("rolling back", {**DB_CHANGED, "deploy": {"timeout": "1s"}}, DEPLOY_DB),
-            ("dbstack: converged", DB_CHANGED | CHANGED, ("deploy", "--yes")),
+            ("checking", {}, DEPLOY_DB),
+            ("plan: ", {}, DEPLOY_DB),
+            ("running (", {}, DEPLOY_DB),
+            ("rolling back", {"deploy": {"timeout": "1s"}}, DEPLOY_DB),
+            ("dbstack: converged", CHANGED, ("deploy", "--yes")),
         ],
         ids=["checking", "planned", "waiting", "taking back", "between the stacks"],
     )
     def test_killed_client_locks_nobody_out(
-        self, product, lab, variant, restored, moment, changes, command
+        self, product, lab, variant, change, moment, more, command
     ):
-        run = start(lab, variant(changes), *command)
+        run = start(lab, variant(change | more), *command)
         wait_for(run, moment)
         os.killpg(run.pid, signal.SIGKILL)
         run.communicate(timeout=60)
         # Something else, so that it must take the lock whatever has become of the first.
         begun = time.monotonic()
-        product.ok(*DEPLOY_DB, hosts=variant({"pg_db": "third"}))
+        product.ok(*DEPLOY_DB, hosts=variant({"pg_db": f"other{next(self.numbers)}"}))
         assert time.monotonic() - begun < 90
         assert [name for name in records(lab) if "release" not in name] == []
 
-    def test_interrupted_client_gives_the_lock_back(self, product, lab, variant, restored):
-        run = start(lab, variant(DB_CHANGED), *DEPLOY_DB)
+    def test_interrupted_client_gives_the_lock_back(self, product, lab, variant, change):
+        run = start(lab, variant(change), *DEPLOY_DB)
         wait_for(run, "running (")
         os.killpg(run.pid, signal.SIGINT)
         run.communicate(timeout=60)
@@ -329,11 +349,11 @@ class TestOneAtATime:
         entry = json.loads(product.ok("audit", "--lines", "1", "--json").out)[0]
         assert (entry["outcome"], entry["error"]) == ("failed", "interrupted")
 
-    def test_unlock_frees_the_lock_of_a_client_that_sleeps(self, product, lab, variant, restored):
+    def test_unlock_frees_the_lock_of_a_client_that_sleeps(self, product, lab, variant, change):
         releases = [name for name in records(lab) if "release" in name]
         assert "nobody holds the lock" in product.ok("unlock").out
         more = variant({"hosts": {"manager1": {"role": "app"}}})
-        run = start(lab, variant(DB_CHANGED), *DEPLOY_DB)
+        run = start(lab, variant(change), *DEPLOY_DB)
         wait_for(run, "running (")
         os.killpg(run.pid, signal.SIGSTOP)
         try:
@@ -355,8 +375,8 @@ class TestOneAtATime:
             ("deploy-db", "failed"),
         ]
 
-    def test_manager_restarted_while_deploying(self, product, lab, variant, restored):
-        run = start(lab, variant(DB_CHANGED), *DEPLOY_DB)
+    def test_manager_restarted_while_deploying(self, product, lab, variant, change):
+        run = start(lab, variant(change), *DEPLOY_DB)
         wait_for(run, "running (")
         lab.restart("manager1")
         _, err = run.communicate(timeout=120)
