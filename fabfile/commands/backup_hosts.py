@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from invoke.context import Context
 from invoke.exceptions import Exit
 
+from fabfile.commands.carrying_out import hosts_on_record
 from fabfile.commands.edge import (
     command,
     connected,
@@ -46,7 +47,12 @@ def install(ctx: Context, hosts: str | None = None) -> None:
             print(f"{name}: {done.checked}")
 
     with connected(ctx, inventory) as fleet:
-        outcomes = backup_host.install(fleet, inventory, secrets)
+        outcomes = hosts_on_record(
+            fleet,
+            "backup.install",
+            lambda: backup_host.install(fleet, inventory, secrets),
+            lambda done: done.changes if done else (),
+        )
         if not all(o.value.knows_images for o in outcomes if o.value):
             _note_images(fleet)
         _show_each(outcomes, show, dry=is_dry(ctx))
@@ -119,7 +125,13 @@ def uninstall(ctx: Context, hosts: str | None = None) -> None:
             print(f"{name}: nothing to remove")
 
     with connected(ctx, inventory) as fleet:
-        _show_each(backup_host.uninstall(fleet, inventory), show, dry=is_dry(ctx))
+        outcomes = hosts_on_record(
+            fleet,
+            "backup.uninstall",
+            lambda: backup_host.uninstall(fleet, inventory),
+            lambda paths: [f"removed {path}" for path in paths or ()],
+        )
+        _show_each(outcomes, show, dry=is_dry(ctx))
     print(f"left in place: {inventory.backup.directory} and /var/log/backup-*.log")
 
 

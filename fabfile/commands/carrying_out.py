@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from fabfile.errors import ConfigError, SwarmkeepError
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from fabfile.plan import Plan
     from fabfile.preflight import Look
     from fabfile.stacks import Wanted
-    from fabfile.transport import Fleet
+    from fabfile.transport import Fleet, Outcome
+
+T = TypeVar("T")
 
 YES_HELP = "do not ask before something restarts the database"
 WAIT_HELP = "wait while another deploy is running"
@@ -67,6 +69,28 @@ def ask(question: str, *, yes: bool, refusal: str) -> None:
         answer = ""
     if answer.strip().lower() not in ("y", "yes"):
         raise SwarmkeepError("not confirmed: nothing was changed")
+
+
+def hosts_on_record(
+    fleet: Fleet,
+    name: str,
+    act: Callable[[], Sequence[Outcome[T]]],
+    changes: Callable[[T | None], Sequence[str]],
+) -> Sequence[Outcome[T]]:
+    """What every host did, after putting it on record; `changes` tells what that changed there."""
+    from fabfile import origin
+    from fabfile.endings import Options
+    from fabfile.recorded import Record, on_record
+
+    record = Record()
+    with on_record(fleet, Options(name, origin.find()), record):
+        outcomes = act()
+        for outcome in outcomes:
+            if outcome.error is None:
+                said = changes(outcome.value)
+                record.changes += [f"{outcome.entry.name}: {change}" for change in said]
+        record.error = "; ".join(o.error.message for o in outcomes if o.error)
+    return outcomes
 
 
 def show_round_trips(fleet: Fleet) -> None:

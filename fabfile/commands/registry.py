@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from invoke.context import Context
 from invoke.exceptions import Exit
 
+from fabfile.commands.carrying_out import hosts_on_record
 from fabfile.commands.edge import (
     command,
     connected,
@@ -19,7 +20,7 @@ from fabfile.commands.edge import (
 )
 
 if TYPE_CHECKING:
-    from fabfile.transport import Fleet, Outcome
+    from fabfile.transport import Outcome
 
 T = TypeVar("T")
 
@@ -34,11 +35,11 @@ def login(ctx: Context, hosts: str | None = None) -> None:
     name = registry.required(inventory)
     secrets = read_vault(inventory)
     with connected(ctx, inventory) as fleet:
-        outcomes = _on_record(
+        outcomes = hosts_on_record(
             fleet,
             "registry.login",
             lambda: registry.login(fleet, secrets),
-            lambda _: f"logged in to {name}",
+            lambda _: [f"logged in to {name}"],
         )
     _show(outcomes, lambda _: f"logged in to {name}", dry=is_dry(ctx))
 
@@ -53,34 +54,13 @@ def logout(ctx: Context, hosts: str | None = None) -> None:
     name = registry.required(inventory)
     words = {True: f"logged out of {name}", False: "had no login, nothing to change"}
     with connected(ctx, inventory) as fleet:
-        outcomes = _on_record(
+        outcomes = hosts_on_record(
             fleet,
             "registry.logout",
             lambda: registry.logout(fleet),
-            lambda had: words[True] if had else "",
+            lambda had: [words[True]] if had else [],
         )
     _show(outcomes, lambda had: words[bool(had)], dry=is_dry(ctx))
-
-
-def _on_record(
-    fleet: Fleet,
-    name: str,
-    act: Callable[[], Sequence[Outcome[T]]],
-    word: Callable[[T | None], str],
-) -> Sequence[Outcome[T]]:
-    """What every host did, after writing it into the log; `word` is "" for no change."""
-    from fabfile import origin
-    from fabfile.endings import Options
-    from fabfile.recorded import Record, on_record
-
-    record = Record()
-    with on_record(fleet, Options(name, origin.find()), record):
-        outcomes = act()
-        for outcome in outcomes:
-            if outcome.error is None and (change := word(outcome.value)):
-                record.changes.append(f"{outcome.entry.name}: {change}")
-        record.error = "; ".join(o.error.message for o in outcomes if o.error)
-    return outcomes
 
 
 def _show(outcomes: Sequence[Outcome[T]], word: Callable[[T | None], str], *, dry: bool) -> None:

@@ -60,6 +60,9 @@ def test_install_reports_what_it_changed_and_then_nothing(product, lab):
         "db1: ready: the bucket can be written, the database answers",
         "app1: nothing to change",
     ]
+    logged = json.loads(product.ok("audit", "--lines", "1", "--json").out)[0]
+    assert (logged["command"], logged["outcome"]) == ("backup.install", "ok")
+    assert logged["changes"] == ["db1: /etc/cron.d/backup-pg"]
 
 
 def test_installed_files_are_for_root_where_they_hold_secrets(lab):
