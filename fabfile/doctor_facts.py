@@ -63,14 +63,15 @@ docker node ls --filter role=manager --format '{{.Hostname}} {{.ManagerStatus}}'
 """
 
 # What the backup's script does to read its settings and to ask the bucket, but nothing is
-# written there.
+# written there. It lists where it may: s3:ListBucket with a prefix does not allow head-bucket.
 _BUCKET = """section bucket
 if [ -r @CONFIG@ ] && command -v aws >/dev/null; then (
   set -a
   . @CONFIG@
   AWS_DEFAULT_REGION=$AWS_REGION AWS_MAX_ATTEMPTS=1 AWS_PAGER=
   timeout 30 aws ${S3_ENDPOINT_URL:+--endpoint-url "$S3_ENDPOINT_URL"} --cli-connect-timeout 5 \
-    --cli-read-timeout 10 s3api head-bucket --bucket "$S3_BUCKET" 2>&1 </dev/null
+    --cli-read-timeout 10 s3api list-objects-v2 --bucket "$S3_BUCKET" --prefix @PREFIX@ \
+    --max-keys 1 --no-paginate --query KeyCount --output text 2>&1 </dev/null
   echo "exit $?"
 ) fi
 """
@@ -173,7 +174,8 @@ def _backup_part(entry: HostEntry, inventory: Inventory) -> str:
     if kit is backup_kits.DATABASE:
         folder = f"{inventory.backup.directory}/{inventory.postgres.database}"
         script += _DUMPS.replace("@FOLDER@", shlex.quote(folder))
-    return script + _BUCKET.replace("@CONFIG@", kit.config)
+    prefix = "postgres/" if kit is backup_kits.DATABASE else "files/"
+    return script + _BUCKET.replace("@CONFIG@", kit.config).replace("@PREFIX@", prefix)
 
 
 _DUMPS = (
