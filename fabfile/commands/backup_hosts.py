@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from fabfile.commands.carrying_out import hosts_on_record
+from fabfile.commands.carrying_out import hosts_on_record, show_round_trips
 from fabfile.commands.edge import (
     command,
     connected,
@@ -55,6 +55,7 @@ def install(ctx: Context, hosts: str | None = None) -> None:
         )
         if not all(o.value.knows_images for o in outcomes if o.value):
             _note_images(fleet)
+        show_round_trips(fleet)
         _show_each(outcomes, show, dry=is_dry(ctx))
 
 

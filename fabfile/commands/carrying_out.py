@@ -89,7 +89,9 @@ def hosts_on_record(
             if outcome.error is None:
                 said = changes(outcome.value)
                 record.changes += [f"{outcome.entry.name}: {change}" for change in said]
-        record.error = "; ".join(o.error.message for o in outcomes if o.error)
+        if record.changes:
+            # Where nothing was changed, a dead host costs no second round trip.
+            record.error = "; ".join(o.error.message for o in outcomes if o.error)
     return outcomes
 
 

@@ -50,7 +50,8 @@ def crowd(tmp_path: Path, client_key) -> Iterator[dict[str, SimulatedHost]]:
         host.close()
 
 
-def test_hundred_hosts_three_of_them_dead(crowd, silent, refused, tmp_path, capsys):
+def test_hundred_hosts_three_of_them_dead(crowd, silent, refused, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SWARMKEEP_DEBUG", "1")
     text = vault.encrypt(b"vault_postgres_password: secret-of-the-database\n", PASSWORD)
     (tmp_path / "vault.yml").write_text(text)
     (tmp_path / "vault-password").write_text(PASSWORD)
@@ -81,6 +82,8 @@ def test_hundred_hosts_three_of_them_dead(crowd, silent, refused, tmp_path, caps
     assert "has CHANGED" in reports[0]
     assert "connection refused" in reports[1]
     assert "no SSH server answers within 2 s" in reports[2]
+    # Nothing was changed: no manager is told (there is none that could be reached).
+    assert "round trips: 97\n" in err
     # One connection and one command per host, and never more of them at once than allowed.
     assert [len(crowd[name].commands) for name in alive] == [1] * len(alive)
     assert [len(crowd[name].transports) for name in alive] == [1] * len(alive)
