@@ -26,6 +26,8 @@ from fabfile.recorded import Record, locked, on_record
 from fabfile.transport import Fleet, connect
 from fabfile.vault_format import encrypt
 
+pytestmark = pytest.mark.thorough
+
 WHO = Origin("ann@desk", "abc")
 # What is no Docker config is answered from files, and noted.
 DOCKER = """#!/bin/sh

@@ -460,12 +460,14 @@ def check_any(tmp_path: Path, content: bytes) -> None:
     assert all(len(line.splitlines()) <= 1 for line in error.details)
 
 
+@pytest.mark.thorough
 @per_example
 @given(documents.filter(lambda value: value == value))
 def test_any_yaml_document_is_read_or_refused(tmp_path: Path, document: object) -> None:
     check_any(tmp_path, yaml.safe_dump(document).encode("utf-8", "replace"))
 
 
+@pytest.mark.thorough
 @per_example
 @given(
     st.sampled_from([*TEXT_FIELDS, "hosts", "ssh", "backup", "hosts.m1", "vault.file"]), documents

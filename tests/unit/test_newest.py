@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from fabfile.keys import DAY, EPOCH, PARTS, Keys
 from fabfile.newest import GROUP_END, Page, Search
 
+pytestmark = pytest.mark.thorough
+
 KEYS = Keys("nocodb")
 NOW = int((datetime(2026, 11, 22, 9, tzinfo=UTC) - EPOCH).total_seconds())
 WEEK = 7 * DAY

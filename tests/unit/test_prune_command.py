@@ -13,6 +13,8 @@ from invoke.program import Program
 from fabfile.commands import prune
 from tests.unit.s3_server import BUCKET, S3Server, own_credentials, refuse, write_hosts
 
+pytestmark = pytest.mark.thorough
+
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 POLICY = {"keep_daily": 3, "keep_weekly": 0, "keep_monthly": 0, "keep_yearly": 0, "keep_min": 1}
 PLACE = "s3://test-bucket/postgres/nocodb/"

@@ -14,6 +14,8 @@ from fabfile.keys import EPOCH, Keys
 from fabfile.retention import FUTURE, decide
 from fabfile.sets import BackupSet, Manifest, Part, Proof, Recorded
 
+pytestmark = pytest.mark.thorough
+
 NOW = datetime(2026, 11, 22, 9, tzinfo=UTC)
 DAY = timedelta(days=1)
 GOOD, BAD = Proof(True, "2026-11-20T03:00:00Z", 9), Proof(False, "2026-11-20T03:00:00Z", 9, "no")
@@ -236,7 +238,6 @@ def test_a_larger_policy_keeps_all_that_a_smaller_one_keeps(policy, sets, more):
 rhythms = st.sampled_from([timedelta(hours=6), timedelta(hours=23), DAY, timedelta(days=3)])
 
 
-@pytest.mark.thorough
 @settings(max_examples=50, deadline=None)
 @given(
     policies,
