@@ -94,7 +94,8 @@ class SshServer:
             except OSError:
                 pass
             finally:
-                with contextlib.suppress(OSError):
+                # paramiko's own word for a connection that the client has closed is EOFError.
+                with contextlib.suppress(OSError, EOFError):
                     close()
 
         for args in (
