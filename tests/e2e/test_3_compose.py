@@ -1,21 +1,18 @@
-"""A compose file that people have edited, and a db node that the manager has lost sight of."""
+"""A compose file that people have edited."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from lab import docker as lab_docker
-from lab import images
 from tests.e2e.conftest import ROOT, cluster_state, container_of, docker
-from tests.e2e.live import APP, DB, eventually
+from tests.e2e.live import APP
 
-# A node that is gone for 15 s is down for the manager, and two deploys take their time.
+# A service that fails three times and several deploys take their time.
 pytestmark = pytest.mark.timeout(600)
 
 NEW = "appstack_helper"
@@ -110,77 +107,4 @@ def test_a_new_service_that_never_works_is_removed_again(product, lab, checkout)
     assert f"{NEW}: removed again, it never worked" in ran.out
     assert {k: v for k, v in cluster_state(lab).items() if k in before} == before
     assert container_of(lab, "app1", APP) == app
-    assert product.ok("plan").out.endswith("plan: nothing to do\n")
-
-
-@pytest.fixture
-def image_on_the_manager(lab) -> Iterator[None]:
-    """PostgreSQL's image is on the manager, too; what it left there is removed."""
-    tag = images.POSTGRES.tag
-    node = lab.container("manager1")
-    lab_docker.pipe(("save", tag), ("exec", "--interactive", node, "docker", "load"))
-    yield
-    gone = "docker rm -f $(docker ps -aq --filter volume=dbstack_pgdata); "
-    lab.exec("manager1", "sh", "-c", f"{gone}docker volume rm -f dbstack_pgdata")
-    docker(lab, "manager1", "image", "rm", "--force", tag)
-
-
-def test_a_move_of_the_database_that_fails_is_taken_back(
-    product, lab, variant, image_on_the_manager
-):
-    before = {k: v for k, v in cluster_state(lab).items() if k != "tasks"}
-    hosts = variant(
-        {
-            "hosts": {"manager1": {"role": "db"}},
-            "db": {"data_host": "manager1"},
-            "deploy": {"timeout": "1s"},
-        }
-    )
-    ran = product.fails(1, "deploy-db", "--yes", "--move-data-host", hosts=hosts)
-    assert "not converged after 1 s" in ran.err
-    assert "node db1: swarmkeep.pgdata=dbstack, as it was" in ran.out
-    assert {k: v for k, v in cluster_state(lab).items() if k != "tasks"} == before
-    assert container_of(lab, "db1", DB) != ""
-    eventually(lambda: product.inv("deploy").code == 0, 120)
-    assert product.ok("plan").out.endswith("plan: nothing to do\n")
-
-
-@pytest.fixture
-def cut_off(deployed, lab) -> Iterator[None]:
-    """The db node and the manager cannot see each other; both still answer over SSH."""
-    manager = lab.addresses["manager1"]
-    rules = [("INPUT", "-s", manager), ("OUTPUT", "-d", manager)]
-    for rule in rules:
-        assert lab.exec("db1", "iptables", "-I", *rule, "-j", "DROP").returncode == 0
-    try:
-        eventually(lambda: state(lab) == "down", 90)
-        yield
-    finally:
-        for rule in rules:
-            lab.exec("db1", "iptables", "-D", *rule, "-j", "DROP")
-        eventually(lambda: state(lab) == "ready", 90)
-
-
-def state(lab) -> str:
-    form = "{{.Status.State}}"
-    return docker(lab, "manager1", "node", "inspect", "--format", form, "db1")
-
-
-def test_db_node_that_is_cut_off(product, lab, cut_off, variant):
-    before = {k: v for k, v in cluster_state(lab).items() if k != "tasks"}
-    assert "down" in product.inv("status").text
-    changed = variant({"pg_db": "other"})
-    ran = product.fails(1, "deploy-db", "--yes", hosts=changed)
-    assert "dbstack: no node can run it: db1 is down/active" in ran.err
-    assert "bring the node up; inv doctor says what it lacks" in ran.err
-    product.fails(1, "deploy-db", "--yes")
-    assert "db1" in product.fails(1, "doctor").text
-    assert {k: v for k, v in cluster_state(lab).items() if k != "tasks"} == before
-    # Its data and its backup are there all the while.
-    assert docker(lab, "db1", "volume", "ls", "-q") == "dbstack_pgdata"
-
-
-def test_after_that_all_is_as_it_was(product, lab):
-    eventually(lambda: container_of(lab, "db1", DB) != "", 120)
-    eventually(lambda: product.inv("deploy").code == 0, 120)
     assert product.ok("plan").out.endswith("plan: nothing to do\n")
