@@ -69,10 +69,16 @@ if [ -r @CONFIG@ ] && command -v aws >/dev/null; then (
   set -a
   . @CONFIG@
   AWS_DEFAULT_REGION=$AWS_REGION AWS_MAX_ATTEMPTS=1 AWS_PAGER=
-  timeout 30 aws ${S3_ENDPOINT_URL:+--endpoint-url "$S3_ENDPOINT_URL"} --cli-connect-timeout 5 \
-    --cli-read-timeout 10 s3api list-objects-v2 --bucket "$S3_BUCKET" --prefix @PREFIX@ \
-    --max-keys 1 --no-paginate --query KeyCount --output text 2>&1 </dev/null
-  echo "exit $?"
+  ask() {
+    timeout 30 aws ${S3_ENDPOINT_URL:+--endpoint-url "$S3_ENDPOINT_URL"} --cli-connect-timeout 5 \
+      --cli-read-timeout 10 s3api "$@" --bucket "$S3_BUCKET" --output text 2>&1 </dev/null
+  }
+  said=$(ask list-objects-v2 --prefix @PREFIX@ --max-keys 1 --no-paginate --query KeyCount)
+  code=$?
+  # The CLI of Debian 12 reports some refusals as a fault of its own: ask plainly for the reason.
+  case $said in *NoneType*) said=$(ask head-bucket) ;; esac
+  echo "$said"
+  echo "exit $code"
 ) fi
 """
 
