@@ -38,7 +38,7 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-test-unit: $(STAMP) lint types ## The quick tests: lint, types, unit, SSH (under 20 s)
+test-unit: $(STAMP) lint types ## The quick tests: lint, types, unit, SSH (under a minute on two cores)
 	@tools/need.sh curl perl
 	$(BIN)/pytest -q --numprocesses auto -m "not thorough" tests/unit tests/ssh
 
