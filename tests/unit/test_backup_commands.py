@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from invoke.collection import Collection
-from invoke.program import Program
 
 from fabfile.commands import backup
+from tests.unit.command_line import runner
 from tests.unit.s3_server import BUCKET, S3Server, own_credentials, refuse, write_hosts
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -46,21 +46,7 @@ def server(module_server, monkeypatch, tmp_path):
 
 @pytest.fixture
 def inv(capsys):
-    """Runs a command line; returns exit code, stdout and stderr."""
-
-    def run(*arguments: str):
-        tree = Collection(Collection.from_module(backup))
-        code = 0
-        try:
-            Program(namespace=tree).run(["inv", *arguments])
-        except SystemExit as left:
-            code = left.code
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        assert "must-not-show" not in captured.out + captured.err
-        return code, captured.out, captured.err
-
-    return run
+    return runner(Collection(Collection.from_module(backup)), capsys)
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from invoke.collection import Collection
-from invoke.program import Program
 
 from fabfile import bucket_policies, bucket_settings
 from fabfile.bucket_settings import Settings, judge
 from fabfile.commands import bucket
 from fabfile.hosts_file import load
+from tests.unit.command_line import runner
 from tests.unit.s3_server import BUCKET, S3Server, own_credentials, refuse, write_hosts
 
 GOOD_BLOCK = dict.fromkeys(
@@ -46,19 +46,9 @@ def backup(tmp_path):
 
 @pytest.fixture
 def inv(capsys):
-    def run(*arguments: str):
-        tree = Collection(Collection("bucket", bucket.check, bucket.setup, bucket.policies))
-        code = 0
-        try:
-            Program(namespace=tree).run(["inv", *arguments])
-        except SystemExit as left:
-            code = left.code
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        assert "internal error" not in captured.err
-        return code, captured.out, captured.err
-
-    return run
+    return runner(
+        Collection(Collection("bucket", bucket.check, bucket.setup, bucket.policies)), capsys
+    )
 
 
 def changing(server) -> list[str]:

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 from invoke.collection import Collection
-from invoke.program import Program
 
 from fabfile import backup_host
 from fabfile.commands import restore
 from fabfile.errors import CheckFailedError, UnreachableError
 from fabfile.restore import Restored
+from tests.unit.command_line import runner
 from tests.unit.s3_server import S3Server, own_credentials, write_hosts
 
 HOUR = timedelta(hours=1)
@@ -51,17 +51,7 @@ def wrong(monkeypatch):
 
 @pytest.fixture
 def inv(capsys):
-    def run(*arguments: str):
-        tree = Collection(Collection("backup", restore.drill))
-        code = 0
-        try:
-            Program(namespace=tree).run(["inv", *arguments])
-        except SystemExit as left:
-            code = left.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return runner(Collection(Collection("backup", restore.drill)), capsys)
 
 
 def put_all(server, *names: str) -> None:

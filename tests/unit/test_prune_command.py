@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from invoke.collection import Collection
-from invoke.program import Program
 
 from fabfile.commands import prune
+from tests.unit.command_line import runner
 from tests.unit.s3_server import BUCKET, S3Server, own_credentials, refuse, write_hosts
 
 pytestmark = pytest.mark.thorough
@@ -54,22 +54,7 @@ def use(monkeypatch, hosts):
 
 @pytest.fixture
 def inv(capsys):
-    """Runs a command line; returns exit code, stdout and stderr."""
-
-    def run(*arguments: str):
-        tree = Collection(Collection("backup", prune.prune))
-        code = 0
-        try:
-            Program(namespace=tree).run(["inv", *arguments])
-        except SystemExit as left:
-            code = left.code
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        assert "internal error" not in captured.err
-        assert "must-not-show" not in captured.out + captured.err
-        return code, captured.out, captured.err
-
-    return run
+    return runner(Collection(Collection("backup", prune.prune)), capsys)
 
 
 def noon(days_ago: int) -> datetime:
