@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +116,14 @@ def _vault(values: dict[str, Any]) -> str:
 
 
 def environment_file(lab: Lab) -> str:
-    """A shell file to source: afterwards every command, boto3 and `aws` mean this lab."""
+    """A shell file to source: afterwards `inv` is found, and it, boto3 and `aws` mean this lab."""
     lines = ["# made by 'inv lab.up'; use it with: . " + shlex.quote(str(lab.directory / "env"))]
     # These would win over the files.
     lines.append("unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_PROFILE")
     lines += [f"export {name}={shlex.quote(value)}" for name, value in lab.settings().items()]
+    # `inv` is the one that made the lab, in a shell in which nobody has activated anything.
+    programs = shlex.quote(str(Path(sys.executable).parent))
+    lines.append(f'case ":$PATH:" in *:{programs}:*) ;; *) export PATH={programs}:"$PATH" ;; esac')
     return "\n".join(lines) + "\n"
 
 

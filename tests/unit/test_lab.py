@@ -76,6 +76,22 @@ def test_a_lab_is_found_again_with_its_subnet(lab):
     }
 
 
+def test_a_fresh_shell_finds_inv_once_the_environment_is_read(lab, tmp_path):
+    (tmp_path / "env").write_text(files.environment_file(lab))
+    script = (
+        f". {tmp_path}/env; . {tmp_path}/env; command -v inv; echo $SWARMKEEP_HOSTS; echo $PATH"
+    )
+    shell = ["bash", "-euc", script]
+    done = subprocess.run(
+        shell, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True
+    )
+    found, hosts, path = done.stdout.splitlines()
+    folder = Path(sys.executable).parent
+    assert found == str(folder / "inv")
+    assert hosts == str(lab.hosts_file)
+    assert path == f"{folder}:/usr/bin:/bin"
+
+
 def test_the_environment_has_nobody_elses_aws_settings(lab, monkeypatch):
     monkeypatch.setenv("AWS_PROFILE", "work")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
