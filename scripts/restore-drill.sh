@@ -32,7 +32,7 @@ await() {
   local container=$1 end=$((SECONDS + $2))
   shift 2
   until ask docker exec "$container" "$@" >/dev/null 2>&1; do
-    ((SECONDS < end)) && [[ $(ask docker inspect -f '{{.State.Running}}' "$container" 2>&1) == true ]] || return 1
+    ((SECONDS < end)) && runs "$container" || return 1
     sleep 0.5
   done
 }

@@ -63,11 +63,19 @@ END
 
 # ---- ending ------------------------------------------------------------------------------------
 
-# As die, where it is the set that is to blame: then a drill's outcome is written.
+# As die, where it is the set that is to blame: then a drill's outcome is written. A PostgreSQL
+# that ended meanwhile says nothing of the set, and its clients have no last words.
 blame() {
+  if (($1 == RESTORE_FAILED)) && ! runs "$CONTAINER"; then
+    die "$NO_DATABASE" "PostgreSQL ended meanwhile ($2)" \
+      "see 'docker logs $CONTAINER' and this node's memory, then run it again"
+  fi
   REASON=$2
   die "$@"
 }
+
+# Whether container $1 runs.
+runs() { [[ $(ask docker inspect -f '{{.State.Running}}' "$1" 2>&1) == true ]]; }
 
 remove_unfinished() {
   [[ -z $DRILLING || -z $REASON ]] || write_outcome failed "$REASON" || true

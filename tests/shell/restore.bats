@@ -191,6 +191,30 @@ nothing_happened() {
   [[ $output == *" WARNING "*"not compared: counting was off when the set was made; tables=2 rows=20001"* ]]
 }
 
+# Has pg_restore fail, after what $1 does.
+broken_restore() {
+  mkdir "$FAKE/bin"
+  printf '#!/bin/sh\n%s\nexit 1\n' "$1" >"$FAKE/bin/pg_restore"
+  chmod 755 "$FAKE/bin/pg_restore"
+  settings "PATH='$FAKE/bin':\$PATH"
+}
+
+@test "24: pg_restore fails" {
+  a_set
+  broken_restore 'echo "pg_restore: error: no luck" >&2'
+  restore restore --set "$SET" --into fine
+  [ "$status" -eq 24 ]
+  [[ $output == *"pg_restore: pg_restore: error: no luck"* ]]
+}
+
+@test "13: a PostgreSQL that ended meanwhile is not the set's fault" {
+  a_set
+  broken_restore ': >"$FAKE/ended"'
+  restore restore --set "$SET" --into fine
+  [ "$status" -eq 13 ]
+  [[ $output == *"PostgreSQL ended meanwhile (pg_restore failed (1); "*"next: see 'docker logs "* ]]
+}
+
 @test "rows that are not those of the manifest" {
   a_set
   # Expected is what the first reading says, counted what the second does.
