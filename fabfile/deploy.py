@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from fabfile import audit, convergence, endings, lock, releases, swarm
 from fabfile import plan as plans
@@ -244,9 +245,10 @@ class Deployment:
         self, lease: Lease, step: Wanted, before: Cluster, plan: Plan, error: SwarmkeepError
     ) -> None:
         """Go back to what was there before; that this fails too does not hide why it had to be."""
-        look_again = lambda: observe(lease.manager)  # noqa: E731
         try:
-            take_back(lease.change, look_again, step, before, plan.labels, self.say)
+            take_back(
+                lease.change, partial(observe, lease.manager), step, before, plan.labels, self.say
+            )
         except SwarmkeepError as failure:
             raise type(error)(
                 error.message,

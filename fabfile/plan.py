@@ -128,7 +128,10 @@ def make(
         services = [_asked_again(one, drifted) for one in services]
     if any(one.action in ("create", "update") for one in services):
         # Docker is given every service then, and compares lists as they are.
-        services = [_reordered(one) if one.name in reordered else one for one in services]
+        services = [
+            replace(one, action="update", restarts=True) if one.name in reordered else one
+            for one in services
+        ]
     for service in cluster.stack(wanted.name):
         if service.name not in wanted.services:
             action = "remove" if prune else "left"
@@ -171,11 +174,6 @@ def _update_plan(
     action = "update" if found or unknown else "unchanged"
     restarts = bool(unknown) or any(not f.name.startswith(_WITHOUT_RESTART) for f in found)
     return ServicePlan(service.name, action, found, unknown, restarts or moved)
-
-
-def _reordered(one: ServicePlan) -> ServicePlan:
-    """A service whose lists are in another order: that alone makes new tasks."""
-    return replace(one, action="update", restarts=True) if one.action != "create" else one
 
 
 def _asked_again(one: ServicePlan, drifted: Collection[str]) -> ServicePlan:
