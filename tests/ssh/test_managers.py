@@ -1,0 +1,78 @@
+"""Which manager is asked: the first that answers for the Swarm, not only over SSH."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fabfile import preflight
+from fabfile.errors import SwarmkeepError, UnreachableError
+from fabfile.transport import connect
+
+GOOD = """#!/bin/sh
+case "$*" in
+  info*) echo '{"Swarm": {"ControlAvailable": true}}' ;;
+  version*) echo 20.10.24 ;;
+  "node ls"*) echo n1 ;;
+  *inspect*) echo '[]' ;;
+esac
+"""
+NO_ENGINE = "#!/bin/sh\necho 'Cannot connect to the Docker daemon' >&2; exit 1\n"
+WORKER = '#!/bin/sh\necho \'{"Swarm": {"LocalNodeState": "active"}}\'\n'
+
+
+@pytest.fixture
+def managers(tmp_path: Path, make_server, make_inventory):
+    """An inventory of managers whose `docker` are these scripts; "" for one that is away."""
+
+    def make(*scripts: str):
+        servers = []
+        for number, script in enumerate(scripts):
+            folder = tmp_path / f"bin{number}"
+            folder.mkdir()
+            (folder / "docker").write_text(script)
+            (folder / "docker").chmod(0o755)
+            servers.append(make_server(path=folder))
+        inventory = make_inventory(*servers)
+        for server, script in zip(servers, scripts, strict=True):
+            if not script:
+                server.close()
+        return inventory
+
+    return make
+
+
+@pytest.mark.parametrize("bad", [NO_ENGINE, WORKER, ""], ids=["no engine", "a worker", "away"])
+def test_the_next_one_is_asked_and_stays_the_one(managers, bad):
+    with connect(managers(bad, GOOD)) as fleet:
+        manager, cluster = preflight.observe_any(fleet)
+        assert manager.name == "host2"
+        assert cluster.cli_major == 20
+        assert fleet.first_manager().name == "host2"
+        before = fleet.round_trips
+        assert preflight.look(fleet, []).manager.name == "host2"
+        # The one that did not answer is not tried again.
+        assert fleet.round_trips == before + 1
+
+
+def test_a_deploys_look_finds_it_too(managers):
+    with connect(managers(NO_ENGINE, GOOD)) as fleet:
+        assert preflight.look(fleet, []).manager.name == "host2"
+
+
+def test_nobody_answers_and_each_ones_reason_is_told(managers):
+    with (
+        connect(managers(NO_ENGINE, WORKER)) as fleet,
+        pytest.raises(SwarmkeepError, match="no manager answers for the Swarm") as caught,
+    ):
+        preflight.observe_any(fleet)
+    assert caught.value.exit_code == 1
+    assert "host1: Docker does not answer" in caught.value.details[0]
+    assert "host2: is not a Swarm manager" in caught.value.details[1]
+    assert caught.value.hint
+
+
+def test_the_only_one_s_own_error_is_shown(managers):
+    with connect(managers("")) as fleet, pytest.raises(UnreachableError, match="host1"):
+        preflight.observe_any(fleet)
