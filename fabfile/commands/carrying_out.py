@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from fabfile.errors import ConfigError, SwarmkeepError
+from fabfile.errors import ConfigError, SwarmkeepError, UnreachableError
 
 if TYPE_CHECKING:
     from fabfile.cluster import Cluster
@@ -89,9 +89,10 @@ def hosts_on_record(
             if outcome.error is None:
                 said = changes(outcome.value)
                 record.changes += [f"{outcome.entry.name}: {change}" for change in said]
-        if record.changes:
-            # Where nothing was changed, a dead host costs no second round trip.
-            record.error = "; ".join(o.error.message for o in outcomes if o.error)
+        errors = [outcome.error for outcome in outcomes if outcome.error]
+        # A dead host beside those that need nothing costs no second round trip.
+        if record.changes or not all(isinstance(error, UnreachableError) for error in errors):
+            record.error = "; ".join(error.message for error in errors)
     return outcomes
 
 

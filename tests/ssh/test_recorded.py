@@ -14,6 +14,7 @@ from invoke.exceptions import Exit
 
 from fabfile import audit, bootstrap, lock, lock_text
 from fabfile.commands import registry as registry_commands
+from fabfile.commands.carrying_out import hosts_on_record
 from fabfile.drain import Move
 from fabfile.endings import Options
 from fabfile.errors import SwarmkeepError
@@ -262,25 +263,58 @@ def test_making_a_swarm_is_on_record(world, fleet, monkeypatch):
     assert bad["outcome"] == "failed"
 
 
+@pytest.fixture
+def log_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Inventory], int]:
+    """Runs `inv registry.login` with a hosts file and a vault; returns its exit code."""
+
+    def run(inventory: Inventory) -> int:
+        path = inventory.path
+        path.write_text(f"{path.read_text()}registry: reg.example.com\n")
+        clear = b"vault_registry_user: u\nvault_registry_password: 'geheim-123'\n"
+        (tmp_path / "vault.yml").write_text(encrypt(clear, "pw"))
+        monkeypatch.setenv("SWARMKEEP_VAULT_PASSWORD", "pw")
+        with pytest.raises(Exit) as caught:
+            registry_commands.login(Context(), hosts=str(path))
+        return caught.value.code
+
+    return run
+
+
 def test_registry_logins_are_on_record_with_those_that_failed(
-    world, tmp_path, make_server, make_inventory, monkeypatch, capsys
+    world, tmp_path, make_server, make_inventory, log_in, capsys
 ):
     other = tmp_path / "other"
     other.mkdir()
     bad = World(other)
     bad.write("broken", "Error: unauthorized\n")
-    inventory = make_inventory(make_server(path=world.folder), make_server(path=other))
-    path = inventory.path
-    path.write_text(f"{path.read_text()}registry: reg.example.com\n")
-    clear = b"vault_registry_user: u\nvault_registry_password: 'geheim-123'\n"
-    (tmp_path / "vault.yml").write_text(encrypt(clear, "pw"))
-    monkeypatch.setenv("SWARMKEEP_VAULT_PASSWORD", "pw")
-    with pytest.raises(Exit) as caught:
-        registry_commands.login(Context(), hosts=str(path))
-    assert caught.value.code == 1
+    servers = make_server(path=world.folder), make_server(path=other)
+    assert log_in(make_inventory(*servers)) == 1
     (line,) = world.log
     assert (line["command"], line["outcome"]) == ("registry.login", "failed")
     assert line["changes"] == ["host1: logged in to reg.example.com"]
     assert "host2: docker login reg.example.com failed: Error: unauthorized" in line["error"]
     assert "geheim" not in Path(audit.PATH).read_text()
     assert "host1: logged in" in capsys.readouterr().out
+
+
+def test_a_login_that_fails_everywhere_is_on_record_too(world, inventory, log_in):
+    world.write("broken", "Error: unauthorized\n")
+    assert log_in(inventory) == 1
+    (line,) = world.log
+    assert (line["outcome"], "changes" in line) == ("failed", False)
+    assert "host1: docker login reg.example.com failed: Error: unauthorized" in line["error"]
+
+
+def test_a_dead_host_beside_one_that_needs_nothing_costs_no_round_trip(
+    world, make_server, make_inventory
+):
+    dead = make_server()
+    inventory = make_inventory(make_server(path=world.folder), dead)
+    dead.close()
+    with connect(inventory) as fleet:
+        outcomes = hosts_on_record(
+            fleet, "x", lambda: fleet.fan_out(inventory.hosts, lambda host: host.name), lambda _: []
+        )
+        assert fleet.round_trips == 0
+    assert [outcome.value for outcome in outcomes] == ["host1", None]
+    assert world.log == []
