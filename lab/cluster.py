@@ -28,7 +28,8 @@ def up(name: str = DEFAULT_NAME, *, say: Callable[[str], None], root: Path | Non
         engine.ensure(progress)
         images.ensure(progress)
         with locks.folder(directory, lambda: say(f"        another command holds lab {name}")):
-            lab = _lab(name, directory, root)
+            with network.choosing():
+                lab = _lab(name, directory, root)
             values = files.credentials(lab)
             with ThreadPoolExecutor(len(MEMBERS)) as pool:
                 _bring_up(lab, values, progress, pool)
@@ -201,7 +202,7 @@ def down(
                     _remove_from_docker(label, name, progress)
                 shutil.rmtree(directory)
         if with_images and answers:
-            with locks.images(lambda: say("        another command is building images")):
+            with locks.shared("images", lambda: say("        another command is building images")):
                 for tag in images.remove(progress):
                     say(f"        {tag}: kept, another lab uses it")
     return anything

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from fabfile.errors import SwarmkeepError
-from lab import docker, packages, waiting
+from lab import docker, locks, packages, waiting
 from lab.progress import Progress
 
 LOG = Path("/var/log/swarmkeep-lab-dockerd.log")
@@ -42,10 +42,14 @@ def ensure(progress: Progress) -> None:
             )
         if remote:
             raise SwarmkeepError(f"the engine at {remote} does not answer: {problem}")
-    if not shutil.which("dockerd") or not shutil.which("docker"):
-        _install(progress)
-    with progress.step("Docker engine starts"):
-        _start()
+    with locks.shared("engine", lambda: None):
+        # Whoever held the lock before may have done it.
+        if look() == "":
+            return
+        if not shutil.which("dockerd") or not shutil.which("docker"):
+            _install(progress)
+        with progress.step("Docker engine starts"):
+            _start()
 
 
 def look() -> str:

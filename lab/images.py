@@ -62,7 +62,7 @@ def ensure(progress: Progress) -> None:
     if not wanted:
         return
     with progress.step("lock on the images") as step:
-        lock = locks.images(lambda: step.doing("another lab.up is building images"))
+        lock = locks.shared("images", lambda: step.doing("another lab.up is building images"))
         lock.__enter__()
     try:
         _build_all(progress, missing())

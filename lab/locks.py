@@ -33,9 +33,9 @@ def folder(directory: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def images(waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the engine's lab images, which all labs of this user share, while building them."""
-    path = Path(tempfile.gettempdir()) / f"swarmkeep-lab-images-{os.getuid()}.lock"
+def shared(what: str, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold something that all labs of this user share: "engine", "images" or "subnets"."""
+    path = Path(tempfile.gettempdir()) / f"swarmkeep-lab-{what}-{os.getuid()}.lock"
     # Anybody may write to the temporary folder: a link that was laid there is not followed.
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from fabfile.errors import SwarmkeepError
-from lab import docker
+from lab import docker, locks
 from lab.model import LABEL, Lab
 
 POOL = ipaddress.IPv4Network("10.213.0.0/16")
 ROUTES = Path("/proc/net/route")
+
+
+def choosing() -> AbstractContextManager[None]:
+    """Hold this from `choose_subnet` to `ensure`: two labs at once would choose the same one."""
+    return locks.shared("subnets", lambda: None)
 
 
 def choose_subnet() -> str:

@@ -77,8 +77,9 @@ def machines(name: str) -> Iterator[Bare]:
     cluster.down(name, say=print)
     directory.mkdir(parents=True)
     try:
-        lab = Lab(name, directory, network.choose_subnet())
-        network.ensure(lab)
+        with network.choosing():
+            lab = Lab(name, directory, network.choose_subnet())
+            network.ensure(lab)
         public_key = files.ssh_public_key(lab)
         bare = Bare(lab)
         with ThreadPoolExecutor() as pool:

@@ -414,6 +414,34 @@ def test_a_folder_that_its_holder_removed_is_made_and_locked_again(tmp_path):
     assert got_it.is_set()
 
 
+def test_what_all_labs_share_is_held_by_one_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks.tempfile, "gettempdir", lambda: str(tmp_path))
+    waiting_now, got_it = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with locks.shared("subnets", waiting_now.set):
+            got_it.set()
+
+    thread = threading.Thread(target=second)
+    with locks.shared("subnets", lambda: pytest.fail("nobody else holds it")):
+        thread.start()
+        assert waiting_now.wait(10)
+        assert not got_it.is_set()
+        with locks.shared("engine", lambda: pytest.fail("that is another one")):
+            pass
+    thread.join(10)
+    assert got_it.is_set()
+
+
+def test_an_engine_that_another_command_has_started_meanwhile_is_left_alone(monkeypatch):
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    answers = iter(["no daemon", ""])
+    monkeypatch.setattr(engine, "look", lambda: next(answers))
+    monkeypatch.setattr(engine, "_start", lambda: pytest.fail("it runs"))
+    monkeypatch.setattr(engine, "_install", lambda progress: pytest.fail("it runs"))
+    engine.ensure(Progress(lambda line: None))
+
+
 def test_waiting_ends_with_the_condition_or_with_the_last_problem():
     answers = iter(["not yet", "not yet", ""])
     assert waiting.until(lambda: next(answers), deadline=10) == ""
