@@ -47,7 +47,9 @@ test: test-unit ## Everything: the quick tests, the shell tests, the end-to-end 
 	@tools/need.sh bats
 	bats --print-output-on-failure tests/shell
 	@# Fixtures may take long: the lab's images are built there where they are missing.
-	$(BIN)/pytest -o timeout_func_only=true tests/e2e
+	@# A lab for each worker, files in the order of their names: while one waits, another works.
+	$(BIN)/pytest -o timeout_func_only=true --numprocesses auto --maxprocesses 3 \
+	  --dist loadfile --no-loadscope-reorder tests/e2e
 
 bench-backup: $(STAMP) ## Time backup and restore against the literal pipelines, side by side in the lab
 	$(BIN)/python -m bench.backup $(LAB)

@@ -1,7 +1,8 @@
 """The lab, and the product's commands run as a user runs them.
 
 SWARMKEEP_TEST_LAB names another lab than swarmkeep-test; with SWARMKEEP_TEST_KEEP_LAB=1 it
-stays up afterwards, for working on a test.
+stays up afterwards, for working on a test. Workers of pytest-xdist have a lab each: files run
+side by side, in each lab in the order of their names, and no file relies on another's tests.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from lab.model import Lab
 from lab.progress import Progress
 
 ROOT = Path(__file__).parents[2]
-NAME = os.environ.get("SWARMKEEP_TEST_LAB", "swarmkeep-test")
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+NAME = os.environ.get("SWARMKEEP_TEST_LAB", "swarmkeep-test") + (f"-{WORKER}" if WORKER else "")
 KEEP = bool(os.environ.get("SWARMKEEP_TEST_KEEP_LAB"))
 
 
