@@ -122,5 +122,7 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
     except SwarmkeepError as error:
         sys.exit("\n  ".join([f"error: {error.message}", *error.details, error.hint]).rstrip())

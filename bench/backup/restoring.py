@@ -121,10 +121,10 @@ def main() -> int:
     # Ended from outside, it removes what it made, as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        # What a run that was killed hard has left.
-        for name in (RESTORED, PLAIN):
-            subject.sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         subject.prepare(ROOT / "bench/backup/many_tables.sql", **SIZES)
+        # What a run that was killed hard has left.
+        for left in (RESTORED, PLAIN):
+            subject.sql(f"DROP DATABASE IF EXISTS {left} WITH (FORCE)")
         return measure(subject)
     finally:
         subject.remove(RESTORED, PLAIN)
@@ -133,5 +133,7 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
     except SwarmkeepError as error:
         sys.exit("\n  ".join([f"error: {error.message}", *error.details, error.hint]).rstrip())

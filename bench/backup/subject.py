@@ -57,8 +57,7 @@ class Subject:
 
     def sql(self, text: str, database: str = "postgres", **variables: int) -> str:
         """Run SQL in the database's container and return its output."""
-        label = f"label=com.docker.swarm.service.name={SERVICE}"
-        found = docker.inside(self.node, "docker", "ps", "-q", "--filter", label).split()
+        found = self._containers()
         if not found:
             raise SwarmkeepError(f"{SERVICE} does not run on {NODE}", hint="inv status")
         psql = ["psql", "-XAtq", "-U", "nocodb", "-d", database, "-v", "ON_ERROR_STOP=1"]
@@ -68,11 +67,16 @@ class Subject:
             self.node, "docker", "exec", "-i", found[0], *psql, input=text.encode(), timeout=900
         ).strip()
 
+    def _containers(self) -> list[str]:
+        label = f"label=com.docker.swarm.service.name={SERVICE}"
+        return docker.inside(self.node, "docker", "ps", "-q", "--filter", label).split()
+
     def remove(self, *databases: str) -> None:
         """Remove the database and others, the node's files and the objects."""
         # A run that was broken off here runs on in the node.
         docker.exec(self.node, "pkill", "-f", self.config)
-        for name in (self.database, *databases):
+        # Where the deploy itself has failed there is nothing to drop.
+        for name in (self.database, *databases) if self._containers() else ():
             self.sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         docker.inside(self.node, "rm", "-rf", self.folder, self.config)
         client = s3.client(self.lab, self.lab.secrets[s3.OPERATOR])
