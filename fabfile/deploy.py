@@ -231,7 +231,7 @@ class Deployment:
     def _await(self, lease: Lease, wanted: Wanted, before: Cluster) -> Cluster:
         manager = lease.manager
         return await_stack(
-            lambda: _watch(manager),
+            partial(_watch, manager),
             wanted,
             convergence.baseline(before),
             timeout=self.inventory.deploy_timeout,
@@ -295,10 +295,10 @@ class Deployment:
         return Report(self.wanted.name, tuple(self._done), outcome, release, images)
 
 
-def _watch(manager: Host) -> Cluster:
+def _watch(manager: Host, seen: Cluster | None = None) -> Cluster:
     """Observe while waiting: a manager that cannot tell is gone, its change has not failed."""
     try:
-        return observe(manager)
+        return observe(manager, seen)
     except UnreachableError:
         raise
     except SwarmkeepError as error:

@@ -205,8 +205,9 @@ class Exchange:
         was = before.service(self._service)
         wanted = _replicas(was) if was else None
         end = time.monotonic() + self._inventory.deploy_timeout
+        cluster = None
         while True:
-            cluster = observe(self.lease.manager)
+            cluster = observe(self.lease.manager, cluster)
             progress = convergence.judge(cluster, stack, baseline)
             late = sorted(
                 (one for one in progress if not one.done), key=lambda one: not one.failure

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fabfile import placement
-from fabfile.cluster import Cluster, look_command, parse_cluster
+from fabfile.cluster import Cluster, look_command, parse_cluster, refreshed, watch_command
 from fabfile.errors import SwarmkeepError
 from fabfile.inventory import HostEntry, Inventory
 from fabfile.placement import LabelChange
@@ -184,8 +184,18 @@ def observe_command(inventory: Inventory) -> Command:
     return look_command(inventory.network, [inventory.postgres.stack, inventory.app.stack])
 
 
-def observe(manager: Host) -> Cluster:
-    """Read the whole cluster from a manager."""
+def observe(manager: Host, seen: Cluster | None = None) -> Cluster:
+    """Read the whole cluster from a manager.
+
+    Given what was `seen` of it, only services and tasks, and the rest as it was: for looking
+    again and again, since everything costs the manager half a second of work.
+    """
+    if seen is not None:
+        postgres, app = manager.inventory.postgres, manager.inventory.app
+        now = refreshed(seen, manager.run(watch_command([postgres.stack, app.stack])))
+        # A manager that cannot tell is asked everything: that says why.
+        if now is not None:
+            return now
     return parse_cluster(manager.run(observe_command(manager.inventory)))
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from fabfile import audit, convergence, endings, lock, role_password, scram, stacks, swarm
 from fabfile.change_script import ChangeScript
@@ -150,7 +151,7 @@ class Rotation:
             self.say(f"{self.vault.file}: {POSTGRES_PASSWORD} is the new password")
         manager = lease.manager
         after = await_stack(
-            lambda: observe(manager),
+            partial(observe, manager),
             self._new,
             convergence.baseline(before),
             timeout=self._inventory.deploy_timeout,
@@ -251,8 +252,9 @@ class Rotation:
         app = self._inventory.app.stack
         end = time.monotonic() + ROLLBACK_SECONDS
         told = False
+        cluster = None
         while True:
-            cluster = observe(manager)
+            cluster = observe(manager, cluster)
             progress = convergence.judge(cluster, app, convergence.baseline(cluster))
             busy = any(
                 one.service.update.get("State") in ("updating", "rollback_started")

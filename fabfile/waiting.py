@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from fabfile.cluster import Cluster, Service
 from fabfile.convergence import Baseline, Progress, baseline, judge
@@ -21,8 +22,15 @@ ROLLBACK_SECONDS = 120.0
 Say = Callable[[str], None]
 
 
+class Look(Protocol):
+    """Reads the whole cluster; given what was seen of it, only what moves: see `observe`."""
+
+    def __call__(self, seen: Cluster | None = None) -> Cluster:
+        """What there is now."""
+
+
 def await_stack(
-    look: Callable[[], Cluster],
+    look: Look,
     wanted: Wanted,
     before: Baseline,
     *,
@@ -38,8 +46,9 @@ def await_stack(
     """
     end = time.monotonic() + timeout
     shown: dict[str, str] = {}
+    seen: Cluster | None = None
     while True:
-        cluster = look()
+        cluster = look(seen)
         progress = _progress(cluster, wanted, before)
         for one in progress:
             line = f"{one.service.name}: {one.running}/{one.wanted} running ({one.doing})"
@@ -50,15 +59,20 @@ def await_stack(
         if failed:
             raise _failure(failed, cluster, wanted, logs)
         if {one.service.name for one in progress if one.done} >= set(wanted.services):
-            return cluster
+            if seen is None:
+                return cluster
+            # What is returned must be whole.
+            seen = None
+            continue
         if time.monotonic() > end:
             raise _deadline(progress, cluster, wanted, timeout, logs)
         time.sleep(POLL_SECONDS)
+        seen = cluster
 
 
 def take_back(
     change: Callable[[str], Result],
-    look: Callable[[], Cluster],
+    look: Look,
     wanted: Wanted,
     before: Cluster,
     labels: Sequence[LabelChange],
@@ -98,12 +112,13 @@ def _must(result: Result, what: str) -> None:
         raise SwarmkeepError(f"{what}: {said[-1] if said else f'exit code {result.exit_code}'}")
 
 
-def _await_old(look: Callable[[], Cluster], wanted: Wanted, before: Cluster) -> bool:
+def _await_old(look: Look, wanted: Wanted, before: Cluster) -> bool:
     """Until the old tasks run again; whether they do before the time is over."""
     end = time.monotonic() + ROLLBACK_SECONDS
     olds = {service.name for service in before.stack(wanted.name)}
+    cluster = None
     while time.monotonic() < end:
-        cluster = look()
+        cluster = look(cluster)
         now = {service.name for service in cluster.stack(wanted.name)}
         # As if seen for the first time: the failures of the change are not the old version's.
         quiet = _progress(cluster, wanted, baseline(cluster))

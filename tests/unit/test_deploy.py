@@ -111,7 +111,7 @@ def run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         monkeypatch.setattr(lock, "held", Held)
         monkeypatch.setattr(deploy, "make_plan", lambda *args, **rest: plan)
         monkeypatch.setattr(deploy, "parse_sections", lambda *args: before)
-        monkeypatch.setattr(deploy, "observe", lambda manager: swarm.now)
+        monkeypatch.setattr(deploy, "observe", lambda manager, seen=None: swarm.now)
         monkeypatch.setattr(deploy, "await_stack", lambda *args, **rest: swarm.wait())
         monkeypatch.setattr(deploy, "lacking_image", lambda *args: [])
         return Deployment(

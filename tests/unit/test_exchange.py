@@ -44,7 +44,7 @@ class World:
     noted: list[str] = field(default_factory=list)
     asked_app: int = 0
 
-    def cluster(self, manager: Any = None) -> Cluster:
+    def cluster(self, manager: Any = None, seen: Cluster | None = None) -> Cluster:
         service = clusters.service("appstack_nocodb", self.replicas)
         labels = {app_pause.LABEL: self.label} if self.label else {}
         service = replace(service, spec=service.spec | {"Labels": labels})

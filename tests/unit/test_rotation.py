@@ -390,7 +390,7 @@ def world(place: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         monkeypatch.setattr(rotation, name, effect)
 
     fake("look", look)
-    fake("observe", lambda manager: world.step(world.cluster))
+    fake("observe", lambda manager, seen=None: world.step(world.cluster))
     fake("make_plan", lambda *args, **rest: SimpleNamespace(changes=False))
     fake("await_stack", lambda look, wanted, before, **rest: world.converge(wanted))
     fake("await_app", lambda *args: None)

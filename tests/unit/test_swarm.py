@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fabfile import swarm
-from fabfile.cluster import Cluster, parse_cluster
+from fabfile.cluster import Cluster, parse_cluster, refreshed, split_sections
 from fabfile.convergence import Baseline, judge
 from fabfile.errors import SwarmkeepError
 from fabfile.swarm import SecretVersion
@@ -46,6 +47,28 @@ def test_a_real_converged_stack_is_judged_converged(stack):
     # Docker shows a task's specification otherwise than its service's: this is the real pair.
     (progress,) = judge(parse(OBSERVED), stack, Baseline(frozenset(), {}))
     assert progress.done
+
+
+def test_only_what_moves_is_read_again():
+    seen = parse(OBSERVED)
+    sections = split_sections(OBSERVED)
+    services = sections["services"].replace('"Replicas": 1', '"Replicas": 0', 1)
+    assert services != sections["services"]
+    text = "".join(
+        f"\n--swarmkeep {name}--\n{body}"
+        for name, body in [("now", "2030-01-01T00:00:00Z"), ("services", services), ("tasks", "[]")]
+    )
+    now = refreshed(seen, Result("manager1", 0, text, ""))
+    assert now is not None
+    assert (now.now, now.tasks) == ("2030-01-01T00:00:00Z", ())
+    assert sorted(s.replicas or 0 for s in now.services) == [0, 1]
+    assert replace(now, now=seen.now, tasks=seen.tasks, services=seen.services) == seen
+    assert [s.name for s in now.services] == [s.name for s in seen.services]
+
+
+def test_a_manager_that_cannot_tell_has_not_lost_its_services():
+    said = Result("manager1", 1, "\n--swarmkeep now--\n2030-01-01T00:00:00Z\n", "")
+    assert refreshed(parse(OBSERVED), said) is None
 
 
 def test_machine_without_docker():
