@@ -7,12 +7,11 @@ Exit code 1 if a goal is missed.
 
 from __future__ import annotations
 
-import signal
 import statistics
 import sys
 from dataclasses import dataclass, field
 
-from bench.backup.subject import ROOT, Subject, inv
+from bench.backup.subject import ROOT, Subject, end, inv
 from bench.backup.watch import Watched, run
 from fabfile.errors import SwarmkeepError
 from fabfile.report import table
@@ -96,8 +95,6 @@ def main() -> int:
     name = sys.argv[1] if len(sys.argv) > 1 else DEFAULT_NAME
     inv("lab.up", "--name", name)
     subject = Subject(Lab.load(name), "bench_backup", FOLDER)
-    # Ended from outside, it removes what it made, as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     literal = Side("literal pipeline", ("bash", "-c", LITERAL, "bash", subject.config))
     script = Side("backup-pg.sh", (SCRIPT, "--config", subject.config))
     try:
@@ -120,9 +117,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except SwarmkeepError as error:
-        sys.exit("\n  ".join([f"error: {error.message}", *error.details, error.hint]).rstrip())
+    end(main)

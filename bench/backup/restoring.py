@@ -7,12 +7,11 @@ its SHA-256, restores, gathers statistics, and counts every row. Exit code 1 if 
 
 from __future__ import annotations
 
-import signal
 import statistics
 import sys
 from dataclasses import dataclass, field
 
-from bench.backup.subject import ROOT, SERVICE, Subject, inv
+from bench.backup.subject import ROOT, SERVICE, Subject, end, inv
 from bench.backup.watch import Watched, run
 from fabfile.errors import SwarmkeepError
 from fabfile.report import table
@@ -118,8 +117,6 @@ def main() -> int:
     name = sys.argv[1] if len(sys.argv) > 1 else DEFAULT_NAME
     inv("lab.up", "--name", name)
     subject = Subject(Lab.load(name), "bench_restore", FOLDER)
-    # Ended from outside, it removes what it made, as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         subject.prepare(ROOT / "bench/backup/many_tables.sql", **SIZES)
         # What a run that was killed hard has left.
@@ -131,9 +128,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except SwarmkeepError as error:
-        sys.exit("\n  ".join([f"error: {error.message}", *error.details, error.hint]).rstrip())
+    end(main)

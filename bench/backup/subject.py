@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from fabfile.errors import SwarmkeepError
 from fabfile.units import format_size
@@ -92,3 +95,15 @@ def inv(*command: str, env: dict[str, str] | None = None) -> None:
     )
     if done.returncode:
         raise SwarmkeepError(f"inv {command[0]} failed with exit code {done.returncode}")
+
+
+def end(main: Callable[[], int]) -> NoReturn:
+    """Run a benchmark and exit with its code; what went wrong is a few lines, no traceback."""
+    # Ended from outside, it removes what it made, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except SwarmkeepError as error:
+        sys.exit("\n  ".join([f"error: {error.message}", *error.details, error.hint]).rstrip())
