@@ -73,6 +73,8 @@ def attempt_script(token: str) -> str:
     clock = f"swarmkeep-clock-{token}"
     probe = _make_config(clock, {RECORD_LABEL: "clock"})
     return (
+        # Nobody to tell it to, a client that was killed, is no reason to leave the clock behind.
+        "trap '' PIPE\n"
         f"id=$({make}) || id=\n"
         # What the leader has just stamped tells its time.
         f'if [ -n "$id" ]; then now=$id; else now=$(echo now | {probe}); fi\n'

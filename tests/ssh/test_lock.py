@@ -235,6 +235,25 @@ def test_what_a_machine_that_ended_hard_has_left_is_tidied_up(client, swarm):
     assert list(swarm.iterdir()) == []
 
 
+def test_attempt_of_a_client_that_was_killed_meanwhile_leaves_nothing(client, swarm):
+    with client("alice"):
+        before = set(swarm.iterdir())
+        script = lock_text.attempt_script("dead")
+        run = subprocess.Popen(
+            ["sh", "-c", script],
+            env={"PATH": f"{swarm.parent}:/usr/bin:/bin"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            # As sshd starts it; Python itself ignores the signal.
+            restore_signals=True,
+        )
+        assert run.stdout
+        run.stdout.close()
+        run.wait(20)
+        assert set(swarm.iterdir()) == before
+
+
 def test_change_of_a_lost_client_is_waited_for(client, swarm, tmp_path):
     """Two never change things together, though the first one's lock was taken away."""
     log = tmp_path / "log"
