@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 import yaml
 
-from lab import cluster, engine
+from lab import cluster, demo, engine, s3
 from lab.model import Lab
 from lab.progress import Progress
+from tests.e2e.live import DB, container_of, databases, sql
 
 ROOT = Path(__file__).parents[2]
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
@@ -162,31 +163,31 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def docker(lab: Lab, node: str, *args: str) -> str:
-    """Run docker on a node and return its output."""
-    done = lab.exec(node, "docker", *args)
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout.decode().strip()
+@pytest.fixture(scope="session")
+def bucket(lab: Lab) -> Any:
+    """The S3 client of a user who may do everything."""
+    return s3.client(lab, lab.secrets[s3.OPERATOR])
 
 
-def container_of(lab: Lab, node: str, service: str) -> str:
-    """The id of the service's running container on a node, "" if there is none."""
-    label = f"label=com.docker.swarm.service.name={service}"
-    return docker(lab, node, "ps", "-q", "--no-trunc", "--filter", label)
+@pytest.fixture(scope="module")
+def rows(deployed: Product, lab: Lab) -> list[dict[str, Any]]:
+    """Real data, put in through NocoDB's own API."""
+    demo.fill(lab)
+    return demo.records(lab)
 
 
-def cluster_state(lab: Lab) -> dict[str, Any]:
-    """Everything in the Swarm that a command could change, for comparing before and after."""
-    ask = lambda *args: docker(lab, "manager1", *args)  # noqa: E731
-    nodes = json.loads(ask("node", "inspect", *ask("node", "ls", "-q").split()))
-    services = ask("service", "ls", "-q").split()
-    found = json.loads(ask("service", "inspect", *services)) if services else []
-    return {
-        "nodes": {n["Description"]["Hostname"]: n["Spec"] for n in nodes},
-        "services": {s["Spec"]["Name"]: s["Spec"] for s in found},
-        "secrets": sorted(ask("secret", "ls", "--format", "{{.Name}}").split()),
-        "networks": sorted(ask("network", "ls", "--format", "{{.Name}} {{.Driver}}").splitlines()),
-        "tasks": sorted(
-            ask("service", "ps", "-q", "--no-trunc", *services).split() if services else []
-        ),
-    }
+@pytest.fixture(scope="module")
+def stamp(rows: list[dict[str, Any]], product: Product) -> str:
+    """The time stamp of a backup of `rows`."""
+    product.ok("backup.install")
+    product.ok("backup.run")
+    return str(json.loads(product.ok("backup.list", "--json").out)["backups"][0]["set"])
+
+
+@pytest.fixture
+def tidy(lab: Lab) -> Iterator[None]:
+    """Whatever other databases a test has made are dropped after it."""
+    yield
+    if container_of(lab, "db1", DB):
+        for name in databases(lab) - {"nocodb"}:
+            sql(lab, f'DROP DATABASE "{name}" WITH (FORCE)')

@@ -1,7 +1,8 @@
-"""The live database and NocoDB of the lab, looked at from outside the product."""
+"""The lab's Swarm, database and NocoDB, looked at from outside the product."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +10,38 @@ from typing import Any
 from fabfile.errors import SwarmkeepError
 from lab import demo
 from lab.model import Lab
-from tests.e2e.conftest import container_of, docker
 
 DB, APP = "dbstack_root_db", "appstack_nocodb"
+
+
+def docker(lab: Lab, node: str, *args: str) -> str:
+    """Run docker on a node and return its output."""
+    done = lab.exec(node, "docker", *args)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode().strip()
+
+
+def container_of(lab: Lab, node: str, service: str) -> str:
+    """The id of the service's running container on a node, "" if there is none."""
+    label = f"label=com.docker.swarm.service.name={service}"
+    return docker(lab, node, "ps", "-q", "--no-trunc", "--filter", label)
+
+
+def cluster_state(lab: Lab) -> dict[str, Any]:
+    """Everything in the Swarm that a command could change, for comparing before and after."""
+    ask = lambda *args: docker(lab, "manager1", *args)  # noqa: E731
+    nodes = json.loads(ask("node", "inspect", *ask("node", "ls", "-q").split()))
+    services = ask("service", "ls", "-q").split()
+    found = json.loads(ask("service", "inspect", *services)) if services else []
+    return {
+        "nodes": {n["Description"]["Hostname"]: n["Spec"] for n in nodes},
+        "services": {s["Spec"]["Name"]: s["Spec"] for s in found},
+        "secrets": sorted(ask("secret", "ls", "--format", "{{.Name}}").split()),
+        "networks": sorted(ask("network", "ls", "--format", "{{.Name}} {{.Driver}}").splitlines()),
+        "tasks": sorted(
+            ask("service", "ps", "-q", "--no-trunc", *services).split() if services else []
+        ),
+    }
 
 
 def sql(lab: Lab, text: str, database: str = "postgres") -> str:

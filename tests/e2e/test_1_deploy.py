@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import urllib.request
 
-from tests.e2e.conftest import cluster_state, container_of, docker
-
-DB, APP = "dbstack_root_db", "appstack_nocodb"
+from tests.e2e.live import APP, DB, cluster_state, container_of, docker
 
 
 def test_status_before_anything_is_deployed(product):

@@ -8,9 +8,8 @@ import time
 
 import pytest
 
-from tests.e2e.conftest import ROOT, cluster_state, container_of, docker
-
-DB, APP = "dbstack_root_db", "appstack_nocodb"
+from tests.e2e.conftest import ROOT
+from tests.e2e.live import APP, DB, cluster_state, container_of, docker
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -166,7 +165,9 @@ def test_health_check_that_never_passes_ends_at_the_deadline(product, lab, varia
     before = cluster_state(lab)
     hosts = variant(
         {
-            "images": {"nocodb": image("sleeper", "echo asleep; exec sleep infinity")},
+            "images": {
+                "nocodb": image("sleeper", "trap exit TERM; echo asleep; sleep infinity & wait")
+            },
             "deploy": {"timeout": "15s"},
         }
     )
@@ -178,9 +179,9 @@ def test_health_check_that_never_passes_ends_at_the_deadline(product, lab, varia
 
 
 def test_connection_cut_while_waiting_can_be_run_again(product, lab, variant):
-    hosts = variant({"app": {"public_url": "http://cut.example.com"}})
+    hosts = variant({"pg_db": "cut"})
     run = subprocess.Popen(
-        [sys.executable, "-m", "invoke", "deploy-app"],
+        [sys.executable, "-m", "invoke", "deploy-db", "--yes"],
         cwd=ROOT,
         env=lab.environment() | {"SWARMKEEP_HOSTS": str(hosts)},
         stdout=subprocess.PIPE,
@@ -197,5 +198,5 @@ def test_connection_cut_while_waiting_can_be_run_again(product, lab, variant):
     assert run.returncode == 3, err
     assert "manager1" in err
     assert "Traceback" not in err
-    product.ok("deploy-app", hosts=hosts)
-    product.ok("deploy-app")
+    product.ok("deploy-db", "--yes", hosts=hosts)
+    product.ok("deploy-db", "--yes")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.e2e.conftest import ROOT, cluster_state, container_of, docker
-from tests.e2e.live import APP
+from tests.e2e.conftest import ROOT
+from tests.e2e.live import APP, cluster_state, container_of, docker
 
 # A service that fails three times and several deploys take their time.
 pytestmark = pytest.mark.timeout(600)

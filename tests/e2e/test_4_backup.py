@@ -11,24 +11,11 @@ import botocore.exceptions
 import pytest
 
 from lab import demo, s3
-from tests.e2e.conftest import container_of, docker
+from tests.e2e.live import container_of, docker
 
 DB = "dbstack_root_db"
 PREFIX = "postgres/nocodb/backup_"
 MANIFEST = ".manifest.json"
-
-
-@pytest.fixture(scope="module")
-def bucket(lab):
-    """The operator's S3 client."""
-    return s3.client(lab, lab.secrets[s3.OPERATOR])
-
-
-@pytest.fixture(scope="module")
-def rows(deployed, lab):
-    """Real data, put in through NocoDB's own API."""
-    demo.fill(lab)
-    return demo.records(lab)
 
 
 @pytest.fixture(scope="module", autouse=True)

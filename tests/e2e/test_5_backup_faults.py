@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from fabfile.keys import Keys
-from lab import s3
 from lab.members import wait_until_healthy
-from tests.e2e.conftest import container_of
+from tests.e2e.live import container_of
 from tests.unit.s3_server import manifest_of
 
 DB = "dbstack_root_db"
@@ -24,11 +23,6 @@ SCRIPT = "/usr/local/bin/backup-pg.sh"
 def installed(deployed):
     deployed.ok("backup.install")
     deployed.ok("backup.run")
-
-
-@pytest.fixture
-def bucket(lab):
-    return s3.client(lab, lab.secrets[s3.OPERATOR])
 
 
 @pytest.fixture

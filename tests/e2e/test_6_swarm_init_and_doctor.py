@@ -18,7 +18,8 @@ from lab import docker as lab_docker
 from lab import images
 from lab.model import Lab
 from tests.e2e.bare import INIT_SCRIPT, NUMBERS, Bare, machines
-from tests.e2e.conftest import NAME, Product, cluster_state, container_of, docker
+from tests.e2e.conftest import NAME, Product
+from tests.e2e.live import cluster_state, container_of, docker
 
 TOKEN = "SWMTKN"
 REGISTRY_PASSWORD = "registry-pass-0123456789"

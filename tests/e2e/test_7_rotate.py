@@ -21,9 +21,9 @@ import pytest
 from fabfile import hosts_file, scram, vault
 from fabfile.rotation_vault import NEXT, PREVIOUS
 from fabfile.vault import POSTGRES_PASSWORD
-from tests.e2e.conftest import ROOT, cluster_state, container_of, docker
+from tests.e2e.conftest import ROOT
+from tests.e2e.live import APP, DB, cluster_state, container_of, docker
 
-DB, APP = "dbstack_root_db", "appstack_nocodb"
 INFO = "/api/v1/db/meta/nocodb/info"  # looks at the database; /api/v1/health does not
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

@@ -12,8 +12,7 @@ import pytest
 
 from lab import demo, images
 from lab import docker as lab_docker
-from tests.e2e.conftest import docker
-from tests.e2e.live import eventually, sql
+from tests.e2e.live import docker, eventually, sql
 
 REQUIREMENTS = Path(__file__).with_name("newer-postgres.txt")
 NAME, SERVICE, CONFIG = "newer", "newer_root_db", "/root/newer.conf"

@@ -14,10 +14,23 @@ from typing import Any
 import pytest
 
 from fabfile.errors import SwarmkeepError
-from lab import demo, s3
+from lab import demo
 from lab.model import NODES
-from tests.e2e.conftest import cluster_state, container_of, docker
-from tests.e2e.live import APP, DB, databases, eventually, named, nocodb_shows, sql
+from tests.e2e.live import (
+    APP,
+    DB,
+    cluster_state,
+    container_of,
+    databases,
+    docker,
+    eventually,
+    named,
+    nocodb_shows,
+    sql,
+)
+
+# The set that every recovery here brings back is that of `stamp`.
+pytestmark = pytest.mark.usefixtures("stamp", "tidy")
 
 DB_VOLUME, APP_VOLUME = "dbstack_pgdata", "appstack_data"
 OTHER_BASE, OTHER_TABLE = "Archive", "Papers"
@@ -26,35 +39,14 @@ OTHER_ROWS = [{"Title": "Über alles Mögliche"}, {"Title": "x'; DROP TABLE y; -
 
 
 @pytest.fixture(scope="module")
-def bucket(lab):
-    return s3.client(lab, lab.secrets[s3.OPERATOR])
-
-
-@pytest.fixture(scope="module")
 def rows(deployed, lab):
+    """In two bases."""
     demo.fill(lab)
     server = demo.login(lab)
     table = server.table(server.base(OTHER_BASE), OTHER_TABLE, OTHER_COLUMNS)
     if not server.records(table):
         server.insert(table, [dict(row) for row in OTHER_ROWS])
     return demo.records(lab)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def stamp(rows, product, lab) -> str:
-    """The set that every recovery here brings back."""
-    product.ok("backup.install")
-    product.ok("backup.run")
-    return str(json.loads(product.ok("backup.list", "--json").out)["backups"][0]["set"])
-
-
-@pytest.fixture(autouse=True)
-def tidy(lab) -> Iterator[None]:
-    yield
-    if container_of(lab, "db1", DB) == "":
-        return
-    for name in databases(lab) - {"nocodb"}:
-        sql(lab, f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 def other_rows(lab) -> list[dict[str, Any]]:

@@ -16,12 +16,6 @@ POLICY = {"keep_daily": 2, "keep_weekly": 0, "keep_monthly": 0, "keep_yearly": 0
 DAY = timedelta(days=1)
 
 
-@pytest.fixture(scope="module")
-def bucket(lab):
-    """The S3 client of a user who may do everything."""
-    return s3.client(lab, lab.secrets[s3.OPERATOR])
-
-
 def put(bucket, name: str, when: datetime, **lock) -> str:
     """Put a set there as backup-pg.sh does, and return its time stamp."""
     second = int((when - EPOCH).total_seconds())

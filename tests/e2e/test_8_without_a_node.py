@@ -12,8 +12,7 @@ import pytest
 
 from lab import docker as lab_docker
 from lab import images
-from tests.e2e.conftest import cluster_state, container_of, docker
-from tests.e2e.live import DB, eventually
+from tests.e2e.live import DB, cluster_state, container_of, docker, eventually
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -16,7 +16,8 @@ import pytest
 from lab import cluster, images, s3, waiting
 from lab import docker as outer
 from lab.model import MEMBERS, NODES, S3, Lab, directory_of
-from tests.e2e.conftest import NAME, cluster_state, docker, product_for
+from tests.e2e.conftest import NAME, product_for
+from tests.e2e.live import cluster_state, docker
 
 SECOND = f"{NAME[:30]}-b"
 STRANGER = f"{NAME}-stranger"
