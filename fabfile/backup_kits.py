@@ -178,6 +178,8 @@ def _of_database(inventory: Inventory) -> dict[str, str]:
         "KEEP_LOCAL_DAYS": str(backup.keep_local_days),
         "COMPRESSION": backup.compression,
         "COUNT_ROWS": "yes" if backup.count_rows else "no",
+        "DRILL_MEMORY": f"{backup.drill_memory // 2**20}m",
+        "DRILL_CPUS": str(backup.drill_cpus),
     }
 
 

@@ -240,6 +240,8 @@ def _read_backup(section: Section, top: Section) -> Backup:
         kms_key_id=section.text("kms_key_id", "", pattern=_KMS_KEY, want="a KMS key's id or ARN"),
         drill_schedule=_read_schedule(section, "drill_schedule", ""),
         drill_with_app=section.flag("drill_with_app", False),
+        drill_memory=section.size("drill_memory", 512 * 2**20, low=64 * 2**20),
+        drill_cpus=section.integer("drill_cpus", 1, low=1, high=512),
         max_drill_age=section.duration("max_drill_age", 0, low=3600),
         retention=_read_retention(section),
         profile=section.text("profile", "", pattern=_NAME, want="an AWS profile's name"),

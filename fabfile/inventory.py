@@ -123,6 +123,9 @@ class Backup:
     drill_schedule: str
     """"" for no drills by cron."""
     drill_with_app: bool
+    drill_memory: int
+    """Bytes that a drill's PostgreSQL may use, and its NocoDB as many."""
+    drill_cpus: int
     max_drill_age: int
     """0: verify does not ask when the last good drill was."""
     retention: Retention

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from fabfile.units import parse_duration, parse_size
+from fabfile.units import format_size, parse_duration, parse_size
 
 T = TypeVar("T")
 
@@ -128,10 +128,10 @@ class Section:
         want = f"{low} to {high} seconds"
         return self._measure(key, default, parse_duration, want=want, low=low, high=high)
 
-    def size(self, key: str, default: int) -> int:
+    def size(self, key: str, default: int, *, low: int = 0) -> int:
         """Bytes, from a whole number or from "10MiB"."""
-        want = "0 to 1 PiB"
-        return self._measure(key, default, parse_size, want=want, low=0, high=_PEBIBYTE)
+        want = f"{format_size(low) if low else 0} to 1 PiB"
+        return self._measure(key, default, parse_size, want=want, low=low, high=_PEBIBYTE)
 
     def finish(self) -> None:
         """Refuse every key that no getter asked for."""

@@ -122,7 +122,7 @@ read_config() {
     die "$USAGE" "$file: others could read or change it" "chown root '$file' && chmod 600 '$file'"
   unset PG_DB PG_USER DB_SERVICE_NAME S3_BUCKET AWS_REGION APP_STACK NODE STATE_DIR
   S3_ENDPOINT_URL="" BACKUP_DIR=/var/backups/postgres KEEP_LOCAL_DAYS=7 COMPRESSION=auto
-  COUNT_ROWS=yes SSE="" SSE_KMS_KEY_ID="" STEP_TIMEOUT=21600
+  COUNT_ROWS=yes SSE="" SSE_KMS_KEY_ID="" STEP_TIMEOUT=21600 DRILL_MEMORY=512m DRILL_CPUS=1
   # shellcheck source=/dev/null
   . "$file" || die "$USAGE" "$file: is not valid shell" "write lines like AWS_REGION='eu-central-1'"
   setting S3_BUCKET '[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]'
@@ -135,6 +135,8 @@ read_config() {
   [[ -z ${AWS_SHARED_CREDENTIALS_FILE:-} ]] || export AWS_SHARED_CREDENTIALS_FILE
 }
 
+readonly MEMORY_FORM='[1-9][0-9]*[mg]' CPUS_FORM='[0-9]+(\.[0-9]+)?'
+
 # Reads settings file $1 and checks what there is about the database, too.
 load_config() {
   local name='[A-Za-z_][A-Za-z0-9_.-]{0,62}'
@@ -145,6 +147,8 @@ load_config() {
   setting BACKUP_DIR '/[^[:cntrl:]]+'
   setting KEEP_LOCAL_DAYS '[0-9]{1,4}'
   setting COUNT_ROWS 'yes|no'
+  setting DRILL_MEMORY "$MEMORY_FORM"
+  setting DRILL_CPUS "$CPUS_FORM"
   setting COMPRESSION 'auto|(gzip|pigz)-[1-9]|igzip-[0-3]|libdeflate-([1-9]|1[0-2])'
 }
 

@@ -53,6 +53,7 @@ ask_app() {
     exec node -e "fetch(process.argv[1]).then(r => process.exit(r.ok ? 0 : 1), () => process.exit(1))" "$u"' || {
     ask docker logs --tail 5 "$app" >"$ERRORS" 2>&1 || true
     tell NocoDB "$ERRORS"
+    ! out_of_memory "$app" 0 || die "$APP_FAILED" "NocoDB ran out of memory" "$MORE_MEMORY, then run it again"
     blame "$APP_FAILED" "NocoDB does not answer from what was restored" "see the lines above"
   }
   log INFO "NocoDB answers from what was restored"

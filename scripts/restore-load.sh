@@ -244,6 +244,7 @@ END {
 # Restores the set into database $1.
 restore_into() {
   local passing=$PASSING${RUN//-/_} file
+  KILLED=$(killed_in "$CONTAINER")
   check_server
   check_target "$1"
   fetch dump

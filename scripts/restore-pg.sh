@@ -36,7 +36,7 @@ drill    restore into a throwaway PostgreSQL, write the outcome beside the set
   --analyze      gather the planner's statistics first, and not by themselves afterwards
   --progress     lines "progress PHASE DONE TOTAL" on stdout; ends when nobody reads them
   --app IMAGE    also start this NocoDB on what was restored, and ask it something
-  --memory, --cpus  what a drill's PostgreSQL may use (512m, 1)
+  --memory, --cpus  what a drill's PostgreSQL may use (default: DRILL_MEMORY, DRILL_CPUS)
 
 Exit codes:
    0  done
@@ -64,14 +64,31 @@ END
 # ---- ending ------------------------------------------------------------------------------------
 
 # As die, where it is the set that is to blame: then a drill's outcome is written. A PostgreSQL
-# that ended meanwhile says nothing of the set, and its clients have no last words.
+# that ended or lost a process meanwhile says nothing of the set, and its clients have no last words.
 blame() {
-  if (($1 == RESTORE_FAILED)) && ! runs "$CONTAINER"; then
-    die "$NO_DATABASE" "PostgreSQL ended meanwhile ($2)" \
+  if (($1 == RESTORE_FAILED || $1 == APP_FAILED)); then
+    runs "$CONTAINER" || die "$NO_DATABASE" "PostgreSQL ended meanwhile ($2)" \
       "see 'docker logs $CONTAINER' and this node's memory, then run it again"
+    ! out_of_memory "$CONTAINER" "$KILLED" ||
+      die "$NO_DATABASE" "PostgreSQL ran out of memory ($2)" "$MORE_MEMORY, then run it again"
   fi
   REASON=$2
   die "$@"
+}
+
+readonly MORE_MEMORY="give it more (a drill: backup.drill_memory in hosts.yaml, or --memory)"
+
+# How many processes of container $1 the kernel has killed for want of memory (cgroup v2, v1).
+killed_in() {
+  ask docker exec "$1" cat /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control 2>/dev/null |
+    sed -n 's/^oom_kill //p' || true
+}
+
+# Whether container $1 has lost a process for want of memory, since killed_in said $2.
+out_of_memory() {
+  local now
+  now=$(killed_in "$1")
+  [[ -n $now && $now != "$2" || $(ask docker inspect -f '{{.State.OOMKilled}}' "$1" 2>/dev/null) == true ]]
 }
 
 # Whether container $1 runs.
@@ -210,14 +227,14 @@ check_options() {
     "names that begin with $PASSING are those of unfinished restores" "choose another name"
   [[ $ACTION == swap || -n $LATEST ]] || option --set "$SET" '[0-9]{8}T[0-9]{6}Z'
   option --jobs "$JOBS" '[1-9][0-9]?'
-  option --memory "$MEMORY" '[1-9][0-9]*[mg]'
-  option --cpus "$CPUS" '[0-9]+(\.[0-9]+)?'
+  option --memory "${MEMORY:-1g}" "$MEMORY_FORM"
+  option --cpus "${CPUS:-1}" "$CPUS_FORM"
 }
 
 main() {
   local config=/etc/backup-pg.conf database=""
   begin_run
-  ACTION=${1-} INTO="" WITH="" KEEP_AS="" SET="" LATEST="" APP="" ANALYZE="" PROGRESS="" MEMORY=512m CPUS=1
+  ACTION=${1-} INTO="" WITH="" KEEP_AS="" SET="" LATEST="" APP="" ANALYZE="" PROGRESS="" MEMORY="" CPUS="" KILLED=""
   DRILLING="" REASON="" RESERVED=0 UNFINISHED="" EMPTY="" TABLES=0 ROWS=0 SERVER="" JOBS=$(nproc)
   ((JOBS <= 8)) || JOBS=8
   shift || true
@@ -246,6 +263,7 @@ main() {
   esac
   check_options
   load_config "$config"
+  MEMORY=${MEMORY:-$DRILL_MEMORY} CPUS=${CPUS:-$DRILL_CPUS}
   prepare "$database"
   "$ACTION"
 }

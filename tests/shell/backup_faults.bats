@@ -49,7 +49,7 @@ teardown() {
 @test "2: hostile values are refused by name, never executed" {
   local name bad
   for name in PG_DB PG_USER DB_SERVICE_NAME S3_BUCKET AWS_REGION S3_ENDPOINT_URL BACKUP_DIR COMPRESSION KEEP_LOCAL_DAYS \
-    COUNT_ROWS SSE SSE_KMS_KEY_ID STEP_TIMEOUT; do
+    COUNT_ROWS SSE SSE_KMS_KEY_ID STEP_TIMEOUT DRILL_MEMORY DRILL_CPUS; do
     for bad in "\$(touch $FAKE/executed)" "\`touch $FAKE/executed\`" "; touch $FAKE/executed" \
       "a b" $'a\nb' "../x" "-x" "dbname=other host=evil"; do
       # A blank separates databases.

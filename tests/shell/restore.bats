@@ -215,6 +215,23 @@ broken_restore() {
   [[ $output == *"PostgreSQL ended meanwhile (pg_restore failed (1); "*"next: see 'docker logs "* ]]
 }
 
+@test "13: a PostgreSQL that lost a process for want of memory is not the set's fault" {
+  a_set
+  echo 1 >"$FAKE/killed" # long ago
+  broken_restore 'echo 2 >"$FAKE/killed"'
+  restore restore --set "$SET" --into fine
+  [ "$status" -eq 13 ]
+  [[ $output == *"PostgreSQL ran out of memory (pg_restore failed (1); "*"next: give it more (a drill: backup.drill_memory"* ]]
+}
+
+@test "24: what the kernel has killed before is no excuse" {
+  a_set
+  echo 1 >"$FAKE/killed"
+  broken_restore ''
+  restore restore --set "$SET" --into fine
+  [ "$status" -eq 24 ]
+}
+
 @test "rows that are not those of the manifest" {
   a_set
   # Expected is what the first reading says, counted what the second does.

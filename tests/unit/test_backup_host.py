@@ -166,11 +166,15 @@ def test_several_databases_and_encryption_reach_the_settings(inventory):
     changed = replace(
         inventory,
         postgres=replace(inventory.postgres, databases=("nocodb", "other")),
-        backup=replace(inventory.backup, encryption="aws:kms", kms_key_id="k-1", count_rows=False),
-    )
+        backup=replace(
+            inventory.backup,
+            encryption="aws:kms", kms_key_id="k-1", count_rows=False,
+            drill_memory=2**31 + 5, drill_cpus=2,
+        ),
+    )  # fmt: skip
     config = backup_kits.config(db(changed), changed, own_credentials=False)
-    names = ("PG_DB", "SSE", "SSE_KMS_KEY_ID", "COUNT_ROWS")
-    assert sourced(config, *names) == ["nocodb other", "aws:kms", "k-1", "no"]
+    names = ("PG_DB", "SSE", "SSE_KMS_KEY_ID", "COUNT_ROWS", "DRILL_MEMORY", "DRILL_CPUS")
+    assert sourced(config, *names) == ["nocodb other", "aws:kms", "k-1", "no", "2048m", "2"]
 
 
 @pytest.mark.parametrize("check", [True, False])

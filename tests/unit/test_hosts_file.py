@@ -138,6 +138,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
                 "endpoint_url": "https://s3.example.com", "node_endpoint_url": "http://10.0.0.5:9",
                 "count_rows": False, "files": False, "encryption": "aws:kms", "kms_key_id": "abc-1",
                 "drill_schedule": "0 4 * * 0", "drill_with_app": True, "max_drill_age": "35d",
+                "drill_memory": "2GiB", "drill_cpus": 3,
                 "keep_daily": 1, "keep_weekly": 2, "keep_monthly": 3, "keep_yearly": 4,
                 "keep_min": 5,
             },
@@ -167,6 +168,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "https://s3.example.com", "http://10.0.0.5:9",
         count_rows=False, files=False, encryption="aws:kms", kms_key_id="abc-1",
         drill_schedule="0 4 * * 0", drill_with_app=True, max_drill_age=35 * 86400,
+        drill_memory=2 * 2**30, drill_cpus=3,
         retention=inventory.Retention(1, 2, 3, 4, 5), profile="ops",
     )  # fmt: skip
     assert (found.network, found.deploy_timeout, found.resolve_image) == ("net", 900, "never")
@@ -184,6 +186,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         ({"backup.kms_key_id": "k"}, "backup.kms_key_id: needs backup.encryption: aws:kms"),
         ({"backup.encryption": "aes"}, "backup.encryption: 'aes' is not one of"),
         ({"backup.drill_schedule": "now"}, "backup.drill_schedule: 'now'"),
+        ({"backup.drill_memory": "1MiB"}, "backup.drill_memory: '1MiB' is out of range: want 64"),
         ({"backup.keep_min": 0}, "backup.keep_min: 0 is out of range"),
         (
             {f"backup.keep_{unit}": 0 for unit in ("daily", "weekly", "monthly")},
