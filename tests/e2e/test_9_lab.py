@@ -43,7 +43,16 @@ def strangers(lab):
         ),
         *("--volume", f"{STRANGER}:/data", images.NODE.tag, "tail", "-f", "/dev/null"),
     )
-    yield lambda: [outer.inspect(kind, STRANGER) for kind in ("container", "network", "volume")]
+
+    def look() -> list[Any]:
+        container, *others = (
+            outer.inspect(kind, STRANGER) for kind in ("container", "network", "volume")
+        )
+        # Docker lists them in another order each time.
+        container["Mounts"].sort(key=lambda mount: mount["Destination"])
+        return [container, *others]
+
+    yield look
     outer.run("container", "rm", "--force", STRANGER)
     outer.run("network", "rm", STRANGER)
     outer.run("volume", "rm", STRANGER)
