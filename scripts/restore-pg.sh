@@ -67,10 +67,12 @@ END
 # that ended or lost a process meanwhile says nothing of the set, and its clients have no last words.
 blame() {
   if (($1 == RESTORE_FAILED || $1 == APP_FAILED)); then
-    runs "$CONTAINER" || die "$NO_DATABASE" "PostgreSQL ended meanwhile ($2)" \
-      "see 'docker logs $CONTAINER' and this node's memory, then run it again"
+    # Where its first process has just gone, Docker knows that in a moment.
+    [[ -z $KILLED || -n $(killed_in "$CONTAINER") ]] || timeout 10 docker wait "$CONTAINER" >/dev/null 2>&1 || true
     ! out_of_memory "$CONTAINER" "$KILLED" ||
       die "$NO_DATABASE" "PostgreSQL ran out of memory ($2)" "$MORE_MEMORY, then run it again"
+    runs "$CONTAINER" || die "$NO_DATABASE" "PostgreSQL ended meanwhile ($2)" \
+      "see 'docker logs $CONTAINER' and this node's memory, then run it again"
   fi
   REASON=$2
   die "$@"
@@ -78,10 +80,12 @@ blame() {
 
 readonly MORE_MEMORY="give it more (a drill: backup.drill_memory in hosts.yaml, or --memory)"
 
-# How many processes of container $1 the kernel has killed for want of memory (cgroup v2, v1).
+# How many processes of container $1 the kernel has killed for want of memory (cgroup v2, v1). Read
+# from outside: whatever runs in such a container may be killed next. "" where that is out of reach.
 killed_in() {
-  ask docker exec "$1" cat /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control 2>/dev/null |
-    sed -n 's/^oom_kill //p' || true
+  local groups
+  groups=/proc/$(ask docker inspect -f '{{.State.Pid}}' "$1" 2>/dev/null || echo none)/root/sys/fs/cgroup
+  sed -n 's/^oom_kill //p' "$groups/memory.events" "$groups/memory/memory.oom_control" 2>/dev/null || true
 }
 
 # Whether container $1 has lost a process for want of memory, since killed_in said $2.

@@ -195,6 +195,14 @@ class TestRefused:
             assert words in product.fails(1, "backup.restore", "--key", stamp).err
 
 
+# More than fits into 64 MiB, and into the indexes' share of it.
+MUCH = """
+CREATE TABLE much AS
+  SELECT n, md5(n::text) a, repeat(md5((n * 7)::text), 6) b FROM generate_series(1, 600000) n;
+CREATE INDEX ON much (a); CREATE INDEX ON much (b)
+"""
+
+
 class TestDrill:
     def test_good_one_is_on_record_and_leaves_nothing(self, product, lab, bucket, stamp):
         ran = product.ok("backup.drill", "--key", stamp)
@@ -211,6 +219,24 @@ class TestDrill:
         assert json.loads(last["Body"].read()) == found
         assert "drilled" in product.ok("backup.list").out
         self.nothing_is_left(lab)
+
+    def test_one_that_runs_out_of_memory_says_nothing_of_the_set(self, product, lab, variant):
+        sql(lab, MUCH, "nocodb")
+        try:
+            product.ok("backup.run")
+            hosts = variant({"backup": {"drill_memory": "64MiB"}})
+            product.ok("backup.install", hosts=hosts)
+            ran = product.fails(1, "backup.drill", hosts=hosts)
+            assert "PostgreSQL ran out of memory (" in ran.err
+            assert "backup.drill_memory" in ran.err
+            newest = json.loads(product.ok("backup.list", "--json").out)["backups"][0]
+            assert "drill" not in newest["proofs"]
+            self.nothing_is_left(lab)
+            product.ok("backup.install")
+            assert "as recorded" in product.ok("backup.drill").out
+        finally:
+            sql(lab, "DROP TABLE much", "nocodb")
+            product.ok("backup.install")
 
     def test_with_the_app(self, product, lab, bucket, stamp):
         refused = product.fails(1, "backup.drill", "--key", stamp, "--app")

@@ -215,10 +215,17 @@ broken_restore() {
   [[ $output == *"PostgreSQL ended meanwhile (pg_restore failed (1); "*"next: see 'docker logs "* ]]
 }
 
+# What the kernel says of the container's memory: $1 processes killed, until now.
+killed() {
+  KERNEL=$FAKE/container/root/sys/fs/cgroup/memory.events
+  mkdir -p "${KERNEL%/*}"
+  printf 'oom 3\noom_kill %s\n' "$1" >"$KERNEL"
+}
+
 @test "13: a PostgreSQL that lost a process for want of memory is not the set's fault" {
   a_set
-  echo 1 >"$FAKE/killed" # long ago
-  broken_restore 'echo 2 >"$FAKE/killed"'
+  killed 1 # long ago
+  broken_restore "sed -i 's/oom_kill 1/oom_kill 2/' '$KERNEL'"
   restore restore --set "$SET" --into fine
   [ "$status" -eq 13 ]
   [[ $output == *"PostgreSQL ran out of memory (pg_restore failed (1); "*"next: give it more (a drill: backup.drill_memory"* ]]
@@ -226,7 +233,7 @@ broken_restore() {
 
 @test "24: what the kernel has killed before is no excuse" {
   a_set
-  echo 1 >"$FAKE/killed"
+  killed 1
   broken_restore ''
   restore restore --set "$SET" --into fine
   [ "$status" -eq 24 ]
