@@ -77,3 +77,14 @@ def nocodb_shows(lab: Lab, rows: list[dict[str, Any]]) -> bool:
         return bool(demo.records(lab) == rows)
     except (SwarmkeepError, OSError):
         return False
+
+
+def key(stamp: str, part: str) -> str:
+    """The key of a part of a set of NocoDB's database, such as "dump.gz"."""
+    return f"postgres/nocodb/backup_{stamp}.{part}"
+
+
+def outcome(lab: Lab, bucket: Any, stamp: str) -> dict[str, Any]:
+    """What the last drill of a set has left beside it."""
+    body = bucket.get_object(Bucket=lab.bucket, Key=key(stamp, "drill.json"))["Body"].read()
+    return dict(json.loads(body))

@@ -292,7 +292,8 @@ class TestOneAtATime:
     numbers = itertools.count(1)
 
     @pytest.fixture(autouse=True, scope="class")
-    def restored_at_the_end(self, stacks) -> Iterator[None]:
+    @classmethod
+    def restored_at_the_end(cls, stacks) -> Iterator[None]:
         yield
         restore(stacks)
 

@@ -1,22 +1,14 @@
-"""A set into a database of its own, or into a throwaway one; and sets that are refused."""
+"""A set into a database of its own; and sets that are refused, by whom and why."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from lab import docker as lab_docker
-from lab import images
-from tests.e2e.live import (
-    databases,
-    docker,
-    eventually,
-    sql,
-)
+from tests.e2e.live import databases, key, outcome, sql
 
 SCRIPT = "/usr/local/bin/restore-pg.sh"
 FOLDER = "/var/backups/postgres/nocodb"
@@ -42,18 +34,9 @@ def altered(lab, bucket, key: str, change: Callable[[bytes], bytes | None]) -> I
         lab.exec("db1", "sh", "-c", f"mv /root/aside/backup_* {FOLDER}/")
 
 
-def key(stamp: str, part: str) -> str:
-    return f"postgres/nocodb/backup_{stamp}.{part}"
-
-
 def manifest(**changes) -> Callable[[bytes], bytes]:
     """A change of a manifest's fields."""
     return lambda body: json.dumps(json.loads(body) | changes).encode()
-
-
-def outcome(lab, bucket, stamp: str) -> dict:
-    body = bucket.get_object(Bucket=lab.bucket, Key=key(stamp, "drill.json"))["Body"].read()
-    return dict(json.loads(body))
 
 
 CHANGED = """
@@ -193,93 +176,3 @@ class TestRefused:
     def test_server_that_cannot(self, product, lab, bucket, stamp, changes, words):
         with altered(lab, bucket, key(stamp, "manifest.json"), manifest(**changes)):
             assert words in product.fails(1, "backup.restore", "--key", stamp).err
-
-
-# More than fits into 64 MiB, and into the indexes' share of it.
-MUCH = """
-CREATE TABLE much AS
-  SELECT n, md5(n::text) a, repeat(md5((n * 7)::text), 6) b FROM generate_series(1, 600000) n;
-CREATE INDEX ON much (a); CREATE INDEX ON much (b)
-"""
-
-
-class TestDrill:
-    def test_good_one_is_on_record_and_leaves_nothing(self, product, lab, bucket, stamp):
-        ran = product.ok("backup.drill", "--key", stamp)
-        assert f"drilled: set {stamp} of nocodb" in ran.out
-        assert "as recorded" in ran.out
-        found = outcome(lab, bucket, stamp)
-        assert (found["outcome"], found["set"], found["app"], found["node"]) == (
-            "ok",
-            stamp,
-            False,
-            "db1",
-        )
-        last = bucket.get_object(Bucket=lab.bucket, Key="postgres/nocodb/drill.json")
-        assert json.loads(last["Body"].read()) == found
-        assert "drilled" in product.ok("backup.list").out
-        self.nothing_is_left(lab)
-
-    def test_one_that_runs_out_of_memory_says_nothing_of_the_set(self, product, lab, variant):
-        sql(lab, MUCH, "nocodb")
-        try:
-            product.ok("backup.run")
-            hosts = variant({"backup": {"drill_memory": "64MiB"}})
-            product.ok("backup.install", hosts=hosts)
-            ran = product.fails(1, "backup.drill", hosts=hosts)
-            assert "PostgreSQL ran out of memory (" in ran.err
-            assert "backup.drill_memory" in ran.err
-            newest = json.loads(product.ok("backup.list", "--json").out)["backups"][0]
-            assert "drill" not in newest["proofs"]
-            self.nothing_is_left(lab)
-            product.ok("backup.install")
-            assert "as recorded" in product.ok("backup.drill").out
-        finally:
-            sql(lab, "DROP TABLE much", "nocodb")
-            product.ok("backup.install")
-
-    def test_with_the_app(self, product, lab, bucket, stamp):
-        refused = product.fails(1, "backup.drill", "--key", stamp, "--app")
-        assert "is not on this node and cannot be pulled" in refused.err
-        node = lab.container("db1")
-        tag = images.NOCODB.tag
-        lab_docker.pipe(("save", tag), ("exec", "--interactive", node, "docker", "load"))
-        try:
-            ran = product.ok("backup.drill", "--key", stamp, "--app")
-        finally:
-            docker(lab, "db1", "image", "rm", tag)
-        assert "NocoDB answered" in ran.out
-        assert outcome(lab, bucket, stamp)["app"] is True
-        self.nothing_is_left(lab)
-
-    def test_killed_hard_leaves_what_the_next_one_removes(self, product, lab, stamp):
-        command = ["docker", "exec", lab.container("db1"), SCRIPT, "drill"]
-        drill = subprocess.Popen([*command, "--database", "nocodb", "--set", stamp])
-        eventually(lambda: bool(docker(lab, "db1", *DRILLS)))
-        lab.exec("db1", "pkill", "-9", "-f", f"{SCRIPT} drill")
-        drill.wait(20)
-        assert docker(lab, "db1", *DRILLS)
-        product.ok("backup.drill", "--key", stamp)
-        self.nothing_is_left(lab)
-
-    def test_scheduled(self, product, lab, variant):
-        hosts = variant({"backup": {"drill_schedule": "* * * * *"}})
-        product.ok("backup.install", hosts=hosts)
-        try:
-            log = "/var/log/backup-pg.log"
-            eventually(lambda: b"drill complete" in lab.exec("db1", "cat", log).stdout, 180)
-        finally:
-            product.ok("backup.install")
-        entry = lab.exec("db1", "cat", "/etc/cron.d/backup-pg").stdout.decode()
-        assert "drill" not in entry.replace("drills", "")
-        eventually(lambda: lab.exec("db1", "pgrep", "-f", f"{SCRIPT} drill").returncode != 0)
-
-    @staticmethod
-    def nothing_is_left(lab) -> None:
-        assert docker(lab, "db1", *DRILLS) == ""
-        assert docker(lab, "db1", "volume", "ls", "-q") == "dbstack_pgdata"
-        left = lab.exec("db1", "sh", "-c", f"ls {FOLDER}/*.partial").returncode
-        assert left != 0
-
-
-DRILLS = ("ps", "-aq", "--filter", "label=swarmkeep.drill")
