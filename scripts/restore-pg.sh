@@ -88,11 +88,14 @@ killed_in() {
   sed -n 's/^oom_kill //p' "$groups/memory.events" "$groups/memory/memory.oom_control" 2>/dev/null || true
 }
 
-# Whether container $1 has lost a process for want of memory, since killed_in said $2.
+# Whether container $1 has lost a process for want of memory, since killed_in said $2. Docker's own
+# word counts only where the kernel's is out of reach: it may be of long ago while the container runs.
 out_of_memory() {
   local now
   now=$(killed_in "$1")
-  [[ -n $now && $now != "$2" || $(ask docker inspect -f '{{.State.OOMKilled}}' "$1" 2>/dev/null) == true ]]
+  if [[ -n $now ]]; then [[ $now != "$2" ]]; else
+    [[ $(ask docker inspect -f '{{.State.OOMKilled}}' "$1" 2>/dev/null) == true ]]
+  fi
 }
 
 # Whether container $1 runs.

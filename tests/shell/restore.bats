@@ -231,9 +231,19 @@ killed() {
   [[ $output == *"PostgreSQL ran out of memory (pg_restore failed (1); "*"next: give it more (a drill: backup.drill_memory"* ]]
 }
 
+@test "13: one whose first process was killed, and with it what the kernel says" {
+  a_set
+  killed 0
+  broken_restore "rm '$KERNEL'; : >'$FAKE/ended'; : >'$FAKE/starved'"
+  restore restore --set "$SET" --into fine
+  [ "$status" -eq 13 ]
+  [[ $output == *"PostgreSQL ran out of memory (pg_restore failed (1); "* ]]
+}
+
 @test "24: what the kernel has killed before is no excuse" {
   a_set
   killed 1
+  touch "$FAKE/starved"
   broken_restore ''
   restore restore --set "$SET" --into fine
   [ "$status" -eq 24 ]
