@@ -304,5 +304,5 @@ def _watch(manager: Host, seen: Cluster | None = None) -> Cluster:
     except SwarmkeepError as error:
         raise UnreachableError(
             error.message,
-            hint="Swarm itself goes on with the change: run the same again when it answers",
+            hint=f"{error.hint}; then run the same again (a living Swarm goes on with the change)",
         ) from error

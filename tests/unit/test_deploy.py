@@ -19,7 +19,7 @@ from fabfile.origin import Origin
 from fabfile.placement import LabelChange
 from fabfile.plan import Plan, ServicePlan
 from fabfile.preflight import Look
-from fabfile.transport import Result
+from fabfile.transport import Command, Result
 from tests.unit.clusters import cluster, node, service, spec, task
 from tests.unit.test_stacks import Vault, inventory
 
@@ -245,3 +245,21 @@ def test_interrupted_deploy_is_on_record(run):
     with pytest.raises(KeyboardInterrupt):
         run(swarm)
     assert '"error": "interrupted"' in swarm.ended[0]
+
+
+def test_a_manager_that_left_the_swarm_while_we_waited_is_gone_and_says_what_to_do():
+    """Nothing moves any more there, so everything is asked; its change has not failed."""
+    asked: list[str] = []
+
+    def answer(command: Command) -> Result:
+        asked.append(command.script)
+        said = '\n--swarmkeep info--\n{"Swarm": {"LocalNodeState": "inactive"}}\n'
+        return Result("manager1", 0, said, "")
+
+    stack = SimpleNamespace(stack="dbstack")
+    hosts = SimpleNamespace(postgres=stack, app=stack, network="backend")
+    manager = SimpleNamespace(run=answer, inventory=hosts)
+    with pytest.raises(UnreachableError, match="is not a Swarm manager") as caught:
+        deploy._watch(manager, cluster())  # type: ignore[arg-type]
+    assert len(asked) == 2
+    assert "inv swarm.init; then run the same again" in caught.value.hint
