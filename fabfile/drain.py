@@ -11,11 +11,11 @@ from functools import cached_property
 from fabfile.cluster import Cluster, Node, parse_sections
 from fabfile.endings import Options
 from fabfile.errors import ConfigError, SwarmkeepError
-from fabfile.inventory import Inventory
+from fabfile.inventory import ROLE_LABEL, Inventory
 from fabfile.preflight import observe, observe_any, observe_command
 from fabfile.recorded import Record, locked
 from fabfile.status import summarise
-from fabfile.swarm import DATA_LABEL, ROLE_LABEL, set_availability
+from fabfile.swarm import DATA_LABEL, set_availability
 from fabfile.transport import Command, Fleet, Host, succeeded
 
 POLL_SECONDS = 0.5

@@ -33,6 +33,11 @@ _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
 _ADDRESS = r"[A-Za-z0-9:][A-Za-z0-9._:-]{0,252}"
 # What Docker takes: an address or an interface's name, no host name.
 _ADVERTISE = r"\d{1,3}(\.\d{1,3}){3}|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*|[A-Za-z][A-Za-z0-9_.-]{0,14}"
+# It becomes part of paths, names of Docker's and of cron's, labels and keys.
+_PROJECT = r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?"
+_PROJECT_ID = r"[0-9a-f]{16}"
+_RESERVED = ("postgres", "files", "wal")
+"""What keys in the bucket begin with where the project has no name."""
 _REGISTRY = r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}(:[0-9]{1,5})?"
 _USER = r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,62}"
 _PG_NAME = r"[A-Za-z_][A-Za-z0-9_.-]{0,62}"
@@ -93,20 +98,25 @@ def _read(top: Section, path: Path) -> Inventory:
     hosts = tuple(_read_host(name, entry, ssh) for name, entry in top.section("hosts").sections())
     stacks = top.section("stacks")
     images = top.section("images")
+    project = _read_project(top)
     inventory = Inventory(
         path=path,
         ssh=ssh,
         hosts=hosts,
         network=top.text("network", "backend", pattern=_NAME, want="a Docker network name"),
-        postgres=_read_postgres(top, stacks, images),
-        app=_read_app(top.section("app"), stacks, images),
-        backup=_read_backup(top.section("backup"), top),
+        postgres=_read_postgres(top, stacks, images, project),
+        app=_read_app(top.section("app"), stacks, images, project),
+        backup=_read_backup(top.section("backup"), top, project),
         vault=_read_vault(top.section("vault"), base),
         deploy_timeout=(deploy := top.section("deploy")).duration(
             "timeout", 600, low=1, high=86400
         ),
         resolve_image=deploy.choice("resolve_image", "changed", RESOLVE_IMAGE),
         registry=top.text("registry", "", pattern=_REGISTRY, want="host or host:port"),
+        project=project,
+        project_id=top.text(
+            "project_id", "", pattern=_PROJECT_ID, want="16 hex digits, as inv doctor shows them"
+        ),
     )
     if inventory.app.stack == inventory.postgres.stack:
         stacks.fail("app", f"{inventory.app.stack!r} is also stacks.db: want two separate stacks")
@@ -114,6 +124,15 @@ def _read(top: Section, path: Path) -> Inventory:
         section.finish()
     _check_hosts(inventory, top.section("hosts"))
     return inventory
+
+
+def _read_project(top: Section) -> str:
+    name = top.text(
+        "project", "", pattern=_PROJECT, want="up to 30 lower-case letters, digits and inner '-'"
+    )
+    if name in _RESERVED:
+        top.fail("project", f"{name!r} is what the bucket's own folders are called: choose another")
+    return name
 
 
 def _read_ssh(section: Section, base: Path) -> Ssh:
@@ -164,8 +183,8 @@ def _read_host(name: str, section: Section, ssh: Ssh) -> HostEntry:
     return host
 
 
-def _read_postgres(top: Section, stacks: Section, images: Section) -> Postgres:
-    stack = stacks.text("db", "dbstack", pattern=_NAME, want="a stack name")
+def _read_postgres(top: Section, stacks: Section, images: Section, project: str) -> Postgres:
+    stack = stacks.text("db", _with_project(project, "dbstack"), pattern=_NAME, want="a stack name")
     service = top.text("db_service_name", f"{stack}_root_db", pattern=_NAME, want="a service name")
     if not service.startswith(f"{stack}_") or service == f"{stack}_":
         top.fail("db_service_name", f"{service!r} must start with the stack's name: '{stack}_...'")
@@ -193,9 +212,11 @@ def _read_postgres(top: Section, stacks: Section, images: Section) -> Postgres:
     return postgres
 
 
-def _read_app(section: Section, stacks: Section, images: Section) -> App:
+def _read_app(section: Section, stacks: Section, images: Section, project: str) -> App:
     app = App(
-        stack=stacks.text("app", "appstack", pattern=_NAME, want="a stack name"),
+        stack=stacks.text(
+            "app", _with_project(project, "appstack"), pattern=_NAME, want="a stack name"
+        ),
         image=images.text("nocodb", "nocodb/nocodb:0.301.3", pattern=_IMAGE, want="an image name"),
         replicas=section.integer("replicas", 1, low=1, high=100),
         port=section.integer("port", 8080, low=1, high=65535),
@@ -213,7 +234,11 @@ def _read_app(section: Section, stacks: Section, images: Section) -> App:
     return app
 
 
-def _read_backup(section: Section, top: Section) -> Backup:
+def _with_project(project: str, stack: str) -> str:
+    return f"{project}-{stack}" if project else stack
+
+
+def _read_backup(section: Section, top: Section, project: str) -> Backup:
     endpoint = section.text("endpoint_url", "", pattern=_URL, want="http(s)://host[:port]")
     backup = Backup(
         bucket=top.text("s3_bucket_name", pattern=_BUCKET, want="an S3 bucket name"),
@@ -222,7 +247,8 @@ def _read_backup(section: Section, top: Section) -> Backup:
         directory=section.text(
             "directory", "/var/backups/postgres", pattern=_DIRECTORY,
             want="an absolute path of letters, digits, _ . -",
-        ),
+        )
+        + (f"-{project}" if project else ""),
         keep_local_days=section.integer("keep_local_days", 7, low=0, high=3650),
         compression=section.text(
             "compression", "auto", pattern=_COMPRESSION,

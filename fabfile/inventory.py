@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+ROLE_LABEL = "role"
+"""The node label of the project without a name; others add theirs: see Inventory.role_label."""
 RESOLVE_IMAGE = ("always", "changed", "never")
 """When a deploy asks the registry for an image's digest: as `docker stack deploy` calls it."""
 
@@ -157,6 +159,19 @@ class Inventory:
     resolve_image: str
     registry: str = ""
     """The private registry to log in to, as docker login names it; "" for none."""
+    project: str = ""
+    """The project's name; "" for the one project that needs none."""
+    project_id: str = ""
+    """Its identity, for whoever cannot read the vault (see project.py); "" where not given."""
+
+    @property
+    def role_label(self) -> str:
+        """The node label whose value is a node's role in this project."""
+        return f"{ROLE_LABEL}.{self.project}" if self.project else ROLE_LABEL
+
+    def named(self, base: str) -> str:
+        """What is called `base` without a project, as this project calls it: "base-project"."""
+        return f"{base}-{self.project}" if self.project else base
 
     def managers(self) -> tuple[HostEntry, ...]:
         """The Swarm managers, in the order of the file."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from fabfile.cluster import Cluster
 from fabfile.errors import SwarmkeepError
-from fabfile.inventory import HostEntry, Inventory
-from fabfile.swarm import DATA_LABEL, ROLE_LABEL
+from fabfile.inventory import ROLE_LABEL, HostEntry, Inventory
+from fabfile.swarm import DATA_LABEL
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 from fabfile.cluster import Cluster, Service, Task
 from fabfile.convergence import Baseline, judge
-from fabfile.inventory import Inventory
-from fabfile.swarm import DATA_LABEL, ROLE_LABEL
+from fabfile.inventory import ROLE_LABEL, Inventory
+from fabfile.swarm import DATA_LABEL
 from fabfile.units import format_duration
 
 

@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-ROLE_LABEL = "role"
 DATA_LABEL = "swarmkeep.pgdata"
 """On the one node that holds a database stack's volume; its value is the stack's name."""
 SECRET_LABEL = "swarmkeep.secret"  # noqa: S105 - the name of a label

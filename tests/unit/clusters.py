@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fabfile.cluster import Cluster, Node, Service, Task
-from fabfile.swarm import DATA_LABEL, ROLE_LABEL
+from fabfile.inventory import ROLE_LABEL
+from fabfile.swarm import DATA_LABEL
 
 NOW = "2026-11-22T10:00:00Z"
 EARLIER = "2026-11-22T09:00:00.123456789Z"

@@ -24,7 +24,7 @@ LAYERS = [
     ["retention", "hosts_file"],
     ["vault_password"],
     ["vault"],
-    ["vault_edit"],
+    ["vault_edit", "project"],
     ["rotation_vault"],
     ["refusals", "bucket_policies"],
     ["s3_connection"],
