@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from fabfile.errors import SwarmkeepError
-from fabfile.swarm import RECORD_LABEL, SECRET_LABEL, STACK_LABEL, SecretVersion
+from fabfile.swarm import PROJECT_LABEL, RECORD_LABEL, SECRET_LABEL, STACK_LABEL, SecretVersion
 from fabfile.transport import Command, Result
 
 _SECTION = re.compile(r"^--swarmkeep (\w+)--\n", re.MULTILINE)
@@ -155,7 +155,7 @@ def look_command(network: str, stacks: Sequence[str]) -> Command:
         f"if s=$(docker secret ls -q --filter label={SECRET_LABEL} 2>/dev/null); then\n"
         + _section("secrets", '[ -z "$s" ] || docker secret inspect $s')
         + "fi\n",
-        _services(stacks),
+        _services(stacks, everybodys=True),
     ]
     return Command(side_by_side(scripts), changes=False)
 
@@ -172,11 +172,16 @@ def _now() -> str:
     return _section("now", "date -u +%Y-%m-%dT%H:%M:%SZ")
 
 
-def _services(stacks: Sequence[str]) -> str:
+def _services(stacks: Sequence[str], *, everybodys: bool = False) -> str:
+    """Services of our stacks, and with `everybodys` those of all projects on the Swarm."""
     # Names of services: a filter is a prefix, and the same filter given twice means either.
     filters = " ".join(f"--filter name={shlex.quote(stack)}_" for stack in stacks)
+    ask = f"docker service ls -q {filters} 2>/dev/null"
+    if everybodys:
+        ask += f" && docker service ls -q --filter label={PROJECT_LABEL} 2>/dev/null"
     return (
-        f"if s=$(docker service ls -q {filters} 2>/dev/null); then\n"
+        f"if s=$({ask}); then\n"
+        + 's=$(printf "%s\n" "$s" | sort -u)\n'
         + _section("services", '[ -z "$s" ] || docker service inspect $s')
         + '[ -z "$s" ] || t=$(docker service ps -q --no-trunc $s 2>/dev/null | sort -u)\n'
         # A task may be pruned between the two calls: what is left is still printed.
@@ -269,9 +274,9 @@ def split_sections(text: str) -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def images_of(cluster: Cluster) -> dict[str, str]:
-    """What every observed service runs, with the digest where Swarm knows it, by full name."""
-    return {service.name: service.image for service in cluster.services}
+def images_of(cluster: Cluster, stacks: Sequence[str]) -> dict[str, str]:
+    """What the services of stacks run, with the digest where Swarm knows it, by full name."""
+    return {s.name: s.image for s in cluster.services if s.stack in stacks}
 
 
 def _node(item: dict[str, Any]) -> Node:

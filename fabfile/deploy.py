@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from fabfile import audit, convergence, endings, lock, releases, swarm
+from fabfile import audit, convergence, endings, lock, preflight_data, releases, server, swarm
 from fabfile import plan as plans
 from fabfile.change_script import ChangeScript
 from fabfile.cluster import Cluster, images_of, parse_sections
@@ -20,8 +20,19 @@ from fabfile.endings import Options, Report
 from fabfile.errors import SwarmkeepError, UnreachableError
 from fabfile.inventory import Inventory
 from fabfile.lock import Lease, LockLostError
+from fabfile.placement import LabelChange
 from fabfile.plan import Plan
-from fabfile.preflight import Look, check, lacking_image, look, observe, observe_command, pull
+from fabfile.preflight import (
+    Allowed,
+    Look,
+    check,
+    known_cluster,
+    lacking_image,
+    look,
+    observe,
+    observe_command,
+    pull,
+)
 from fabfile.recorded import give_up
 from fabfile.stacks import Wanted
 from fabfile.transport import Command, Fleet, Host, values
@@ -34,23 +45,21 @@ def make_plan(
     inventory: Inventory,
     wanted: Wanted,
     seen: Look,
+    allowed: Allowed,
     *,
     resolve: str = "",
     prune: bool = False,
-    move_data_host: bool = False,
-    database_first: bool = False,
 ) -> Plan:
     """Check what can be checked and return what a deploy would change. Raises SwarmkeepError.
 
     `resolve` is taken instead of deploy.resolve_image of hosts.yaml unless it is "".
     """
-    labels = check(
-        inventory, wanted, seen, move_data_host=move_data_host, database_first=database_first
-    )
+    labels = check(inventory, wanted, seen, allowed)
     return plans.make(
         wanted,
         seen.cluster,
-        labels,
+        labels.before,
+        labels_after=labels.after,
         network=inventory.network,
         resolve_image=resolve or inventory.resolve_image,
         prune=prune,
@@ -109,10 +118,9 @@ class Deployment:
             self.inventory,
             self.wanted,
             seen,
+            self.options.allowed,
             resolve=self.options.resolve,
             prune=self.options.prune,
-            move_data_host=self.options.move_data_host,
-            database_first=self.options.database_first,
         )
 
     def _lock(self, manager: Host) -> AbstractContextManager[Lease]:
@@ -173,11 +181,12 @@ class Deployment:
 
     def _change(self, lease: Lease, seen: Look, plan: Plan) -> Cluster:
         before = seen.cluster
-        after = before
+        after, found = before, ""
         for step in self._steps(before):
             try:
                 self._apply(lease, self._script(step, before, plan))
                 after = self._await(lease, step, before)
+                found = self._check_cluster(plan, seen, after)
             except (UnreachableError, LockLostError):
                 # Nothing can be taken back on a manager that is gone, nor what is another's
                 # now; Swarm itself goes on.
@@ -188,11 +197,44 @@ class Deployment:
                 raise
         for line in plans.unpinned(self.wanted, plan, after):
             self.say(f"warning: {line}")
+        script = ChangeScript()
+        script.labels([*plan.labels_after, *self._record_cluster(found, after)])
+        self._apply(lease, script)
         for name in plan.removes:
             script = ChangeScript()
             script.remove(name)
             self._apply(lease, script)
         return after
+
+    def _check_cluster(self, plan: Plan, seen: Look, after: Cluster) -> str:
+        """The system identifier that PostgreSQL came up with, "" where nobody had to ask.
+
+        Raises SwarmkeepError if it is another than before.
+        """
+        if self.wanted.role != "db" or not plan.deploys:
+            return ""
+        found = server.system_identifier(self.fleet, after, self.wanted.hidden)
+        known = known_cluster(self.inventory, self.wanted, seen)
+        allowed = self.options.allowed
+        if found != known and known and not (allowed.leave_data or allowed.move_data_host):
+            raise SwarmkeepError(
+                f"{self.wanted.name}: PostgreSQL came up with another cluster ({found}) than the "
+                f"one that was there before ({known})",
+                hint="find out what changed the place of its data (inv plan); to take the other "
+                f"one all the same: inv deploy-db {preflight_data.LEAVE_DATA}",
+            )
+        return found
+
+    def _record_cluster(self, found: str, after: Cluster) -> list[LabelChange]:
+        """The label that keeps the system identifier, if it is not there yet."""
+        key = swarm.cluster_label(self.wanted.name)
+        return [
+            LabelChange(node.name, {key: found})
+            for node in after.nodes
+            if found
+            and swarm.holds_data(node.labels, self.wanted.name)
+            and node.labels.get(key) != found
+        ]
 
     def _steps(self, cluster: Cluster) -> list[Wanted]:
         """One step, or two: two first starts of NocoDB on an empty database race each other."""
@@ -291,7 +333,7 @@ class Deployment:
                 outcome[service.name] = "created"
             else:
                 outcome[service.name] = "unchanged" if old.spec == service.spec else "updated"
-        images = images_of(after)
+        images = images_of(after, self.inventory.stacks)
         return Report(self.wanted.name, tuple(self._done), outcome, release, images)
 
 

@@ -13,7 +13,7 @@ from fabfile.host_facts import version_of
 from fabfile.inventory import Inventory
 from fabfile.preflight import check_network
 from fabfile.stacks import Wanted
-from fabfile.swarm import DATA_LABEL
+from fabfile.swarm import data_label, holds_data
 from fabfile.verify import Check
 
 GROUP = "swarm"
@@ -96,7 +96,7 @@ def _labels(inventory: Inventory, cluster: Cluster) -> Check:
 
 def _data(inventory: Inventory, cluster: Cluster) -> Check:
     stack = inventory.postgres.stack
-    holders = [n.name for n in cluster.nodes if n.labels.get(DATA_LABEL) == stack]
+    holders = [n.name for n in cluster.nodes if holds_data(n.labels, stack)]
     deployed = bool(cluster.stack(stack))
     if len(holders) == 1:
         entry = inventory.host_of_node(holders[0])
@@ -114,7 +114,7 @@ def _data(inventory: Inventory, cluster: Cluster) -> Check:
     return Check(
         "data node",
         False,
-        f"{', '.join(holders) or 'no node'} carries {DATA_LABEL}={stack}, want exactly one node",
+        f"{', '.join(holders) or 'no node'} has the label {data_label(stack)}, want exactly one",
         "inv deploy-db sets it; with several: remove it where the data is not",
     )
 

@@ -11,11 +11,11 @@ from functools import cached_property
 from fabfile.cluster import Cluster, Node, parse_sections
 from fabfile.endings import Options
 from fabfile.errors import ConfigError, SwarmkeepError
-from fabfile.inventory import ROLE_LABEL, Inventory
+from fabfile.inventory import Inventory
 from fabfile.preflight import observe, observe_any, observe_command
 from fabfile.recorded import Record, locked
 from fabfile.status import summarise
-from fabfile.swarm import DATA_LABEL, set_availability
+from fabfile.swarm import holds_data, set_availability
 from fabfile.transport import Command, Fleet, Host, succeeded
 
 POLL_SECONDS = 0.5
@@ -158,7 +158,8 @@ def refuse_without_database(inventory: Inventory, cluster: Cluster, node: Node) 
     """Raise SwarmkeepError if the database could run nowhere without this node."""
     able = _able(inventory, cluster)
     if node in able and able == [node]:
-        why = "holds the data" if DATA_LABEL in node.labels else "is the only one with role db"
+        pinned = holds_data(node.labels, inventory.postgres.stack)
+        why = "holds the data" if pinned else "is the only one with role db"
         raise SwarmkeepError(
             f"{node.name}: {why}: without it PostgreSQL runs nowhere, and NocoDB not either",
             hint="to take both down on purpose (maintenance): "
@@ -169,14 +170,14 @@ def refuse_without_database(inventory: Inventory, cluster: Cluster, node: Node) 
 def _able(inventory: Inventory, cluster: Cluster) -> Sequence[Node]:
     """The working nodes that may run the database, as the compose file's placement says."""
     stack = inventory.postgres.stack
-    pinned = any(n.labels.get(DATA_LABEL) == stack for n in cluster.nodes)
+    pinned = any(holds_data(n.labels, stack) for n in cluster.nodes)
     return [
         n
         for n in cluster.nodes
         if n.state == "ready"
         and n.availability == "active"
-        and n.labels.get(ROLE_LABEL) == "db"
-        and (not pinned or n.labels.get(DATA_LABEL) == stack)
+        and n.labels.get(inventory.role_label) == "db"
+        and (not pinned or holds_data(n.labels, stack))
     ]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fabfile import audit, releases, swarm
 from fabfile.cluster import Cluster
 from fabfile.origin import Origin
+from fabfile.preflight import Allowed
 from fabfile.stacks import Wanted
 
 
@@ -18,11 +19,9 @@ class Options:
     command: str
     origin: Origin
     keep_failed: bool = False
-    move_data_host: bool = False
     prune: bool = False
     wait: bool = False
-    database_first: bool = False
-    """Whether the database is deployed before, in the same go: it need not run yet."""
+    allowed: Allowed = field(default_factory=Allowed)
     resolve: str = ""
     """always, changed or never instead of what hosts.yaml says; "" for that."""
     goes_back_to: int = 0

@@ -173,6 +173,11 @@ class Inventory:
         """What is called `base` without a project, as this project calls it: "base-project"."""
         return f"{base}-{self.project}" if self.project else base
 
+    @property
+    def stacks(self) -> tuple[str, str]:
+        """The names of both stacks: the database's, the app's."""
+        return (self.postgres.stack, self.app.stack)
+
     def managers(self) -> tuple[HostEntry, ...]:
         """The Swarm managers, in the order of the file."""
         return tuple(host for host in self.hosts if host.swarm == "manager")

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from fabfile.cluster import Cluster
 from fabfile.errors import SwarmkeepError
-from fabfile.inventory import ROLE_LABEL, HostEntry, Inventory
-from fabfile.swarm import DATA_LABEL
+from fabfile.inventory import HostEntry, Inventory
+from fabfile.project import Project
+from fabfile.swarm import OLD_DATA_LABEL, cluster_label, data_label, holds_data, project_label
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,14 @@ class LabelChange:
         return " ".join(words + [f"-{key}" for key in self.remove])
 
 
+@dataclass(frozen=True)
+class Labels:
+    """The labels that a deploy changes: before the stack, and once the stack has converged."""
+
+    before: tuple[LabelChange, ...] = ()
+    after: tuple[LabelChange, ...] = ()
+
+
 def check_nodes(inventory: Inventory, cluster: Cluster) -> None:
     """Raise SwarmkeepError naming every host whose node the Swarm does not know."""
     unknown = [h for h in inventory.hosts if (h.role or h.swarm) and not cluster.node(h.node)]
@@ -41,18 +50,15 @@ def check_nodes(inventory: Inventory, cluster: Cluster) -> None:
 def role_changes(inventory: Inventory, cluster: Cluster) -> list[LabelChange]:
     """The labels that make every node's role what hosts.yaml says."""
     changes = []
+    key = inventory.role_label
     for host in inventory.hosts:
         node = cluster.node(host.node)
-        if node is None or node.labels.get(ROLE_LABEL, "") == host.role:
+        if node is None or node.labels.get(key, "") == host.role:
             continue
         if host.role:
-            changes.append(
-                LabelChange(
-                    node.name, {ROLE_LABEL: host.role}, loses=node.labels.get(ROLE_LABEL, "")
-                )
-            )
+            changes.append(LabelChange(node.name, {key: host.role}, loses=node.labels.get(key, "")))
         else:
-            changes.append(LabelChange(node.name, {}, (ROLE_LABEL,), loses=node.labels[ROLE_LABEL]))
+            changes.append(LabelChange(node.name, {}, (key,), loses=node.labels[key]))
     return changes
 
 
@@ -61,7 +67,8 @@ def strangers(inventory: Inventory, cluster: Cluster) -> list[str]:
     return [
         node.name
         for node in cluster.nodes
-        if node.labels.get(ROLE_LABEL) in ("db", "app") and not inventory.host_of_node(node.name)
+        if node.labels.get(inventory.role_label) in ("db", "app")
+        and not inventory.host_of_node(node.name)
     ]
 
 
@@ -75,7 +82,7 @@ def data_host(
     one, unless `move` says that this is wanted.
     """
     stack = inventory.postgres.stack
-    labelled = [n.name for n in cluster.nodes if n.labels.get(DATA_LABEL) == stack]
+    labelled = [n.name for n in cluster.nodes if holds_data(n.labels, stack)]
     chosen = _chosen(inventory, labelled, with_volume)
     if move:
         return chosen
@@ -98,16 +105,41 @@ def data_host(
     return chosen
 
 
-def data_changes(stack: str, host: HostEntry, cluster: Cluster) -> list[LabelChange]:
-    """The labels that pin the database stack to its one node."""
+def data_changes(
+    stack: str, host: HostEntry, cluster: Cluster, project: Project, system_id: str
+) -> list[LabelChange]:
+    """The labels that pin the database stack to its one node, and say what it has there.
+
+    `system_id` is that of the cluster there, "" for none, or for one that is not known.
+    """
     changes = []
+    wanted = {data_label(stack): "true", project_label(stack): project.label}
+    if system_id:
+        wanted[cluster_label(stack)] = system_id
+    ours = (data_label(stack), project_label(stack), cluster_label(stack))
     for node in cluster.nodes:
-        has = node.labels.get(DATA_LABEL) == stack
-        if node.name == host.node and not has:
-            changes.append(LabelChange(node.name, {DATA_LABEL: stack}))
-        elif node.name != host.node and has:
-            changes.append(LabelChange(node.name, {}, (DATA_LABEL,), loses="db"))
+        if node.name == host.node:
+            add = {key: text for key, text in wanted.items() if node.labels.get(key) != text}
+            gone = tuple(key for key in ours if key in node.labels and key not in wanted)
+            if add or gone:
+                changes.append(LabelChange(node.name, add, gone))
+        elif holds_data(node.labels, stack):
+            gone = tuple(key for key in ours if key in node.labels)
+            if node.labels.get(OLD_DATA_LABEL) == stack:
+                gone += (OLD_DATA_LABEL,)
+            changes.append(LabelChange(node.name, {}, gone, loses="db"))
     return changes
+
+
+def outdated_labels(stack: str, host: HostEntry, cluster: Cluster) -> list[LabelChange]:
+    """What may go once the stack is pinned by the labels of today: before that, the tasks that
+    run would go with it.
+    """
+    return [
+        LabelChange(node.name, {}, (OLD_DATA_LABEL,))
+        for node in cluster.nodes
+        if node.name == host.node and node.labels.get(OLD_DATA_LABEL) == stack
+    ]
 
 
 def undo(changes: Sequence[LabelChange], before: Cluster, now: Cluster) -> list[LabelChange]:

@@ -56,6 +56,8 @@ class Plan:
     services: tuple[ServicePlan, ...]
     resolve_image: str = "changed"
     """Whether `docker stack deploy` asks the registry for digests: always, changed or never."""
+    labels_after: tuple[LabelChange, ...] = ()
+    """Those that are changed once the stack has converged."""
 
     @property
     def deploys(self) -> bool:
@@ -79,7 +81,8 @@ class Plan:
     @property
     def changes(self) -> bool:
         """Whether anything would be changed."""
-        return bool(self.labels or self.network or self.secrets or self.deploys or self.removes)
+        around = self.labels or self.labels_after or self.network or self.secrets
+        return bool(around or self.deploys or self.removes)
 
     @property
     def interrupts(self) -> tuple[str, ...]:
@@ -101,6 +104,7 @@ def make(
     network: str,
     resolve_image: str,
     prune: bool,
+    labels_after: Sequence[LabelChange] = (),
 ) -> Plan:
     """Given what is wanted and what is there, return what a deploy would change."""
     present = {version.name for version in cluster.secrets}
@@ -144,6 +148,7 @@ def make(
         tuple(new),
         tuple(services),
         resolve_image,
+        tuple(labels_after),
     )
 
 

@@ -128,7 +128,7 @@ def _labels(plans: Sequence[Plan]) -> list[Any]:
     """Both stacks may want the same labels set: each once."""
     seen: dict[str, Any] = {}
     for plan in plans:
-        for change in plan.labels:
+        for change in (*plan.labels, *plan.labels_after):
             seen.setdefault(f"{change.node} {change}", change)
     return list(seen.values())
 

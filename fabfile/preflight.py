@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from fabfile import placement
+from fabfile import pgdata, placement, preflight_data, server
 from fabfile.cluster import Cluster, look_command, parse_cluster, refreshed, watch_command
 from fabfile.errors import SwarmkeepError
 from fabfile.inventory import HostEntry, Inventory
-from fabfile.placement import LabelChange
+from fabfile.pgdata import DataFolder
+from fabfile.placement import Labels
+from fabfile.preflight_data import Found, Names
+from fabfile.preflight_project import check_project
 from fabfile.stacks import Wanted
-from fabfile.swarm import DATA_LABEL
+from fabfile.swarm import cluster_label, holds_data
 from fabfile.transport import Command, Fleet, Host, Outcome, values
 
 PULL_TIMEOUT = 1800.0
@@ -25,6 +28,8 @@ class Survey:
 
     has_image: bool
     has_volume: bool
+    folders: tuple[DataFolder, ...] = ()
+    """The PostgreSQL clusters in the volume that the database's stack wants."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,23 @@ class Look:
     cluster: Cluster
     surveys: Mapping[str, tuple[Outcome[Survey], ...]]
     """By role."""
+    names: Names | None = None
+    """What the running PostgreSQL has, where one of its names would change."""
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What a deploy may do beyond the usual (each a flag), and what goes with it.
+
+    `database_first`: the database is deployed before, so it need not run yet. `together`: both
+    stacks are deployed in one go.
+    """
+
+    move_data_host: bool = False
+    leave_data: bool = False
+    take_over: bool = False
+    database_first: bool = False
+    together: bool = False
 
 
 def look(fleet: Fleet, stacks: Sequence[Wanted]) -> Look:
@@ -48,7 +70,7 @@ def look(fleet: Fleet, stacks: Sequence[Wanted]) -> Look:
         stack = by_role.get(host.entry.role)
         return (
             _asked(host) if host.entry == first else None,
-            survey(host, stack) if stack else None,
+            survey(host, stack, inventory) if stack else None,
         )
 
     outcomes = fleet.fan_out(list(dict.fromkeys([first, *hosts])), ask)
@@ -62,7 +84,11 @@ def look(fleet: Fleet, stacks: Sequence[Wanted]) -> Look:
     }
     tried = outcomes[0].value[0] if outcomes[0].value else None
     manager, cluster = _answering(fleet, tried or Outcome(first, error=outcomes[0].error))
-    return Look(manager, cluster, surveys)
+    seen = Look(manager, cluster, surveys)
+    database = by_role.get("db")
+    if database and preflight_data.renamed(inventory, database, cluster):
+        return replace(seen, names=server.names(fleet, cluster, database.hidden))
+    return seen
 
 
 def observe_any(fleet: Fleet) -> tuple[Host, Cluster]:
@@ -111,27 +137,50 @@ def check(
     inventory: Inventory,
     wanted: Wanted,
     seen: Look,
-    *,
-    move_data_host: bool,
-    database_first: bool = False,
-) -> list[LabelChange]:
+    allowed: Allowed,
+) -> Labels:
     """Check everything that can be known beforehand; return the labels to change.
 
-    `database_first` says that the database is deployed before this stack, in the same
-    go. Raises SwarmkeepError.
+    Raises SwarmkeepError.
     """
     cluster, surveys = seen.cluster, seen.surveys[wanted.role]
+    check_project(inventory, wanted, cluster, take_over=allowed.take_over)
     placement.check_nodes(inventory, cluster)
     check_network(inventory.network, cluster)
+    preflight_data.check_networks(inventory, wanted, cluster, together=allowed.together)
     changes = placement.role_changes(inventory, cluster)
     if wanted.role == "db":
-        host = _data_host(inventory, wanted, cluster, surveys, move=move_data_host)
+        host = _data_host(inventory, wanted, cluster, surveys, move=allowed.move_data_host)
         _check_ready(wanted, cluster, [host])
-        return changes + placement.data_changes(wanted.name, host, cluster)
+        known = _check_data(inventory, wanted, seen, host, allowed)
+        changes += placement.data_changes(wanted.name, host, cluster, wanted.project, known)
+        return Labels(tuple(changes), tuple(placement.outdated_labels(wanted.name, host, cluster)))
     _check_ready(wanted, cluster, inventory.with_role("app"))
-    if not database_first:
+    if not allowed.together:
+        preflight_data.check_app(inventory, wanted, cluster, leave_data=allowed.leave_data)
+    if not allowed.database_first:
         check_database_runs(inventory, cluster)
-    return changes
+    return Labels(tuple(changes))
+
+
+def _check_data(
+    inventory: Inventory, wanted: Wanted, seen: Look, host: HostEntry, allowed: Allowed
+) -> str:
+    """The identifier of the cluster on the host that PostgreSQL is to run on, "" for none."""
+    survey = next(s.value for s in seen.surveys["db"] if s.entry == host)
+    node = seen.cluster.node(host.node)
+    found = Found(
+        survey.folders if survey else (),
+        node.labels.get(cluster_label(wanted.name), "") if node else "",
+        seen.names,
+    )
+    return preflight_data.check_database(
+        inventory,
+        wanted,
+        seen.cluster,
+        found,
+        leave_data=allowed.leave_data or allowed.move_data_host,
+    )
 
 
 def _data_host(
@@ -143,7 +192,7 @@ def _data_host(
     move: bool,
 ) -> HostEntry:
     with_volume = [s.entry for s in surveys if s.value and s.value.has_volume]
-    pinned = [n for n in cluster.nodes if n.labels.get(DATA_LABEL) == wanted.name]
+    pinned = [n for n in cluster.nodes if holds_data(n.labels, wanted.name)]
     if not pinned:
         # Nothing says where the data is: every db host must tell whether it has it.
         values(surveys)
@@ -169,6 +218,26 @@ def _check_ready(wanted: Wanted, cluster: Cluster, hosts: Sequence[HostEntry]) -
         if idle
         else "bring the node up; inv doctor says what it lacks",
     )
+
+
+def known_cluster(inventory: Inventory, wanted: Wanted, seen: Look) -> str:
+    """The identifier of the database's cluster as it is before a deploy; "" if there is none.
+
+    What the Swarm has on record, else what lies where the running service has its data.
+    """
+    holders = [n for n in seen.cluster.nodes if holds_data(n.labels, wanted.name)]
+    for node in holders:
+        if recorded := node.labels.get(cluster_label(wanted.name)):
+            return recorded
+    live = preflight_data.live_service(inventory, wanted, seen.cluster)
+    spec = live.spec if live else preflight_data.wanted_spec(inventory, wanted)
+    place = pgdata.place_of(spec)
+    names = {node.name for node in holders}
+    for survey in seen.surveys["db"]:
+        folder = pgdata.at(survey.value.folders, place) if survey.value else None
+        if folder and (not names or survey.entry.node in names):
+            return folder.system_id
+    return ""
 
 
 def lacking_image(wanted: Wanted, seen: Look) -> list[HostEntry]:
@@ -199,8 +268,8 @@ def observe(manager: Host, seen: Cluster | None = None) -> Cluster:
     return parse_cluster(manager.run(observe_command(manager.inventory)))
 
 
-def survey(host: Host, wanted: Wanted) -> Survey:
-    """Ask a host which of the stack's image and volumes it has."""
+def survey(host: Host, wanted: Wanted, inventory: Inventory) -> Survey:
+    """Ask a host which of the stack's image and volumes it has, and what is in the database's."""
     volumes = " ".join(
         shlex.quote(str((entry or {}).get("name") or f"{wanted.name}_{key}"))
         for key, entry in (wanted.compose.get("volumes") or {}).items()
@@ -211,15 +280,19 @@ def survey(host: Host, wanted: Wanted) -> Survey:
         f"v=$(docker volume inspect {volumes or '-'} >/dev/null 2>&1 && echo volume)\n"
         'echo "$i $v"\n'
         # Neither: because they are not there, or because Docker does not answer?
-        '[ -n "$i$v" ] || docker info >/dev/null'
+        '[ -n "$i$v" ] || docker info >/dev/null || exit 1\n'
     )
+    if wanted.role == "db":
+        place = pgdata.place_of(preflight_data.wanted_spec(inventory, wanted))
+        script += pgdata.survey_script(place.source) if place.source else ""
     result = host.check(
         Command(script, changes=False),
         "asking Docker",
         hint="is Docker running there? try: systemctl status docker",
     )
-    words = result.stdout.split()
-    return Survey("image" in words, "volume" in words)
+    first, *rest = result.stdout.splitlines() or [""]
+    words = first.split()
+    return Survey("image" in words, "volume" in words, pgdata.parse_survey(rest))
 
 
 def pull(host: Host, image: str) -> None:

@@ -15,7 +15,7 @@ from fabfile.errors import SwarmkeepError
 from fabfile.secret import Secret
 from fabfile.transport import Command, Fleet, Host
 
-_ASKED = "swarmkeep: asked for a password"
+ASKED = "swarmkeep: asked for a password"
 
 # Reads one line of SQL, then passwords. What the shell's own printf prints is in no list of
 # processes; the environment of psql is for root and its own user only.
@@ -26,7 +26,7 @@ until psql -XAtqwc 'SELECT 1' </dev/null >/dev/null 2>&1; do
   IFS= read -r PGPASSWORD || break
   export PGPASSWORD
 done
-[ -z "${{PGPASSWORD:-}}" ] || echo {shlex.quote(_ASKED)}
+[ -z "${{PGPASSWORD:-}}" ] || echo {shlex.quote(ASKED)}
 printf '%s\\n' "$sql" | psql -XAtqw -v ON_ERROR_STOP=1
 """
 
@@ -80,8 +80,8 @@ class RolePassword:
             changes=changes,
         )
         lines = self.host.check(command, f"PostgreSQL: {what}", hint=hint).stdout.splitlines()
-        self.asked = self.asked or _ASKED in lines
-        return "\n".join(line for line in lines if line != _ASKED)
+        self.asked = self.asked or ASKED in lines
+        return "\n".join(line for line in lines if line != ASKED)
 
 
 def find(fleet: Fleet, cluster: Cluster, passwords: Sequence[Secret]) -> RolePassword:

@@ -30,7 +30,7 @@ from fabfile.endings import Options
 from fabfile.errors import SwarmkeepError, UnreachableError
 from fabfile.inventory import Inventory
 from fabfile.lock import Lease, LockLostError
-from fabfile.preflight import Look, look, observe, observe_command
+from fabfile.preflight import Allowed, Look, look, observe, observe_command
 from fabfile.probe import await_app
 from fabfile.recorded import give_up
 from fabfile.role_password import RolePassword
@@ -213,7 +213,7 @@ class Rotation:
         app = self._inventory.app.stack
         live = self._new if self._uses(seen.cluster, self._new) else self._old
         # The images stay as they are: no registry is asked.
-        plan = make_plan(self._inventory, live, seen, resolve="changed")
+        plan = make_plan(self._inventory, live, seen, Allowed(), resolve="changed")
         if not seen.cluster.stack(app) or plan.changes:
             raise SwarmkeepError(
                 f"{app}: is not as hosts.yaml, compose/ and the vault want it; "

@@ -6,13 +6,16 @@ import hashlib
 import hmac
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fabfile import compose
+from fabfile import project as projects
 from fabfile.errors import ConfigError
-from fabfile.swarm import SecretVersion
+from fabfile.inventory import ROLE_LABEL
+from fabfile.project import Project
+from fabfile.swarm import OLD_DATA_LABEL, PROJECT_LABEL, SecretVersion, data_label
 
 if TYPE_CHECKING:
     from fabfile.inventory import Inventory
@@ -45,6 +48,9 @@ class Wanted:
     secrets: tuple[SecretContent, ...]
     hidden: tuple[str, ...]
     """Texts that must never be shown, whatever a container logs."""
+    project: Project = field(default_factory=lambda: Project("", ""))
+    name_key: bytes = field(default=b"", repr=False)
+    """What the hashes in names of secret versions are made with."""
 
     @property
     def services(self) -> tuple[str, ...]:
@@ -91,6 +97,7 @@ def database(inventory: Inventory, secrets: Secrets, folder: Path = COMPOSE_FOLD
         "db_stack": postgres.stack,
         "db_service": main_service(inventory, "db"),
         "db_endpoint_mode": postgres.endpoint_mode,
+        "role_label": inventory.role_label,
         "postgres_image": postgres.image,
         "pg_db": postgres.database,
         "pg_user": postgres.user,
@@ -99,9 +106,10 @@ def database(inventory: Inventory, secrets: Secrets, folder: Path = COMPOSE_FOLD
         "network": inventory.network,
         "secret_postgres_password": secret.version.name,
     }
-    return _wanted(
+    wanted = _wanted(
         postgres.stack, "db", postgres.image, folder / "compose-db.yml", names, [secret], [password]
     )
+    return labelled(wanted, inventory, secrets)
 
 
 def application(inventory: Inventory, secrets: Secrets, folder: Path = COMPOSE_FOLDER) -> Wanted:
@@ -128,12 +136,55 @@ def application(inventory: Inventory, secrets: Secrets, folder: Path = COMPOSE_F
         "app_port_mode": app.port_mode,
         "app_endpoint_mode": app.endpoint_mode,
         "app_public_url": app.public_url or None,
+        "role_label": inventory.role_label,
         "network": inventory.network,
         "secret_nocodb_database": secret.version.name,
     }
-    return _wanted(
+    wanted = _wanted(
         app.stack, "app", app.image, folder / "compose-app.yml", names, [secret], [password]
     )
+    return labelled(wanted, inventory, secrets)
+
+
+def labelled(wanted: Wanted, inventory: Inventory, secrets: Secrets) -> Wanted:
+    """The stack with its project on every service, and pinned by the node labels of today.
+
+    A compose file of somebody's own, or a release, may be older than those labels.
+    """
+    project = projects.of(inventory, secrets)
+    services = {
+        key: {
+            **service,
+            "deploy": _labelled(service.get("deploy") or {}, wanted, inventory, project),
+        }
+        for key, service in wanted.compose["services"].items()
+    }
+    return replace(
+        wanted,
+        compose={**wanted.compose, "services": services},
+        project=project,
+        name_key=secrets.name_key(),
+    )
+
+
+def _labelled(
+    deploy: dict[str, Any], wanted: Wanted, inventory: Inventory, project: Project
+) -> dict[str, Any]:
+    labels = deploy.get("labels") or {}
+    if isinstance(labels, list):
+        labels = dict(str(label).partition("=")[::2] for label in labels)
+    deploy = {**deploy, "labels": {**labels, PROJECT_LABEL: project.label}}
+    placement = deploy.get("placement") or {}
+    if placement.get("constraints"):
+        today = {
+            f"node.labels.{ROLE_LABEL}=={wanted.role}": f"node.labels.{inventory.role_label} == "
+            f"{wanted.role}",
+            f"node.labels.{OLD_DATA_LABEL}=={wanted.name}": f"node.labels."
+            f"{data_label(wanted.name)} == true",
+        }
+        constraints = [today.get(str(c).replace(" ", ""), c) for c in placement["constraints"]]
+        deploy["placement"] = {**placement, "constraints": constraints}
+    return deploy
 
 
 def versioned(key: bytes, stack: str, base: str, content: bytes) -> SecretContent:

@@ -7,8 +7,8 @@ from typing import Any
 
 from fabfile.cluster import Cluster, Service, Task
 from fabfile.convergence import Baseline, judge
-from fabfile.inventory import ROLE_LABEL, Inventory
-from fabfile.swarm import DATA_LABEL
+from fabfile.inventory import Inventory
+from fabfile.swarm import holds_data
 from fabfile.units import format_duration
 
 
@@ -46,8 +46,8 @@ def _node(inventory: Inventory, cluster: Cluster, name: str) -> dict[str, Any]:
         "name": name,
         "host": host.name if host else None,
         "role_wanted": host.role if host else "",
-        "role": node.labels.get(ROLE_LABEL, "") if node else "",
-        "holds_data": bool(node) and DATA_LABEL in node.labels if node else False,
+        "role": node.labels.get(inventory.role_label, "") if node else "",
+        "holds_data": holds_data(node.labels, inventory.postgres.stack) if node else False,
         "manager": node.manager if node else False,
         "state": node.state if node else "not in the Swarm",
         "availability": node.availability if node else "",

@@ -9,8 +9,10 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-DATA_LABEL = "swarmkeep.pgdata"
-"""On the one node that holds a database stack's volume; its value is the stack's name."""
+OLD_DATA_LABEL = "swarmkeep.pgdata"
+"""What `data_label` was before 0.3: one key for all stacks, its value a stack's name."""
+PROJECT_LABEL = "swarmkeep.project"
+"""On every service of ours; its value names the project (see project.py)."""
 SECRET_LABEL = "swarmkeep.secret"  # noqa: S105 - the name of a label
 """On every secret version we made; its value is the secret's name without version."""
 STACK_LABEL = "com.docker.stack.namespace"
@@ -18,6 +20,30 @@ IMAGE_LABEL = "com.docker.stack.image"
 """Set by `docker stack deploy`: the image as the compose file names it, without a digest."""
 RECORD_LABEL = "swarmkeep"
 """On every Docker config that we keep our own records in (releases, the lock)."""
+
+
+def data_label(stack: str) -> str:
+    """The label of the one node that holds a database stack's volume; its value is "true".
+
+    Each stack has a key of its own: with one for all, a second stack on a node would take it
+    from the first, whose tasks Swarm then ends.
+    """
+    return f"{OLD_DATA_LABEL}.{stack}"
+
+
+def project_label(stack: str) -> str:
+    """The label of that node which names the project that the stack belongs to."""
+    return f"{PROJECT_LABEL}.{stack}"
+
+
+def cluster_label(stack: str) -> str:
+    """The label of that node which has the system identifier of the stack's PostgreSQL cluster."""
+    return f"swarmkeep.cluster.{stack}"
+
+
+def holds_data(labels: Mapping[str, str], stack: str) -> bool:
+    """Whether the node with these labels holds a database stack's volume."""
+    return data_label(stack) in labels or labels.get(OLD_DATA_LABEL) == stack
 
 
 @dataclass(frozen=True)

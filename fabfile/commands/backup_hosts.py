@@ -67,7 +67,8 @@ def _note_images(fleet: Fleet) -> None:
     from fabfile.cluster import images_of
 
     with suppress(SwarmkeepError):
-        backup_host.note_images(fleet, images_of(preflight.observe_any(fleet)[1]))
+        cluster = preflight.observe_any(fleet)[1]
+        backup_host.note_images(fleet, images_of(cluster, fleet.inventory.stacks))
 
 
 @command()

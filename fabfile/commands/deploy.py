@@ -6,7 +6,14 @@ from invoke.context import Context
 
 from fabfile.commands.carrying_out import WAIT_HELP, YES_HELP
 from fabfile.commands.edge import command, connected, is_dry, read_inventory, read_vault
-from fabfile.commands.plan import MOVE_HELP, PRUNE_HELP, RESOLVE_HELP, check_resolve
+from fabfile.commands.plan import (
+    LEAVE_HELP,
+    MOVE_HELP,
+    PRUNE_HELP,
+    RESOLVE_HELP,
+    TAKE_OVER_HELP,
+    check_resolve,
+)
 
 _HELP = {
     "yes": YES_HELP,
@@ -14,6 +21,8 @@ _HELP = {
     "prune": PRUNE_HELP,
     "resolve": RESOLVE_HELP,
     "keep-failed": "leave a failed change in place, to look into it",
+    "leave-data": LEAVE_HELP,
+    "take-over": TAKE_OVER_HELP,
 }
 _DB_HELP = {**_HELP, "move-data-host": MOVE_HELP}
 
@@ -28,10 +37,13 @@ def deploy_db(
     resolve: str = "",
     keep_failed: bool = False,
     move_data_host: bool = False,
+    leave_data: bool = False,
+    take_over: bool = False,
 ) -> None:
     """Deploy PostgreSQL and wait until it has converged."""
-    flags = {"prune": prune, "keep_failed": keep_failed, "move_data_host": move_data_host}
-    _deploy(ctx, hosts, "deploy-db", ("db",), yes=yes, wait=wait, resolve=resolve, **flags)
+    allowed = {"move_data_host": move_data_host, "leave_data": leave_data, "take_over": take_over}
+    flags = {"prune": prune, "keep_failed": keep_failed, "wait": wait}
+    _deploy(ctx, hosts, "deploy-db", ("db",), yes=yes, resolve=resolve, flags=flags, **allowed)
 
 
 @command(name="deploy-app", help=dict(_HELP))
@@ -43,10 +55,13 @@ def deploy_app(
     prune: bool = False,
     resolve: str = "",
     keep_failed: bool = False,
+    leave_data: bool = False,
+    take_over: bool = False,
 ) -> None:
     """Deploy NocoDB and wait until it answers from its database."""
-    flags = {"prune": prune, "keep_failed": keep_failed}
-    _deploy(ctx, hosts, "deploy-app", ("app",), yes=yes, wait=wait, resolve=resolve, **flags)
+    allowed = {"leave_data": leave_data, "take_over": take_over}
+    flags = {"prune": prune, "keep_failed": keep_failed, "wait": wait}
+    _deploy(ctx, hosts, "deploy-app", ("app",), yes=yes, resolve=resolve, flags=flags, **allowed)
 
 
 @command(help=dict(_DB_HELP))
@@ -59,10 +74,13 @@ def deploy(
     resolve: str = "",
     keep_failed: bool = False,
     move_data_host: bool = False,
+    leave_data: bool = False,
+    take_over: bool = False,
 ) -> None:
     """Deploy both stacks: the database, then the app."""
-    flags = {"prune": prune, "keep_failed": keep_failed, "move_data_host": move_data_host}
-    _deploy(ctx, hosts, "deploy", ("db", "app"), yes=yes, wait=wait, resolve=resolve, **flags)
+    allowed = {"move_data_host": move_data_host, "leave_data": leave_data, "take_over": take_over}
+    flags = {"prune": prune, "keep_failed": keep_failed, "wait": wait}
+    _deploy(ctx, hosts, "deploy", ("db", "app"), yes=yes, resolve=resolve, flags=flags, **allowed)
 
 
 def _deploy(
@@ -72,9 +90,9 @@ def _deploy(
     roles: tuple[str, ...],
     *,
     yes: bool,
-    wait: bool,
     resolve: str,
-    **flags: bool,
+    flags: dict[str, bool],
+    **allowed: bool,
 ) -> None:
     from fabfile.commands.plan import wanted_stack
 
@@ -91,10 +109,13 @@ def _deploy(
     options = Options(
         name,
         origin.find(),
-        wait=wait,
         resolve=resolve,
-        # A dry run does not bring the database up that the app is checked for.
-        database_first=is_dry(ctx) and "db" in roles,
+        allowed=preflight.Allowed(
+            # A dry run does not bring the database up that the app is checked for.
+            database_first=is_dry(ctx) and "db" in roles,
+            together=len(roles) > 1,
+            **allowed,
+        ),
         **flags,
     )
     with connected(ctx, inventory) as fleet:

@@ -20,6 +20,8 @@ CHANGES = 5
 STACK_HELP = "db or app; both where it is not given"
 PRUNE_HELP = "remove services of the stack that are no longer in its compose file"
 MOVE_HELP = "let PostgreSQL start on another node, without the data of the old one"
+LEAVE_HELP = "go on even if data stays behind: an empty database, other attachments"
+TAKE_OVER_HELP = "take over stacks and files that another project is named on"
 RESOLVE_HELP = "when the registry is asked for digests: always, changed or never"
 JSON_HELP = "print one JSON document for programs"
 
@@ -30,6 +32,8 @@ JSON_HELP = "print one JSON document for programs"
         "prune": PRUNE_HELP,
         "resolve": RESOLVE_HELP,
         "move-data-host": MOVE_HELP,
+        "leave-data": LEAVE_HELP,
+        "take-over": TAKE_OVER_HELP,
         "json": JSON_HELP,
     }
 )
@@ -40,6 +44,8 @@ def plan(
     prune: bool = False,
     resolve: str = "",
     move_data_host: bool = False,
+    leave_data: bool = False,
+    take_over: bool = False,
     json: bool = False,
 ) -> None:
     """Show what a deploy would change; exit code 5 if anything."""
@@ -52,6 +58,8 @@ def plan(
     from fabfile.deploy import make_plan
     from fabfile.transport import connect
 
+    both = len(wanted) > 1
+    allowed = preflight.Allowed(move_data_host, leave_data, take_over, both, both)
     with connect(inventory, sudo_password=sudo_password(ctx)) as fleet:
         seen = preflight.look(fleet, wanted)
         plans = [
@@ -59,10 +67,9 @@ def plan(
                 inventory,
                 one,
                 seen,
+                allowed,
                 resolve=resolve,
                 prune=prune,
-                move_data_host=move_data_host,
-                database_first=len(wanted) > 1,
             )
             for one in wanted
         ]

@@ -51,6 +51,7 @@ def recover(
     from fabfile.commands.plan import wanted_stack
     from fabfile.deploy import make_plan
     from fabfile.endings import Options
+    from fabfile.preflight import Allowed
     from fabfile.vault import POSTGRES_PASSWORD
 
     if key and before:
@@ -64,15 +65,19 @@ def recover(
     with connected(ctx, inventory) as fleet:
         seen = recovery.look(fleet, wanted)
         site = recovery.survey(fleet, seen, [secrets.require(POSTGRES_PASSWORD)])
-        for stack, moves in zip(wanted, (site.moves, False), strict=True):
-            make_plan(inventory, stack, seen, move_data_host=moves, database_first=True)
+        # What is there has been looked at: it may be another cluster, or none.
+        allowed = Allowed(
+            move_data_host=site.moves, leave_data=True, database_first=True, together=True
+        )
+        for stack in wanted:
+            make_plan(inventory, stack, seen, allowed)
         sets = _without_kept(sets, site)
         ask(
             f"This brings back {_named(sets)}. Go on?",
             yes=yes,
             refusal=f"this would bring back {_named(sets)}",
         )
-        options = Options("recover", origin.find(), wait=wait, move_data_host=site.moves)
+        options = Options("recover", origin.find(), wait=wait, allowed=allowed)
         database, app = wanted
         carry_out(fleet, database, options, yes=True, seen=seen)
         if fleet.dry:
@@ -80,7 +85,10 @@ def recover(
             return
         _install(fleet, inventory, secrets)
         came = _restore(fleet, sets, replaced=site.replaced, wait=wait)
-        carry_out(fleet, app, Options("recover", options.origin, wait=wait), yes=True)
+        allowed = Allowed(leave_data=True)
+        carry_out(
+            fleet, app, Options("recover", options.origin, wait=wait, allowed=allowed), yes=True
+        )
         failures = _bring_the_rest(fleet, inventory, secrets)
     _print_result(came, time.monotonic() - start, failures)
 

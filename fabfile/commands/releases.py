@@ -68,19 +68,21 @@ def rollback(
     """Go back to an earlier release of one stack."""
     role, number = check_role(stack), _number(to)
     inventory = read_inventory(hosts)
-    present = wanted_stack(role, inventory, read_vault(inventory))
+    secrets = read_vault(inventory)
+    present = wanted_stack(role, inventory, secrets)
 
     from fabfile import origin, preflight
     from fabfile import releases as kept
     from fabfile.commands.carrying_out import carry_out, show_round_trips
     from fabfile.endings import Options
-    from fabfile.stacks import main_service
+    from fabfile.stacks import labelled, main_service
     from fabfile.transport import connect
 
     with connect(inventory, sudo_password=sudo_password(ctx), dry=is_dry(ctx), echo=print) as fleet:
         release = kept.choose(kept.read(fleet.first_manager(), present.name), present.name, number)
         print(f"{present.name}: going back to release {release.number} ({_words(release)})")
         wanted = kept.as_wanted(release, main_service(inventory, role), present.hidden)
+        wanted = labelled(wanted, inventory, secrets)
         if with_current_secrets:
             wanted = kept.with_secrets(wanted, release, present.secrets)
         seen = preflight.look(fleet, [wanted])

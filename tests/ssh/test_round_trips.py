@@ -44,7 +44,11 @@ def database(tmp_path: Path, make_server, make_inventory) -> tuple[Inventory, Wa
 def _answers(wanted: Wanted) -> dict[str, str]:
     spec, unknown = specification(wanted.compose, "root_db", wanted.name)
     assert unknown == ()
-    labels = {"role": "db", "swarmkeep.pgdata": wanted.name}
+    labels = {
+        "role": "db",
+        f"swarmkeep.pgdata.{wanted.name}": "true",
+        f"swarmkeep.project.{wanted.name}": wanted.project.label,
+    }
     node = {
         "ID": "n1",
         "Description": {"Hostname": "host1"},
@@ -98,7 +102,7 @@ def test_plan_and_unchanged_deploy_only_look(database):
         seen = preflight.look(fleet, [wanted])
         # This host is asked about the Swarm and about itself.
         assert fleet.round_trips == 2
-        assert not make_plan(inventory, wanted, seen).changes
+        assert not make_plan(inventory, wanted, seen, preflight.Allowed()).changes
         report = Deployment(
             fleet,
             wanted,

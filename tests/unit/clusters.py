@@ -6,14 +6,16 @@ from typing import Any
 
 from fabfile.cluster import Cluster, Node, Service, Task
 from fabfile.inventory import ROLE_LABEL
-from fabfile.swarm import DATA_LABEL
+from fabfile.swarm import data_label
 
 NOW = "2026-11-22T10:00:00Z"
 EARLIER = "2026-11-22T09:00:00.123456789Z"
 
 
 def node(name: str, role: str = "", data: str = "", **changes: Any) -> Node:
-    labels = {k: v for k, v in ((ROLE_LABEL, role), (DATA_LABEL, data)) if v}
+    labels = {ROLE_LABEL: role} if role else {}
+    if data:
+        labels[data_label(data)] = "true"
     fields = {"state": "ready", "availability": "active", "manager": name.startswith("m")}
     return Node(id=f"id-{name}", name=name, labels=labels, **(fields | changes))
 

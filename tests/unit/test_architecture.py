@@ -16,7 +16,7 @@ STDLIB = sys.stdlib_module_names
 # Lower rooms may not import higher ones. Every room is in here, once.
 LAYERS = [
     ["errors", "units", "secret", "origin", "scram"],
-    ["schema", "yamltext", "vault_format", "keys"],
+    ["schema", "yamltext", "vault_format", "keys", "pgdata"],
     ["sets", "newest"],
     ["verify", "choosing"],
     ["report"],
@@ -36,9 +36,10 @@ LAYERS = [
     ["host_facts", "registry"],
     ["servicespec_parts", "specfields", "lock_text", "bootstrap_commands", "bootstrap_plan"],
     ["placement", "convergence", "stacks", "servicespec", "lock", "audit"],
+    ["preflight_data", "preflight_project"],
     ["backup_kits"],
     ["backup_host", "role_password", "archive", "app_pause"],
-    ["restore"],
+    ["restore", "server"],
     ["waiting", "preflight", "probe", "status", "plan", "releases", "change_script"],
     ["plan_text", "endings"],
     ["recorded"],

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fabfile import deploy, lock, stacks, waiting
+from fabfile import deploy, lock, server, stacks, waiting
 from fabfile.cluster import Cluster, Service
 from fabfile.deploy import Deployment
 from fabfile.endings import Options
@@ -18,7 +18,7 @@ from fabfile.lock import LockLostError
 from fabfile.origin import Origin
 from fabfile.placement import LabelChange
 from fabfile.plan import Plan, ServicePlan
-from fabfile.preflight import Look
+from fabfile.preflight import Allowed, Look
 from fabfile.transport import Command, Result
 from tests.unit.clusters import cluster, node, service, spec, task
 from tests.unit.test_stacks import Vault, inventory
@@ -27,8 +27,8 @@ NAME = "dbstack_root_db"
 OLD, NEW = service(template=spec("postgres:15")), service(template=spec("postgres:16"))
 UPDATE = ServicePlan(NAME, "update", restarts=True)
 MOVE = (
-    LabelChange("app1", {"role": "db", "swarmkeep.pgdata": "dbstack"}),
-    LabelChange("db1", {}, ("swarmkeep.pgdata",), loses="db"),
+    LabelChange("app1", {"role": "db", "swarmkeep.pgdata.dbstack": "true"}),
+    LabelChange("db1", {}, ("swarmkeep.pgdata.dbstack",), loses="db"),
 )
 
 
@@ -50,6 +50,8 @@ class Swarm:
     deployed: Callable[[], Result] = lambda: Result("manager1", 0, "", "")
     waited: Callable[[], None] = lambda: None
     verified: Callable[[], None] = lambda: None
+    identifier: str = "7"
+    """The cluster that PostgreSQL comes up with."""
     said: list[str] = field(default_factory=list)
 
     def change(self, script: str, stdin: bytes = b"") -> Result:
@@ -114,6 +116,7 @@ def run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         monkeypatch.setattr(deploy, "observe", lambda manager, seen=None: swarm.now)
         monkeypatch.setattr(deploy, "await_stack", lambda *args, **rest: swarm.wait())
         monkeypatch.setattr(deploy, "lacking_image", lambda *args: [])
+        monkeypatch.setattr(server, "system_identifier", lambda *args: swarm.identifier)
         return Deployment(
             SimpleNamespace(inventory=hosts, dry=False),  # type: ignore[arg-type]
             wanted,
@@ -203,9 +206,44 @@ def test_labels_are_put_back_too(run):
         run(swarm, labels=MOVE)
     back = [script for script in swarm.scripts if script.startswith("docker node update")]
     assert back == [
-        "docker node update --label-add role=app --label-rm swarmkeep.pgdata app1",
-        "docker node update --label-add swarmkeep.pgdata=dbstack db1",
+        "docker node update --label-add role=app --label-rm swarmkeep.pgdata.dbstack app1",
+        "docker node update --label-add swarmkeep.pgdata.dbstack=true db1",
     ]
+
+
+def recorded(cluster_id: str) -> Swarm:
+    """A Swarm that has a cluster's identifier on record."""
+    data = node("db1", "db", "dbstack")
+    labels = {**data.labels, "swarmkeep.cluster.dbstack": cluster_id}
+    return Swarm(running(OLD, nodes=(node("m"), replace(data, labels=labels))))
+
+
+def test_another_cluster_than_before_is_a_failure_and_taken_back(run):
+    """Seen: PostgreSQL 18 in the volume of 15 made a new cluster, and it was called converged."""
+    swarm = recorded("8")
+    with pytest.raises(SwarmkeepError) as caught:
+        run(swarm)
+    assert "came up with another cluster (7) than the one that was there before (8)" in str(
+        caught.value
+    )
+    assert caught.value.exit_code == 1
+    assert any("docker service rollback" in script for script in swarm.scripts)
+    assert '"outcome": "failed"' in swarm.ended[-1]
+
+
+def test_another_cluster_may_come_where_that_was_said_and_is_on_record_then(run):
+    swarm = recorded("8")
+    run(swarm, allowed=Allowed(leave_data=True))
+    assert any("--label-add swarmkeep.cluster.dbstack=7" in script for script in swarm.scripts)
+
+
+def test_the_first_cluster_is_put_on_record(run):
+    swarm = Swarm(running(OLD))
+    run(swarm)
+    assert any("--label-add swarmkeep.cluster.dbstack=7 db1" in text for text in swarm.scripts)
+    known = recorded("7")
+    run(known)
+    assert not any("--label-add" in script for script in known.scripts)
 
 
 def test_that_taking_back_fails_does_not_hide_why_it_had_to_be(run, monkeypatch):

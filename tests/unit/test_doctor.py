@@ -322,7 +322,7 @@ def test_a_swarm_before_its_first_deploy_lacks_the_network_only(tmp_path):
         (
             {"nodes": (node("manager1"), node("db1", "db"), node("app1", "app"))},
             "data node",
-            "no node carries",
+            "no node has the label",
         ),
         (
             {"nodes": (node("manager1"), node("db1", "db", "dbstack", availability="drain"),

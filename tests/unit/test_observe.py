@@ -32,6 +32,7 @@ ANSWERS = {
     "secret ls -q": "s1",
     "secret inspect s1": '[{"Spec":{"Name":"a_1","Labels":{"swarmkeep.secret":"a"}}}]',
     "service ls -q --filter name=db_ --filter name=it's_": "",
+    "service ls -q --filter label=swarmkeep.project": "",
 }
 
 
@@ -92,6 +93,7 @@ def test_services_come_with_their_tasks(tmp_path):
     }
     more = {
         "service ls -q --filter name=db_ --filter name=it's_": "v1",
+        "service ls -q --filter label=swarmkeep.project": "v1",
         "service inspect v1": json.dumps([service]),
         "service ps -q --no-trunc v1": "t1\nt1",
         "inspect --type task t1": json.dumps([task]),
@@ -102,7 +104,15 @@ def test_services_come_with_their_tasks(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "list_", ["node ls -q", "network ls", "config ls", "secret ls -q", "service ls -q"]
+    "list_",
+    [
+        "node ls -q",
+        "network ls",
+        "config ls",
+        "secret ls -q",
+        "service ls -q --filter name",
+        "service ls -q --filter label",
+    ],
 )
 def test_list_that_cannot_be_had_is_never_taken_for_an_empty_one(tmp_path, list_):
     answers = {words: text for words, text in ANSWERS.items() if not words.startswith(list_)}

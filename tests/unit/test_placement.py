@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,15 @@ import yaml
 from fabfile import hosts_file, placement
 from fabfile.errors import SwarmkeepError
 from fabfile.placement import LabelChange
+from fabfile.project import Project
 from tests.unit.clusters import cluster, node
 
+OURS = Project("", "3f2a")
+ALL = {
+    "swarmkeep.pgdata.dbstack": "true",
+    "swarmkeep.project.dbstack": "3f2a",
+    "swarmkeep.cluster.dbstack": "7",
+}
 HOSTS = {
     "manager1": {"address": "192.0.2.1", "swarm": "manager"},
     "db1": {"address": "192.0.2.2", "role": "db"},
@@ -100,17 +108,50 @@ def test_role_changes_set_and_remove(tmp_path):
 def test_nothing_to_change(tmp_path):
     inv = inventory(tmp_path, ("manager1", "db1", "app1"))
     assert placement.role_changes(inv, cluster()) == []
-    assert placement.data_changes("dbstack", inv.with_role("db")[0], cluster()) == []
+    db1 = inv.with_role("db")[0]
+    first = placement.data_changes("dbstack", db1, cluster(), OURS, "7")
+    seen = cluster(nodes=(replace(node("db1", "db"), labels={"role": "db", **ALL}),))
+    assert first == [LabelChange("db1", {k: v for k, v in ALL.items() if "pgdata" not in k})]
+    assert placement.data_changes("dbstack", db1, seen, OURS, "7") == []
 
 
-def test_the_data_label_is_on_one_node_only(tmp_path):
-    inv = inventory(tmp_path)
-    db2 = inv.hosts[2]
-    seen = cluster(nodes=nodes(labelled="db1"))
-    assert placement.data_changes("dbstack", db2, seen) == [
-        LabelChange("db1", {}, ("swarmkeep.pgdata",), loses="db"),
-        LabelChange("db2", {"swarmkeep.pgdata": "dbstack"}),
+def test_the_data_labels_are_on_one_node_only(tmp_path):
+    db2 = inventory(tmp_path).hosts[2]
+    old = replace(node("db1", "db"), labels={"role": "db", **ALL})
+    seen = cluster(nodes=(old, node("db2", "db")))
+    assert placement.data_changes("dbstack", db2, seen, OURS, "") == [
+        LabelChange("db1", {}, tuple(ALL), loses="db"),
+        LabelChange(
+            "db2", {"swarmkeep.pgdata.dbstack": "true", "swarmkeep.project.dbstack": "3f2a"}
+        ),
     ]
+
+
+def test_each_stack_has_labels_of_its_own(tmp_path):
+    """Seen: a second stack on a node took the label from the first, whose tasks Swarm ended."""
+    db1 = inventory(tmp_path).hosts[1]
+    there = {"role": "db", "swarmkeep.pgdata": "other", "swarmkeep.pgdata.third": "true"}
+    seen = cluster(nodes=(replace(node("db1"), labels=there),))
+    (change,) = placement.data_changes("dbstack", db1, seen, OURS, "7")
+    assert change == LabelChange("db1", ALL)
+    assert placement.outdated_labels("dbstack", db1, seen) == []
+
+
+def test_the_label_of_earlier_versions_stays_until_the_stack_is_pinned_by_todays(tmp_path):
+    db1 = inventory(tmp_path).hosts[1]
+    there = {"role": "db", "swarmkeep.pgdata": "dbstack"}
+    seen = cluster(nodes=(replace(node("db1"), labels=there),))
+    assert placement.data_host(inventory(tmp_path), seen, [], move=False) == db1
+    assert placement.data_changes("dbstack", db1, seen, OURS, "7") == [LabelChange("db1", ALL)]
+    assert placement.outdated_labels("dbstack", db1, seen) == [
+        LabelChange("db1", {}, ("swarmkeep.pgdata",))
+    ]
+
+
+def test_a_project_has_a_role_label_of_its_own(tmp_path):
+    inv = replace(inventory(tmp_path, ("manager1", "db1", "app1")), project="staging")
+    changes = placement.role_changes(inv, cluster())
+    assert sorted(map(str, changes)) == ["role.staging=app", "role.staging=db"]
 
 
 def test_unknown_node_is_named_with_what_is_there(tmp_path):
@@ -129,12 +170,12 @@ def test_strangers_are_found(tmp_path):
 def test_labels_are_undone_as_far_as_they_were_changed(tmp_path):
     before = cluster(nodes=(node("db1", "db", "dbstack"), node("app1", "app")))
     changes = [
-        placement.LabelChange("app1", {"role": "db", "swarmkeep.pgdata": "dbstack"}),
-        placement.LabelChange("db1", {}, ("swarmkeep.pgdata",)),
+        placement.LabelChange("app1", {"role": "db", "swarmkeep.pgdata.dbstack": "true"}),
+        placement.LabelChange("db1", {}, ("swarmkeep.pgdata.dbstack",)),
         placement.LabelChange("gone", {"role": "db"}),
     ]
     assert placement.undo(changes, before, before) == []
     now = cluster(nodes=(node("db1", "db", "dbstack"), node("app1", "db", "dbstack")))
     assert [str(change) for change in placement.undo(changes, before, now)] == [
-        "role=app -swarmkeep.pgdata"
+        "role=app -swarmkeep.pgdata.dbstack"
     ]

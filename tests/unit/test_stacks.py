@@ -55,10 +55,40 @@ def test_database_stack(tmp_path):
     assert service["deploy"]["update_config"]["order"] == "stop-first"
     assert service["deploy"]["endpoint_mode"] == "dnsrr"
     assert (
-        "node.labels.swarmkeep.pgdata == dbstack" in service["deploy"]["placement"]["constraints"]
+        "node.labels.swarmkeep.pgdata.dbstack == true"
+        in service["deploy"]["placement"]["constraints"]
     )
     assert service["environment"]["POSTGRES_PASSWORD_FILE"] == "/run/secrets/postgres_password"
     assert wanted.compose["networks"]["backend"] == {"external": True, "name": "backend"}
+
+
+def test_every_service_names_its_project(tmp_path):
+    wanted = stacks.database(inventory(tmp_path, project="staging"), Vault())
+    (service,) = wanted.compose["services"].values()
+    assert service["deploy"]["labels"] == {"swarmkeep.project": f"staging:{wanted.project.id}"}
+    assert "node.labels.role.staging == db" in service["deploy"]["placement"]["constraints"]
+
+
+def test_a_release_of_an_earlier_version_is_pinned_by_todays_labels(tmp_path):
+    inv = inventory(tmp_path, project="staging", stacks={"db": "dbstack", "app": "appstack"})
+    deploy = {
+        "labels": ["a=b=c"],
+        "placement": {
+            "constraints": [
+                "node.labels.role == db",
+                "node.labels.swarmkeep.pgdata==dbstack",
+                "node.hostname != x",
+            ]
+        },
+    }
+    old = stacks.Wanted("dbstack", "db", "i", {"services": {"s": {"deploy": deploy}}}, (), ())
+    now = stacks.labelled(old, inv, Vault()).compose["services"]["s"]["deploy"]
+    assert now["labels"]["a"] == "b=c"
+    assert now["placement"]["constraints"] == [
+        "node.labels.role.staging == db",
+        "node.labels.swarmkeep.pgdata.dbstack == true",
+        "node.hostname != x",
+    ]
 
 
 def test_the_service_name_comes_from_the_inventory(tmp_path):
