@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fabfile import backup_kits
-from fabfile.backup_kits import ATTACHMENTS, Kit, fingerprint, kit_of
-from fabfile.errors import SwarmkeepError
-from fabfile.transport import Command, Fleet, Host, Outcome, RemoteFile, values, write_command
+from fabfile import backup_kits, project
+from fabfile.backup_kits import COMMON, OTHER_PROJECT, Kit, fingerprint, kit_of, scripts_version
+from fabfile.errors import ConfigError, SwarmkeepError
+from fabfile.transport import (
+    Command,
+    Fleet,
+    Host,
+    Outcome,
+    RemoteFile,
+    Result,
+    succeeded,
+    values,
+    write_command,
+)
 
 if TYPE_CHECKING:
     from fabfile.inventory import Inventory
@@ -34,20 +44,38 @@ class Installed:
     """What the script's own check found."""
     knows_images: bool = True
     """Whether the host has been told which images the stacks run."""
+    kept: str = ""
+    """The version of the host's scripts, where they are newer than ours and stay."""
 
 
-def put_command(kit: Kit, wanted: list[RemoteFile], needed: dict[str, str]) -> Command:
+def put_command(
+    kit: Kit,
+    inventory: Inventory,
+    project_id: str,
+    wanted: Sequence[RemoteFile],
+    needed: Mapping[str, str],
+    *,
+    take_over: bool = False,
+) -> Command:
     """The one command that puts the files in place and tells what else is to be done.
 
     Prints a line per file ("changed PATH"), per missing program ("missing NAME"), "cron down"
-    where cron does not run, and "checked FINGERPRINT".
+    where cron does not run, "kept VERSION" where the host has newer scripts, and "checked
+    FINGERPRINT". Ends with OTHER_PROJECT, before any change, where the settings are another
+    project's.
     """
-    write = write_command(wanted)
-    names = {file.path for file in wanted}
+    scripts = [file for file in wanted if file.path in kit.scripts]
+    own = [file for file in wanted if file.path not in kit.scripts]
+    newer = (
+        f"there=$(sed -n 's/^readonly VERSION=//p' {COMMON} 2>/dev/null || :)\n"
+        f"here={scripts_version()}\n"
+        'newest=$(printf "%s\\n" "$here" "$there" | sort -V | tail -n 1)\n'
+        'if [ -n "$there" ] && [ "$newest" != "$here" ]; then echo "kept $there"; else\n'
+    )
     gone = (
         f"if [ -e {kit.credentials} ]; then rm -f {kit.credentials}; "
         f"echo removed {kit.credentials}; fi\n"
-        if kit.credentials not in names
+        if kit.credentials not in {file.path for file in wanted}
         else ""
     )
     survey = (
@@ -56,46 +84,101 @@ def put_command(kit: Kit, wanted: list[RemoteFile], needed: dict[str, str]) -> C
         "done\n"
         "pgrep -x 'cron|crond' >/dev/null || echo cron down\n"
         f'[ ! -r {kit.checked} ] || echo "checked $(cat {kit.checked})"\n'
-        f"[ -e {backup_kits.IMAGES} ] || echo images unknown\n"
+        f"[ -e {kit.images} ] || echo images unknown\n"
     )
-    return Command(write.script + gone + survey, stdin=write.stdin)
+    refuse = "" if take_over else _refuse_others(kit, inventory, project_id)
+    write = write_command(own)
+    more = write_command(scripts, functions=False)
+    script = (
+        refuse
+        + write.script
+        + gone
+        + newer
+        + more.script
+        + "fi\n"
+        + _former_names(kit, inventory, project_id)
+        + survey
+    )
+    return Command(script, stdin=write.stdin + more.stdin)
+
+
+def _refuse_others(kit: Kit, inventory: Inventory, project_id: str) -> str:
+    """The script that ends where the settings name another project, or, made by a version that
+    wrote no project into them, another service.
+    """
+    return (
+        f"id=$(sed -n 's/^PROJECT_ID=//p' {kit.config} 2>/dev/null || :)\n"
+        f'if [ -n "$id" ] && [ "$id" != {project_id} ]; then\n'
+        f'  echo "PROJECT_ID=$id"; exit {OTHER_PROJECT}\nfi\n'
+        f'if [ -z "$id" ]; then\n:\n{backup_kits.guard(kit, inventory)}fi\n'
+    )
+
+
+def _former_names(kit: Kit, inventory: Inventory, project_id: str) -> str:
+    """The script that removes the schedule and settings which this installation had under another
+    project name: else it would be backed up twice. Dumps and log stay.
+    """
+    setting = shlex.quote(backup_kits.owner_setting(kit, inventory))
+    return (
+        f"for c in /etc/{kit.name}.conf /etc/{kit.name}-*.conf; do\n"
+        f'  [ -e "$c" ] && [ "$c" != {kit.config} ] && grep -qxF {setting} "$c" || continue\n'
+        f'  ! grep -q \'^PROJECT_ID=\' "$c" || grep -qxF PROJECT_ID={project_id} "$c" || continue\n'
+        "  n=${c#/etc/}; n=${n%.conf}\n"
+        '  for f in "/etc/cron.d/$n" "$c" "/etc/$n.aws" "/etc/logrotate.d/$n" \\\n'
+        '    "/var/lib/$n.checked" "/etc/$n.images"; do\n'
+        '    [ ! -e "$f" ] || { rm -f "$f"; echo "removed $f"; }\n'
+        "  done\ndone\n"
+    )
 
 
 def install(
-    fleet: Fleet, inventory: Inventory, secrets: Secrets, *, check: bool = True
+    fleet: Fleet,
+    inventory: Inventory,
+    secrets: Secrets,
+    *,
+    check: bool = True,
+    take_over: bool = False,
 ) -> list[Outcome[Installed]]:
     """Install on every host of the backup at once; one's failure hides no other's outcome.
 
     Without `check` it is left open whether the backup can work: before a recovery there may be
-    no database yet.
+    no database yet. `take_over`: also where the settings are another project's.
     """
     # What cannot be installed anywhere is refused before the first host is touched.
-    wanted = {
-        entry: backup_kits.files(entry, inventory, secrets)
+    project_id = project.of(inventory, secrets).id
+    commands = {
+        entry: (
+            wanted := backup_kits.files(entry, inventory, secrets),
+            put_command(
+                kit_of(entry, inventory),
+                inventory,
+                project_id,
+                wanted,
+                backup_kits.programs(entry, inventory),
+                take_over=take_over,
+            ),
+        )
         for entry in backup_kits.hosts(inventory)
     }
     return fleet.fan_out(
-        tuple(wanted),
-        lambda host: _install_on(
-            host, wanted[host.entry], backup_kits.programs(host.entry, inventory), check=check
-        ),
+        tuple(commands), lambda host: _install_on(host, *commands[host.entry], check=check)
     )
 
 
 def _install_on(
-    host: Host, wanted: list[RemoteFile], needed: dict[str, str], *, check: bool
+    host: Host, wanted: Sequence[RemoteFile], put: Command, *, check: bool
 ) -> Installed:
-    kit = kit_of(host.entry)
-    said = host.check(
-        put_command(kit, wanted, needed),
-        "installing the backup",
-        hint="is its disk full or read-only?",
-    )
+    kit = kit_of(host.entry, host.inventory)
+    needed = backup_kits.programs(host.entry, host.inventory)
+    said = host.run(put)
+    check_owner(said, kit)
+    succeeded(said, "installing the backup", hint="is its disk full or read-only?")
     done = Installed()
-    done.knows_images = kit is ATTACHMENTS or "images unknown" not in said.stdout.splitlines()
+    lines = said.stdout.splitlines()
+    done.knows_images = not kit.of_database or "images unknown" not in lines
     checked = ""
     missing = []
-    for line in said.stdout.splitlines():
+    for line in lines:
         word, _, rest = line.partition(" ")
         if word in ("changed", "removed"):
             done.changes.append(f"{rest}{' removed' if word == 'removed' else ''}")
@@ -103,10 +186,12 @@ def _install_on(
             missing.append(needed[rest])
         elif word == "checked":
             checked = rest
+        elif word == "kept":
+            done.kept = rest
     if missing:
         _install_packages(host, missing)
         done.changes += [f"package {name}" for name in missing]
-    if "cron down" in said.stdout.splitlines():
+    if "cron down" in lines:
         _start_cron(host)
         done.changes.append("cron started")
     # Asking the bucket costs the AWS CLI seconds: only if something is not as it was then.
@@ -114,6 +199,20 @@ def _install_on(
     if check and (done.changes or checked != mark):
         done.checked = _check(host, kit, mark)
     return done
+
+
+def check_owner(result: Result, kit: Kit) -> None:
+    """Raise ConfigError if a script has ended because the settings are another project's."""
+    if result.exit_code != OTHER_PROJECT:
+        return
+    said = result.stdout.strip().splitlines()
+    raise ConfigError(
+        f"{result.host}: {kit.config} is of another project "
+        f"({said[-1] if said else 'unknown'}); nothing was changed",
+        hint="give this project a name ('project:' in hosts.yaml); if the settings are this "
+        "project's (a service or the vault's password has changed), or are to be taken over: "
+        "inv backup.install --take-over",
+    )
 
 
 def _install_packages(host: Host, packages: list[str]) -> None:
@@ -151,7 +250,7 @@ def _start_cron(host: Host) -> None:
 def _check(host: Host, kit: Kit, mark: str) -> str:
     """Run the script's own check; return what it found, or raise what keeps it from working."""
     remember = f"echo {mark} >{kit.checked}"
-    result = host.run(Command(f"{kit.script} --check && {remember}"), timeout=INSTALL_TIMEOUT)
+    result = host.run(Command(f"{kit.command} --check && {remember}"), timeout=INSTALL_TIMEOUT)
     if result.exit_code == 0:
         return kit.ready
     if result.exit_code == LOCKED:
@@ -164,7 +263,7 @@ def _check(host: Host, kit: Kit, mark: str) -> str:
     message, _, advice = reasons[-1].partition("; next: ")
     raise SwarmkeepError(
         f"{host.name}: the backup is installed but cannot work: {message}",
-        hint=advice or f"run there: {kit.script} --check",
+        hint=advice or f"run there: {kit.command} --check",
         details=tuple(reasons[:-1]),
     )
 
@@ -195,17 +294,19 @@ def run(host: Host, on_line: Callable[[str], None], option: str = "") -> int:
     The script writes to its log file as under cron and we follow that file: so a lost
     connection ends our view, not the backup.
     """
-    kit = kit_of(host.entry)
+    kit = kit_of(host.entry, host.inventory)
     script = (
         f"[ -x {kit.script} ] || {{ echo 'not installed' >&2; exit 127; }}\n"
+        f"{backup_kits.guard(kit, host.inventory)}"
         f"touch {kit.log}\n"
         f"seen=$(stat -c %s {kit.log})\n"
-        f"setsid {kit.script}{option and ' '}{option} >>{kit.log} 2>&1 &\n"
+        f"setsid {kit.command}{option and ' '}{option} >>{kit.log} 2>&1 &\n"
         "pid=$!\n"
         f"tail -c +$((seen + 1)) -s 0.2 -f --pid=$pid {kit.log}\n"
         "wait $pid"
     )
     result = host.run(Command(script), timeout=RUN_TIMEOUT, on_line=on_line)
+    check_owner(result, kit)
     if result.exit_code == 127 and "not installed" in result.stderr:
         raise SwarmkeepError(
             f"{host.name}: {kit.script} is not installed", hint="install it: inv backup.install"
@@ -217,25 +318,39 @@ def logs(fleet: Fleet, inventory: Inventory, lines: int) -> list[Outcome[str]]:
     """The last lines of each host's backup log, "" where there is none yet."""
 
     def read(host: Host) -> str:
-        log = kit_of(host.entry).log
-        command = Command(f"[ ! -e {log} ] || tail -n {lines} {log}", changes=False)
-        return host.check(command, f"reading {log}").stdout
+        kit = kit_of(host.entry, inventory)
+        guard = backup_kits.guard(kit, inventory)
+        command = Command(f"{guard}[ ! -e {kit.log} ] || tail -n {lines} {kit.log}", changes=False)
+        result = host.run(command)
+        check_owner(result, kit)
+        return succeeded(result, f"reading {kit.log}").stdout
 
     return fleet.fan_out(backup_kits.hosts(inventory), read)
 
 
 def uninstall(fleet: Fleet, inventory: Inventory) -> list[Outcome[list[str]]]:
-    """Remove script, settings, credentials, cron and logrotate files from every host.
+    """Remove settings, credentials, cron and logrotate files from every host, and the scripts
+    where no other project needs them.
 
     Dumps and logs stay: they are the user's data. Returns the removed paths per host.
     """
 
     def remove(host: Host) -> list[str]:
-        paths = " ".join(backup_kits.removable(kit_of(host.entry)))
+        kit = kit_of(host.entry, inventory)
+        every = " ".join(f"/etc/{one.name}.conf /etc/{one.name}-*.conf" for one in backup_kits.KITS)
+        same = f"/etc/{kit.name}.conf /etc/{kit.name}-*.conf"
+        own = [path for path in kit.scripts if path != COMMON]
         command = Command(
-            f"for f in {paths}; do [ ! -e $f ] || {{ rm -f $f && echo $f; }} || exit 1; done"
+            f"{backup_kits.guard(kit, inventory)}"
+            "gone() { for f; do [ ! -e $f ] || { rm -f $f && echo $f; } || exit 1; done; }\n"
+            "used() { for c; do [ ! -e $c ] || return 0; done; return 1; }\n"
+            f"gone {' '.join(backup_kits.removable(kit))}\n"
+            f"used {same} || gone {' '.join(own)}\n"
+            f"used {every} || gone {COMMON}\n"
         )
-        return host.check(command, "removing the backup").stdout.split()
+        result = host.run(command)
+        check_owner(result, kit)
+        return succeeded(result, "removing the backup").stdout.split()
 
     return fleet.fan_out(backup_kits.hosts(inventory), remove)
 
@@ -247,9 +362,11 @@ def note_images(fleet: Fleet, images: Mapping[str, str]) -> None:
     told by the next installation or deploy.
     """
     content = "".join(f"{service} {image}\n" for service, image in sorted(images.items()))
-    write = write_command([RemoteFile(backup_kits.IMAGES, content.encode())])
-    installed = f"[ -e {backup_kits.DATABASE.config} ] || exit 0\n"
+    entries = fleet.inventory.with_role("db")
+    kit = kit_of(entries[0], fleet.inventory)
+    write = write_command([RemoteFile(kit.images, content.encode())])
+    installed = f"[ -e {kit.config} ] || exit 0\n{backup_kits.guard(kit, fleet.inventory)}"
     fleet.fan_out(
-        fleet.inventory.with_role("db"),
+        entries,
         lambda host: host.run(Command(installed + write.script, stdin=write.stdin)),
     )

@@ -5,9 +5,10 @@ attachments on role=app hosts. Paths, files, packages; nothing here runs anythin
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +25,9 @@ COMMON = "/usr/local/lib/backup-common.sh"
 """What the scripts share."""
 RESTORE = "/usr/local/bin/restore-pg.sh"
 """The way back, which the schedule uses for drills; the parts that it sources lie with COMMON."""
-IMAGES = "/etc/backup-pg.images"
-"""Which images the stacks run, for the manifest: "SERVICE IMAGE" a line."""
+
+OTHER_PROJECT = 96
+"""Exit code of `guard`; no script of ours has it."""
 
 # Debian packages by the program that is looked for.
 _PACKAGES = {"aws": "awscli", "cron": "cron", "logrotate": "logrotate"}
@@ -38,7 +40,10 @@ _COMPRESSORS = {
 
 @dataclass(frozen=True)
 class Kit:
-    """The files of one kind of backup: all are named after its script, by `name`."""
+    """The files of one kind of backup: all are named after its script, by `name`.
+
+    The scripts are shared by all projects on a host; what is about one project is named after it.
+    """
 
     name: str
     ready: str
@@ -47,6 +52,37 @@ class Kit:
     """What it means that the check found nothing to back up on this host."""
     others: tuple[str, ...] = ()
     """Further scripts that come with it."""
+    project: str = ""
+
+    @property
+    def of_database(self) -> bool:
+        """Whether it is the database's, not the attachments'."""
+        return self.name == DATABASE.name
+
+    @property
+    def named(self) -> str:
+        """What files of this project are called."""
+        return f"{self.name}-{self.project}" if self.project else self.name
+
+    @property
+    def command(self) -> str:
+        """The script with its settings."""
+        return f"{self.script} --config {self.config}" if self.project else self.script
+
+    @property
+    def scripts(self) -> tuple[str, ...]:
+        """Every script, which all projects on a host share."""
+        return (self.script, COMMON, *self.others)
+
+    @property
+    def images(self) -> str:
+        """Which images the stacks run, for the manifest: "SERVICE IMAGE" a line."""
+        return f"/etc/{self.named}.images"
+
+    @property
+    def state_dir(self) -> str:
+        """Where backup-files.sh keeps its lock and what it compares."""
+        return f"/var/lib/{self.named}"
 
     @property
     def script(self) -> str:
@@ -56,32 +92,32 @@ class Kit:
     @property
     def config(self) -> str:
         """Its settings."""
-        return f"/etc/{self.name}.conf"
+        return f"/etc/{self.named}.conf"
 
     @property
     def credentials(self) -> str:
         """The AWS key from the vault."""
-        return f"/etc/{self.name}.aws"
+        return f"/etc/{self.named}.aws"
 
     @property
     def cron(self) -> str:
         """Its schedule."""
-        return f"/etc/cron.d/{self.name}"
+        return f"/etc/cron.d/{self.named}"
 
     @property
     def logrotate(self) -> str:
         """How long its log is kept."""
-        return f"/etc/logrotate.d/{self.name}"
+        return f"/etc/logrotate.d/{self.named}"
 
     @property
     def log(self) -> str:
         """Its log."""
-        return f"/var/log/{self.name}.log"
+        return f"/var/log/{self.named}.log"
 
     @property
     def checked(self) -> str:
         """Holds the fingerprint of what the last successful check was made with."""
-        return f"/var/lib/{self.name}.checked"
+        return f"/var/lib/{self.named}.checked"
 
 
 DATABASE = Kit(
@@ -95,8 +131,16 @@ ATTACHMENTS = Kit(
     "ready: the bucket can be written, NocoDB's files are here",
     "the bucket can be written; NocoDB has never run here, so there are no files",
 )
-FILES_DIR = "/var/lib/backup-files"
-"""Where backup-files.sh keeps its lock and what it compares."""
+
+
+KITS = (DATABASE, ATTACHMENTS)
+
+
+def scripts_version() -> str:
+    """The version of the scripts in this repository."""
+    found = re.search(r"^readonly VERSION=([0-9.]+)$", _content(Path(COMMON).name).decode(), re.M)
+    assert found
+    return found[1]
 
 
 def hosts(inventory: Inventory) -> tuple[HostEntry, ...]:
@@ -105,9 +149,29 @@ def hosts(inventory: Inventory) -> tuple[HostEntry, ...]:
     return inventory.with_role("db") + app
 
 
-def kit_of(entry: HostEntry) -> Kit:
+def kit_of(entry: HostEntry, inventory: Inventory) -> Kit:
     """The kit of a host, by its role."""
-    return DATABASE if entry.role == "db" else ATTACHMENTS
+    kit = DATABASE if entry.role == "db" else ATTACHMENTS
+    return replace(kit, project=inventory.project)
+
+
+def owner_setting(kit: Kit, inventory: Inventory) -> str:
+    """The line of the settings that says what they are for: no two projects have the same."""
+    if kit.of_database:
+        return f"DB_SERVICE_NAME={shlex.quote(inventory.postgres.service)}"
+    return f"APP_STACK={shlex.quote(inventory.app.stack)}"
+
+
+def guard(kit: Kit, inventory: Inventory) -> str:
+    """The script that ends with OTHER_PROJECT where the settings are of another project, and
+    prints what they are for.
+    """
+    line = owner_setting(kit, inventory)
+    return (
+        f"if [ -e {kit.config} ] && ! grep -qxF {shlex.quote(line)} {kit.config}; then\n"
+        f"  grep -m 1 '^{line.partition('=')[0]}=' {kit.config}\n"
+        f"  exit {OTHER_PROJECT}\nfi\n"
+    )
 
 
 def files(entry: HostEntry, inventory: Inventory, secrets: Secrets) -> list[RemoteFile]:
@@ -116,7 +180,7 @@ def files(entry: HostEntry, inventory: Inventory, secrets: Secrets) -> list[Remo
     """
     from fabfile.vault import AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY
 
-    kit = kit_of(entry)
+    kit = kit_of(entry, inventory)
     key, secret = secrets.get(AWS_ACCESS_KEY_ID), secrets.get(AWS_SECRET_ACCESS_KEY)
     if (key is None) != (secret is None):
         missing = AWS_SECRET_ACCESS_KEY if secret is None else AWS_ACCESS_KEY_ID
@@ -125,8 +189,8 @@ def files(entry: HostEntry, inventory: Inventory, secrets: Secrets) -> list[Remo
             hint=f"inv secrets.set {missing}, or remove the other half",
         )
     found = [
-        *(_script(path) for path in (kit.script, COMMON, *kit.others)),
-        RemoteFile(kit.config, config(entry, inventory, own_credentials=key is not None), 0o600),
+        *(_script(path) for path in kit.scripts),
+        RemoteFile(kit.config, config(entry, inventory, secrets), 0o600),
         RemoteFile(kit.cron, cron_entry(kit, inventory), 0o644),
         RemoteFile(kit.logrotate, _from_template("backup.logrotate", LOG=kit.log), 0o644),
     ]
@@ -141,27 +205,36 @@ def files(entry: HostEntry, inventory: Inventory, secrets: Secrets) -> list[Remo
 
 def installed(kit: Kit) -> tuple[str, ...]:
     """Every path that `files` may name."""
-    return (kit.script, COMMON, *kit.others, kit.config, kit.credentials, kit.cron, kit.logrotate)
+    return (*kit.scripts, kit.config, kit.credentials, kit.cron, kit.logrotate)
 
 
 def removable(kit: Kit) -> tuple[str, ...]:
-    """Every path that an installation may have made, the schedule first."""
-    more = (IMAGES,) if kit is DATABASE else ()
-    return (kit.cron, *(p for p in installed(kit) if p != kit.cron), kit.checked, *more)
+    """Every path of this project's own that an installation may have made, the schedule first."""
+    return (kit.cron, kit.config, kit.credentials, kit.logrotate, kit.checked, kit.images)
 
 
-def config(entry: HostEntry, inventory: Inventory, *, own_credentials: bool) -> bytes:
+def config(entry: HostEntry, inventory: Inventory, secrets: Secrets) -> bytes:
     """The settings file of a host's script: shell assignments, every value quoted."""
-    kit, backup = kit_of(entry), inventory.backup
+    from fabfile import project
+    from fabfile.vault import AWS_ACCESS_KEY_ID
+
+    kit, backup = kit_of(entry, inventory), inventory.backup
     settings = {
+        "PROJECT": inventory.project,
+        "PROJECT_ID": project.of(inventory, secrets).id,
         "S3_BUCKET": backup.bucket,
         "AWS_REGION": backup.region,
         "S3_ENDPOINT_URL": backup.node_endpoint_url,
         "SSE": backup.encryption,
         "SSE_KMS_KEY_ID": backup.kms_key_id,
     }
-    settings |= _of_database(inventory) if kit is DATABASE else _of_attachments(entry, inventory)
-    if own_credentials:
+    if kit.of_database:
+        settings |= _of_database(inventory)
+        # Where it is not named after a project, the script knows.
+        settings |= {"IMAGES_FILE": kit.images} if kit.project else {}
+    else:
+        settings |= _of_attachments(entry, inventory, kit)
+    if secrets.get(AWS_ACCESS_KEY_ID) is not None:
         settings["AWS_SHARED_CREDENTIALS_FILE"] = kit.credentials
     lines = [f"{key}={shlex.quote(value)}\n" for key, value in settings.items()]
     head = f"# Settings of {kit.name}.sh, made by 'inv backup.install' from hosts.yaml.\n"
@@ -183,22 +256,23 @@ def _of_database(inventory: Inventory) -> dict[str, str]:
     }
 
 
-def _of_attachments(entry: HostEntry, inventory: Inventory) -> dict[str, str]:
-    return {"APP_STACK": inventory.app.stack, "NODE": entry.node, "STATE_DIR": FILES_DIR}
+def _of_attachments(entry: HostEntry, inventory: Inventory, kit: Kit) -> dict[str, str]:
+    return {"APP_STACK": inventory.app.stack, "NODE": entry.node, "STATE_DIR": kit.state_dir}
 
 
 def cron_entry(kit: Kit, inventory: Inventory) -> bytes:
     """The /etc/cron.d file with the schedules of hosts.yaml."""
     backup = inventory.backup
-    entry = _from_template("backup.cron", SCHEDULE=backup.schedule, SCRIPT=kit.script, LOG=kit.log)
-    if kit is not DATABASE or not backup.drill_schedule:
+    entry = _from_template("backup.cron", SCHEDULE=backup.schedule, SCRIPT=kit.command, LOG=kit.log)
+    if not kit.of_database or not backup.drill_schedule:
         return entry
-    drills = "; ".join(_drill(name, inventory) for name in inventory.postgres.databases)
+    drills = "; ".join(_drill(name, kit, inventory) for name in inventory.postgres.databases)
     return entry + f"{backup.drill_schedule} root ({drills}) >>{kit.log} 2>&1\n".encode()
 
 
-def _drill(database: str, inventory: Inventory) -> str:
+def _drill(database: str, kit: Kit, inventory: Inventory) -> str:
     words = [RESTORE, "drill", "--database", database, "--latest"]
+    words += ["--config", kit.config] if kit.project else []
     if inventory.backup.drill_with_app and database == inventory.postgres.database:
         words += ["--app", inventory.app.image]
     # cron takes a % for the end of the line.
@@ -207,7 +281,7 @@ def _drill(database: str, inventory: Inventory) -> str:
 
 def programs(entry: HostEntry, inventory: Inventory) -> dict[str, str]:
     """What must be there on a host: program -> Debian package."""
-    if kit_of(entry) is ATTACHMENTS:
+    if not kit_of(entry, inventory).of_database:
         return _PACKAGES
     tool = inventory.backup.compression.partition("-")[0]
     return _PACKAGES | {"pigz": "pigz"} | _COMPRESSORS.get(tool, {})

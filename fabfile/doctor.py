@@ -199,7 +199,7 @@ def _backup(expected: Expected, entry: HostEntry, facts: Facts) -> list[Check]:
         )
     )
     checks.append(_bucket(facts))
-    if kit_of(entry) is backup_kits.DATABASE:
+    if kit_of(entry, expected.inventory).of_database:
         checks.append(_dump_disk(expected, facts))
     return checks
 
@@ -209,7 +209,15 @@ def _files(expected: Expected, entry: HostEntry, facts: Facts) -> Check:
         return Check(
             "backup", False, "cannot be compared: the vault did not open", "see the check 'vault'"
         )
-    if kit_of(entry).script not in facts.files:
+    kit = kit_of(entry, expected.inventory)
+    if facts.owner and facts.owner != backup_kits.owner_setting(kit, expected.inventory):
+        return Check(
+            "backup",
+            False,
+            f"{kit.config} is of another project ({facts.owner})",
+            "give this project a name ('project:' in hosts.yaml), then: inv backup.install",
+        )
+    if kit.script not in facts.files:
         return Check("backup", False, "is not installed", _INSTALL)
     wanted = {file.path: file for file in expected.files[entry.name]}
     wrong = sorted(path for path in wanted if not _same(wanted[path], facts))

@@ -117,6 +117,8 @@ class Facts:
     """Manager -> Leader, Reachable or Unreachable; only managers know it."""
     cluster: Cluster | None
     cluster_problem: str
+    owner: str = ""
+    """The line of the backup's settings that says what they are for; "" where there are none."""
     files: Mapping[str, FileFacts] = field(default_factory=dict)
     missing_programs: tuple[str, ...] = ()
     dump_free: int | None = None
@@ -165,10 +167,12 @@ def _is_remote(address: str) -> bool:
 
 
 def _backup_part(entry: HostEntry, inventory: Inventory) -> str:
-    kit = backup_kits.kit_of(entry)
+    kit = backup_kits.kit_of(entry, inventory)
+    owner = backup_kits.owner_setting(kit, inventory).partition("=")[0]
     paths = backup_kits.installed(kit)
     needed = " ".join(map(shlex.quote, backup_kits.programs(entry, inventory)))
     script = (
+        f"section owner\ngrep -m 1 '^{owner}=' {kit.config} 2>/dev/null\n"
         "section files\n"
         f"for f in {' '.join(paths)}; do\n"
         '  [ ! -f "$f" ] || echo "$(sha256sum <"$f" | cut -d " " -f 1) '
@@ -177,10 +181,11 @@ def _backup_part(entry: HostEntry, inventory: Inventory) -> str:
         "section programs\n"
         f'for p in {needed}; do command -v "$p" >/dev/null || echo "$p"; done\n'
     )
-    if kit is backup_kits.DATABASE:
+    if kit.of_database:
         folder = f"{inventory.backup.directory}/{inventory.postgres.database}"
         script += _DUMPS.replace("@FOLDER@", shlex.quote(folder))
-    prefix = "postgres/" if kit is backup_kits.DATABASE else "files/"
+    prefix = f"{inventory.project}/" if inventory.project else ""
+    prefix += "postgres/" if kit.of_database else "files/"
     return script + _BUCKET.replace("@CONFIG@", kit.config).replace("@PREFIX@", prefix)
 
 
@@ -243,6 +248,7 @@ def parse(result: Result, asked: float, heard: float) -> Facts:
         quorum={w[0]: " ".join(w[1:]) for w in _rows(sections.get("quorum", ""))},
         cluster=cluster,
         cluster_problem=problem,
+        owner=sections.get("owner", "").strip(),
         files={w[3]: FileFacts(w[0], w[1], w[2]) for w in _rows(sections.get("files", ""))},
         missing_programs=tuple(sections.get("programs", "").split()),
         dump_free=dumps[0] if dumps else None,

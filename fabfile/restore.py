@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fabfile.backup_host import RUN_TIMEOUT
-from fabfile.backup_kits import RESTORE
+from fabfile.backup_host import RUN_TIMEOUT, check_owner
+from fabfile.backup_kits import RESTORE, guard, kit_of
 from fabfile.errors import CheckFailedError, SwarmkeepError, UnreachableError
 from fabfile.transport import Command, Host, Result
 
@@ -53,28 +53,28 @@ class Restored:
 def restore_command(
     database: str, stamp: str, into: str, jobs: int, *, goes_live: bool = False
 ) -> str:
-    """The command that restores a set into a new database; `jobs` 0 leaves it to the host.
+    """The script's arguments that restore a set into a new database; `jobs` 0: as the host likes.
 
     Where it `goes_live`, it has the planner's statistics from its first moment on.
     """
     words = ["restore", "--database", database, "--set", stamp, "--into", into]
     words += ["--jobs", str(jobs)] if jobs else []
-    return _line(*words, *(["--analyze"] if goes_live else []), "--progress")
+    return shlex.join([*words, *(["--analyze"] if goes_live else []), "--progress"])
 
 
 def drill_command(database: str, stamp: str, app: str) -> str:
-    """The command that drills a set; `app` is the NocoDB image to start on it, "" for none."""
+    """The script's arguments that drill a set; `app`: the NocoDB image to start on it, or ""."""
     words = ["drill", "--database", database, "--set", stamp]
-    return _line(*words, *(["--app", app] if app else []), "--progress")
+    return shlex.join([*words, *(["--app", app] if app else []), "--progress"])
 
 
 def swap_command(database: str, other: str, keep_as: str) -> str:
-    """The command that lets another database take a database's name."""
-    return _line("swap", "--database", database, "--with", other, "--keep-as", keep_as)
+    """The script's arguments that let another database take a database's name."""
+    return shlex.join(["swap", "--database", database, "--with", other, "--keep-as", keep_as])
 
 
 def run(host: Host, line: str, say: Say, on_step: OnStep = lambda _step: None) -> Restored:
-    """Run one of these commands. `say` gets what it logs, `on_step` how far it is.
+    """Run the script with such arguments. `say` gets what it logs, `on_step` how far it is.
 
     Raises SwarmkeepError with the script's own reason and advice.
     """
@@ -91,7 +91,11 @@ def run(host: Host, line: str, say: Say, on_step: OnStep = lambda _step: None) -
         if level != "ERROR":
             say(f"warning: {message}" if level == "WARNING" else message)
 
-    result = host.run(Command(line), timeout=RUN_TIMEOUT, on_line=read)
+    kit = kit_of(host.entry, host.inventory)
+    # Settings of another project would lead to another database.
+    script = f"{guard(kit, host.inventory)}exec {RESTORE} {line} --config {kit.config} 2>&1"
+    result = host.run(Command(script), timeout=RUN_TIMEOUT, on_line=read)
+    check_owner(result, kit)
     if result.exit_code:
         raise _error(result, [message for level, message in log if level == "ERROR"])
     facts = dict(_FACT.findall(log[-1][1] if log else ""))
@@ -107,10 +111,6 @@ def _error(result: Result, reasons: list[str]) -> SwarmkeepError:
     message, _, advice = said[-1].partition("; next: ")
     kind = _ERRORS.get(result.exit_code, SwarmkeepError)
     return kind(f"{result.host}: {message}", hint=advice, details=tuple(said[:-1]))
-
-
-def _line(*words: str) -> str:
-    return f"exec {RESTORE} {shlex.join(words)} 2>&1"
 
 
 def _number(text: str) -> int:

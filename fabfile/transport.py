@@ -337,8 +337,11 @@ put() {
 """
 
 
-def write_command(files: Sequence[RemoteFile]) -> Command:
-    """Given files, return the one command that puts them all in place."""
+def write_command(files: Sequence[RemoteFile], *, functions: bool = True) -> Command:
+    """Given files, return the one command that puts them all in place.
+
+    Without `functions` it goes on where another such command has ended.
+    """
     calls = [f"put {shlex.quote(f.path)} {f.mode:o} {shlex.quote(f.owner)}\n" for f in files]
     body = b"".join(base64.b64encode(f.content) + b"\n" for f in files)
-    return Command(_WRITE + "".join(calls), stdin=body)
+    return Command((_WRITE if functions else "") + "".join(calls), stdin=body)

@@ -29,8 +29,8 @@ T = TypeVar("T")
 DRY = "dry run, nothing was changed"
 
 
-@command()
-def install(ctx: Context, hosts: str | None = None) -> None:
+@command(help={"take-over": "also where a host's settings are another project's"})
+def install(ctx: Context, hosts: str | None = None, take_over: bool = False) -> None:
     """Put the backup on the db and app hosts."""
     inventory = read_inventory(hosts)
     secrets = read_vault(inventory)
@@ -41,6 +41,8 @@ def install(ctx: Context, hosts: str | None = None) -> None:
     def show(name: str, done: Installed) -> None:
         for change in done.changes:
             print(f"{name}: {change}")
+        if done.kept:
+            print(f"{name}: keeps its scripts, version {done.kept}, which are newer than ours")
         if not done.changes:
             print(f"{name}: nothing to change")
         if done.checked:
@@ -50,7 +52,7 @@ def install(ctx: Context, hosts: str | None = None) -> None:
         outcomes = hosts_on_record(
             fleet,
             "backup.install",
-            lambda: backup_host.install(fleet, inventory, secrets),
+            lambda: backup_host.install(fleet, inventory, secrets, take_over=take_over),
             lambda done: done.changes if done else (),
         )
         if not all(o.value.knows_images for o in outcomes if o.value):
@@ -85,7 +87,7 @@ def run(ctx: Context, hosts: str | None = None) -> None:
         if inventory.backup.files:
             hosts_ += [fleet.host(entry) for entry in inventory.with_role("app")]
         for host in hosts_:
-            print(f"{host.name}: {backup_kits.kit_of(host.entry).script}", flush=True)
+            print(f"{host.name}: {backup_kits.kit_of(host.entry, inventory).script}", flush=True)
             codes.append(backup_host.run(host, lambda line: print(line, flush=True)))
             if codes[-1] == backup_host.NO_CONTAINER and host.entry.role == "app":
                 print(f"{host.name}: {backup_kits.ATTACHMENTS.absent}")
@@ -134,7 +136,8 @@ def uninstall(ctx: Context, hosts: str | None = None) -> None:
             lambda paths: [f"removed {path}" for path in paths or ()],
         )
         _show_each(outcomes, show, dry=is_dry(ctx))
-    print(f"left in place: {inventory.backup.directory} and /var/log/backup-*.log")
+    logs = inventory.named("/var/log/backup-*") + ".log"
+    print(f"left in place: {inventory.backup.directory} and {logs}")
 
 
 def _show_each(

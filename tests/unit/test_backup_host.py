@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fabfile import backup_host, backup_kits, hosts_file
+from fabfile import backup_host, backup_kits, hosts_file, project
 from fabfile.backup_kits import ATTACHMENTS, DATABASE
-from fabfile.errors import SwarmkeepError
+from fabfile.errors import CONFIG, ConfigError, SwarmkeepError
 from fabfile.secret import Secret
-from fabfile.transport import RemoteFile, Result
+from fabfile.transport import Command, RemoteFile, Result
 
 KEY, SECRET = "vault_aws_access_key_id", "vault_aws_secret_access_key"
 
@@ -23,6 +23,9 @@ class Vault:
 
     def __init__(self, **entries: str) -> None:
         self._entries = entries
+
+    def name_key(self) -> bytes:
+        return self._entries.get("key", "key").encode()
 
     def get(self, name: str) -> Secret | None:
         value = self._entries.get(name)
@@ -55,8 +58,21 @@ def db_files(inventory, vault):
     return backup_kits.files(db(inventory), inventory, vault)
 
 
-def db_config(inventory, **options):
-    return backup_kits.config(db(inventory), inventory, **options)
+def db_config(inventory, vault=None):
+    return backup_kits.config(db(inventory), inventory, vault or Vault())
+
+
+def put(inventory, vault=None, role="db", **options):
+    """What installs the backup on the host of a role."""
+    entry, vault = inventory.with_role(role)[0], vault or Vault()
+    return backup_host.put_command(
+        backup_kits.kit_of(entry, inventory),
+        inventory,
+        project.of(inventory, vault).id,
+        backup_kits.files(entry, inventory, vault),
+        backup_kits.programs(entry, inventory),
+        **options,
+    )
 
 
 def sourced(config: bytes, *names: str) -> list[str]:
@@ -67,7 +83,7 @@ def sourced(config: bytes, *names: str) -> list[str]:
 
 
 def test_settings_say_what_hosts_yaml_says(inventory):
-    config = db_config(inventory, own_credentials=False)
+    config = db_config(inventory)
     names = ("PG_DB", "PG_USER", "DB_SERVICE_NAME", "S3_BUCKET", "AWS_REGION", "S3_ENDPOINT_URL")
     assert sourced(config, *names) == [
         "nocodb",
@@ -84,7 +100,7 @@ def test_settings_say_what_hosts_yaml_says(inventory):
 def test_no_setting_is_ever_executed(inventory, evil, tmp_path):
     # hosts.yaml refuses most of these; the settings file must not depend on that.
     hostile = replace(inventory, backup=replace(inventory.backup, directory=evil))
-    assert sourced(db_config(hostile, own_credentials=False), "BACKUP_DIR") == [evil]
+    assert sourced(db_config(hostile), "BACKUP_DIR") == [evil]
     assert not Path("pwned").exists()
 
 
@@ -100,8 +116,7 @@ def test_credentials_go_into_a_file_of_their_own_and_nowhere_else(inventory):
 def test_without_credentials_in_the_vault_the_nodes_own_are_used(inventory):
     files = db_files(inventory, Vault())
     assert "/etc/backup-pg.aws" not in {f.path for f in files}
-    command = backup_host.put_command(DATABASE, files, {})
-    assert "rm -f /etc/backup-pg.aws" in command.script
+    assert "rm -f /etc/backup-pg.aws" in put(inventory).script
 
 
 @pytest.mark.parametrize("there", [KEY, SECRET])
@@ -114,10 +129,7 @@ def test_half_a_key_is_refused(inventory, there):
 
 
 def test_secrets_travel_through_stdin(inventory):
-    files = db_files(inventory, Vault(**{KEY: "AK", SECRET: "s3cr3t"}))
-    command = backup_host.put_command(
-        DATABASE, files, backup_kits.programs(db(inventory), inventory)
-    )
+    command = put(inventory, Vault(**{KEY: "AK", SECRET: "s3cr3t"}))
     assert "s3cr3t" not in command.script
     assert "AK" not in command.script
 
@@ -172,7 +184,7 @@ def test_several_databases_and_encryption_reach_the_settings(inventory):
             drill_memory=2**31 + 5, drill_cpus=2,
         ),
     )  # fmt: skip
-    config = backup_kits.config(db(changed), changed, own_credentials=False)
+    config = db_config(changed)
     names = ("PG_DB", "SSE", "SSE_KMS_KEY_ID", "COUNT_ROWS", "DRILL_MEMORY", "DRILL_CPUS")
     assert sourced(config, *names) == ["nocodb other", "aws:kms", "k-1", "no", "2048m", "2"]
 
@@ -185,14 +197,16 @@ def test_whether_it_works_is_left_open_where_there_is_no_database_yet(inventory,
     class Host:
         name, entry = "d", db(inventory)
 
-        def check(self, command, what, **more):
-            return Result("d", 0, "changed /usr/local/bin/backup-pg.sh\n", "")
+        def __init__(self):
+            self.inventory = inventory
 
         def run(self, command, **more):
+            if command.script == "put":
+                return Result("d", 0, "changed /usr/local/bin/backup-pg.sh\n", "")
             asked.append(command.script)
             return Result("d", 0, "", "")
 
-    done = backup_host._install_on(Host(), [], {}, check=check)
+    done = backup_host._install_on(Host(), [], Command("put"), check=check)
     assert done.changes == ["/usr/local/bin/backup-pg.sh"]
     assert len(asked) == check
     assert all("backup-pg.sh --check" in script for script in asked)
@@ -206,3 +220,177 @@ def test_the_fingerprint_changes_with_content_and_mode():
     }
     assert len(marks) == 3
     assert backup_kits.fingerprint(base) == backup_kits.fingerprint(list(base))
+
+
+class Machine:
+    """A host whose files lie in a folder; its commands are run by the real sh."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for folder in ("etc", "usr/local", "var"):
+            (root / folder).mkdir(parents=True)
+
+    def run(self, command: Command) -> Result:
+        script = command.script
+        for folder in ("/etc/", "/usr/local/", "/var/"):
+            script = script.replace(folder, f"{self.root}{folder}")
+        done = subprocess.run(
+            ["sh", "-c", script], input=command.stdin, capture_output=True, check=False
+        )
+        said = done.stdout.decode().replace(str(self.root), "")
+        return Result("d", done.returncode, said, done.stderr.decode())
+
+    def files(self) -> dict[str, str]:
+        return {
+            f"/{path.relative_to(self.root)}": path.read_text()
+            for path in self.root.rglob("*")
+            if path.is_file()
+        }
+
+
+def named(inventory, name="staging"):
+    """The same hosts as another project, with its own stacks."""
+    stack = f"{name}-dbstack"
+    return replace(
+        inventory,
+        project=name,
+        postgres=replace(inventory.postgres, stack=stack, service=f"{stack}_root_db"),
+    )
+
+
+@pytest.fixture
+def machine(tmp_path):
+    return Machine(tmp_path / "machine")
+
+
+def test_two_projects_have_files_of_their_own_and_share_the_scripts(inventory, machine):
+    machine.run(put(inventory, Vault(key="one", **{KEY: "A", SECRET: "B"})))
+    first = machine.files()
+    assert "/etc/backup-pg.aws" in first
+    said = machine.run(put(named(inventory), Vault(key="two")))
+    assert said.exit_code == 0, said.stderr
+    both = machine.files()
+    assert {path: both[path] for path in first} == first
+    more = set(both) - set(first)
+    assert more == {
+        f"/etc/{path}"
+        for path in (
+            "backup-pg-staging.conf",
+            "cron.d/backup-pg-staging",
+            "logrotate.d/backup-pg-staging",
+        )
+    }
+    cron = both["/etc/cron.d/backup-pg-staging"]
+    assert "backup-pg.sh --config /etc/backup-pg-staging.conf >>" in cron
+    assert both["/etc/logrotate.d/backup-pg-staging"].startswith("/var/log/backup-pg-staging.log")
+    config = both["/etc/backup-pg-staging.conf"].encode()
+    assert sourced(config, "PROJECT", "IMAGES_FILE") == [
+        "staging",
+        "/etc/backup-pg-staging.images",
+    ]
+
+
+@pytest.mark.parametrize("by_earlier_version", [True, False])
+def test_settings_of_another_project_are_not_overwritten_unless_that_is_said(
+    inventory, machine, by_earlier_version
+):
+    """Seen: a second hosts file took the first one's settings, and nobody backed that up again."""
+    machine.run(put(inventory, Vault(key="one")))
+    config = machine.root / "etc/backup-pg.conf"
+    if by_earlier_version:
+        lines = config.read_text().splitlines(keepends=True)
+        config.write_text("".join(line for line in lines if not line.startswith("PROJECT")))
+    before = machine.files()
+    other = replace(named(inventory), project="")
+    said = machine.run(put(other, Vault(key="two")))
+    assert machine.files() == before
+    with pytest.raises(ConfigError) as caught:
+        backup_host.check_owner(said, DATABASE)
+    assert caught.value.exit_code == CONFIG
+    assert "/etc/backup-pg.conf is of another project" in caught.value.message
+    assert "project:" in caught.value.hint
+    machine.run(put(other, Vault(key="two"), take_over=True))
+    assert "staging-dbstack_root_db" in machine.files()["/etc/backup-pg.conf"]
+
+
+def test_settings_of_an_earlier_version_are_carried_over(inventory, machine):
+    machine.run(put(inventory))
+    config = machine.root / "etc/backup-pg.conf"
+    lines = config.read_text().splitlines(keepends=True)
+    config.write_text("".join(line for line in lines if not line.startswith("PROJECT")))
+    said = machine.run(put(inventory))
+    assert said.exit_code == 0
+    assert "changed /etc/backup-pg.conf" in said.stdout
+    assert "PROJECT_ID=" in config.read_text()
+    assert "changed" not in machine.run(put(inventory)).stdout
+
+
+def test_a_project_that_gets_a_name_is_not_backed_up_twice(inventory, machine):
+    machine.run(put(inventory, Vault(**{KEY: "A", SECRET: "B"})))
+    same_service = replace(inventory, project="prod")
+    said = machine.run(put(same_service))
+    assert "removed /etc/cron.d/backup-pg\n" in said.stdout
+    left = {path for path in machine.files() if path.startswith("/etc/")}
+    assert left == {
+        "/etc/backup-pg-prod.conf",
+        "/etc/cron.d/backup-pg-prod",
+        "/etc/logrotate.d/backup-pg-prod",
+    }
+
+
+def test_scripts_are_never_replaced_by_older_ones(inventory, machine, monkeypatch):
+    machine.run(put(inventory))
+    scripts = {p: text for p, text in machine.files().items() if p.startswith("/usr/")}
+    common = machine.root / "usr/local/lib/backup-common.sh"
+    newer = common.read_text().replace(f"VERSION={backup_kits.scripts_version()}", "VERSION=0.10.0")
+    common.write_text(newer)
+    said = machine.run(put(named(inventory)))
+    assert "kept 0.10.0" in said.stdout
+    assert common.read_text() == newer
+    assert "/etc/backup-pg-staging.conf" in machine.files()
+    common.write_text(newer.replace("VERSION=0.10.0", "VERSION=0.1.9"))
+    machine.run(put(named(inventory)))
+    assert {p: text for p, text in machine.files().items() if p.startswith("/usr/")} == scripts
+
+
+def uninstall(inventory, machine, role="db"):
+    """Take the backup off the host of a role, as the command does."""
+
+    class Host:
+        entry = inventory.with_role(role)[0]
+
+        def run(self, command):
+            return machine.run(command)
+
+    class Fleet:
+        def fan_out(self, entries, act):
+            return act(Host())
+
+    return backup_host.uninstall(Fleet(), inventory)
+
+
+def test_one_project_is_removed_and_the_other_keeps_all_it_needs(inventory, machine):
+    machine.run(put(inventory))
+    alone = machine.files()
+    machine.run(put(named(inventory)))
+    removed = uninstall(named(inventory), machine)
+    assert machine.files() == alone
+    assert set(removed) == {
+        "/etc/cron.d/backup-pg-staging",
+        "/etc/backup-pg-staging.conf",
+        "/etc/logrotate.d/backup-pg-staging",
+    }
+    machine.run(put(inventory, role="app"))
+    uninstall(inventory, machine)
+    # What both kinds of backup share stays for the other.
+    assert "/usr/local/lib/backup-common.sh" in machine.files()
+    uninstall(inventory, machine, "app")
+    assert machine.files() == {}
+
+
+def test_another_projects_backup_is_not_removed(inventory, machine):
+    machine.run(put(inventory))
+    before = machine.files()
+    with pytest.raises(ConfigError, match="is of another project"):
+        uninstall(replace(named(inventory), project=""), machine)
+    assert machine.files() == before

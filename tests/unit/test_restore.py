@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,7 +21,11 @@ LOG = "2026-11-22T02:15:01Z {} run=20261122T021500Z-7 {}"
 class FakeHost:
     """Says what the script would say."""
 
-    def __init__(self, lines: list[str], code: int = 0) -> None:
+    def __init__(self, lines: list[str], code: int = 0, project: str = "") -> None:
+        self.entry = SimpleNamespace(role="db")
+        self.inventory = SimpleNamespace(
+            project=project, postgres=SimpleNamespace(service="dbstack_root_db")
+        )
         self.lines, self.code, self.ran = lines, code, ""
 
     def run(self, command, *, timeout, on_line):
@@ -32,18 +37,13 @@ class FakeHost:
 
 def test_the_commands_are_quoted():
     assert restore.restore_command("nocodb", STAMP, "a.b-c", 3) == (
-        f"exec /usr/local/bin/restore-pg.sh restore --database nocodb --set {STAMP} "
-        "--into a.b-c --jobs 3 --progress 2>&1"
+        f"restore --database nocodb --set {STAMP} --into a.b-c --jobs 3 --progress"
     )
     assert "--jobs" not in restore.restore_command("nocodb", STAMP, "x", 0)
     live = restore.restore_command("nocodb", STAMP, "x", 0, goes_live=True)
-    assert live.endswith("--into x --analyze --progress 2>&1")
-    assert restore.drill_command("n", STAMP, "img:1; rm").endswith(
-        "--app 'img:1; rm' --progress 2>&1"
-    )
-    assert restore.swap_command("a", "b", "c").endswith(
-        "swap --database a --with b --keep-as c 2>&1"
-    )
+    assert live.endswith("--into x --analyze --progress")
+    assert restore.drill_command("n", STAMP, "img:1; rm").endswith("--app 'img:1; rm' --progress")
+    assert restore.swap_command("a", "b", "c").endswith("swap --database a --with b --keep-as c")
 
 
 def test_log_progress_and_result_are_told_apart():
@@ -87,6 +87,20 @@ def test_its_reason_and_advice_are_ours(code, kind):
     assert caught.value.message == "db1: the set is damaged"
     assert caught.value.hint == "use another"
     assert caught.value.details == ("pg_restore: said this",)
+
+
+@pytest.mark.parametrize("project", ["", "staging"])
+def test_it_runs_with_the_projects_own_settings_or_not_at_all(project):
+    """Settings of another project name another database: a restore would go into that."""
+    host = FakeHost([LOG.format("INFO", "restore complete tables=1 rows=1 seconds=1")], 0, project)
+    restore.run(host, "restore --set x", print)
+    config = f"/etc/backup-pg{'-staging' if project else ''}.conf"
+    assert f"exec /usr/local/bin/restore-pg.sh restore --set x --config {config}" in host.ran
+    assert host.ran.startswith(
+        f"if [ -e {config} ] && ! grep -qxF DB_SERVICE_NAME=dbstack_root_db {config}; then"
+    )
+    with pytest.raises(ConfigError, match=f"{config} is of another project"):
+        restore.run(FakeHost(["DB_SERVICE_NAME=x"], 96, project), "restore", print)
 
 
 def test_not_installed_and_silent():
