@@ -13,7 +13,10 @@ from fabfile.errors import SwarmkeepError
 from fabfile.origin import Origin
 from fabfile.transport import Command, Fleet, Host, values
 
-PATH = "/var/log/swarmkeep-audit.jsonl"
+
+def path(project: str) -> str:
+    """Where a project's log is on a manager; "" is the project without a name."""
+    return f"/var/log/swarmkeep-audit{project and '-'}{project}.jsonl"
 
 
 def entry(
@@ -43,12 +46,12 @@ def entry(
     return line | {key: value for key, value in optional.items() if value not in ("", None, [])}
 
 
-def append_script(line: dict[str, Any]) -> str:
+def append_script(line: dict[str, Any], project: str) -> str:
     """The script that appends a line; a log that cannot be written stops nothing."""
     rest = json.dumps(line, ensure_ascii=False)[1:]
     return (
         '(umask 077; printf \'{"time": "%s", %s\\n\' '
-        f'"$(date -u +%Y-%m-%dT%H:%M:%SZ)" {shlex.quote(rest)} >>{PATH}) || :\n'
+        f'"$(date -u +%Y-%m-%dT%H:%M:%SZ)" {shlex.quote(rest)} >>{path(project)}) || :\n'
     )
 
 
@@ -79,7 +82,8 @@ def read(fleet: Fleet, lines: int) -> Log:
 
     Managers that cannot be reached are left out as long as one can.
     """
-    script = f"[ ! -e {PATH} ] || tail -n {lines} {PATH}"
+    file = path(fleet.inventory.project)
+    script = f"[ ! -e {file} ] || tail -n {lines} {file}"
     outcomes = fleet.fan_out(
         fleet.inventory.managers(),
         lambda host: host.check(Command(script, changes=False), "reading the audit log").stdout,

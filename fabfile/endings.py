@@ -96,7 +96,7 @@ def make(
         seconds=seconds,
         release=number or None,
     )
-    log = audit.append_script(line)
+    log = audit.append_script(line, wanted.project.name)
     return Ending(number, keep + _remove_old_secrets(wanted, cluster) + log, content, log)
 
 

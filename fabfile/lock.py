@@ -29,7 +29,7 @@ from contextlib import contextmanager
 from fabfile import lock_text, origin
 from fabfile.cluster import split_sections
 from fabfile.errors import SwarmkeepError
-from fabfile.lock_text import CHANGE_SECONDS, LEASE_SECONDS, LOST, NO_ANSWER, Answer, Holder
+from fabfile.lock_text import CHANGE_SECONDS, LEASE_SECONDS, LOST, NO_ANSWER, Answer, Holder, Names
 from fabfile.origin import Origin
 from fabfile.transport import Command, Host, Result
 
@@ -55,6 +55,7 @@ class Lease:
         self.output = output
         """Sections of what was run in the round trip that got the lock."""
         self._id = lock_id
+        self._names = _names(manager)
         self._token = token
         self._numbers = itertools.count(1)
         self._over = threading.Event()
@@ -66,7 +67,7 @@ class Lease:
 
         Raises LockLostError, or SwarmkeepError if it takes longer than CHANGE_SECONDS.
         """
-        guarded = lock_text.guard_script(self._id, self._token, next(self._numbers), script)
+        guarded = self._guarded(script)
         result = self.manager.run(Command(guarded, stdin))
         self._check(result)
         return result
@@ -76,7 +77,7 @@ class Lease:
 
         Raises as `change`: whoever lost the lock meanwhile has nothing to finish.
         """
-        guarded = lock_text.guard_script(self._id, self._token, next(self._numbers), script)
+        guarded = self._guarded(script)
         result = self._give_back(f"(\n{guarded})\ncode=$?\n", "exit $code\n", stdin)
         self._check(result)
         return result
@@ -85,12 +86,16 @@ class Lease:
         """Give the lock back, after a script that is no change (a line in the log)."""
         return self._give_back(script, "exit 0\n", b"")
 
+    def _guarded(self, script: str) -> str:
+        number = next(self._numbers)
+        return lock_text.guard_script(self._names, self._id, self._token, number, script)
+
     def _give_back(self, first: str, last: str, stdin: bytes) -> Result:
         self._over.set()
         if self._thread.is_alive():
             self._thread.join(BEAT_SECONDS)
         self._released = True
-        give_back = lock_text.give_back_script(self._id, self._token)
+        give_back = lock_text.give_back_script(self._names, self._id, self._token)
         return self.manager.run(Command(first + give_back + last, stdin))
 
     def start(self) -> None:
@@ -109,7 +114,7 @@ class Lease:
         for number in itertools.count(1):
             if self._over.wait(BEAT_SECONDS):
                 return
-            script = lock_text.beat_script(self._id, self._token, number)
+            script = lock_text.beat_script(self._names, self._id, self._token, number)
             try:
                 result = self.manager.run(Command(script))
             except SwarmkeepError:
@@ -155,29 +160,30 @@ def held(
 
 def peek(manager: Host) -> Holder | None:
     """Who holds the lock, None if it is free."""
-    result = manager.run(Command(lock_text.peek_script(), changes=False))
-    return _answer(result, "").holder
+    names = _names(manager)
+    result = manager.run(Command(lock_text.peek_script(names), changes=False))
+    return _answer(names, result, "").holder
 
 
 def take_away(manager: Host, holder: Holder) -> bool:
     """Take a holder's lock away; return whether it still had it."""
-    return manager.run(Command(lock_text.break_script(holder))).exit_code == 0
+    return manager.run(Command(lock_text.break_script(_names(manager), holder))).exit_code == 0
 
 
 def _acquire(manager: Host, who: Origin, why: str, *, wait: bool, say: Say, also: str) -> Lease:
-    token = secrets.token_hex(8)
+    names, token = _names(manager), secrets.token_hex(8)
     about = json.dumps({"who": who.who, "why": why, "process": origin.process()}).encode()
-    script = lock_text.attempt_script(token) + also
+    script = lock_text.attempt_script(names, token) + also
     told = ""
     while True:
-        answer = _answer(manager.run(Command(script, about)), token)
+        answer = _answer(names, manager.run(Command(script, about)), token)
         if answer.taken and not answer.changing:
             if answer.leftovers:
                 manager.run(Command(lock_text.tidy_script(answer.leftovers)))
             return Lease(manager, answer.taken, token, answer.output)
         holder = answer.holder
         if answer.taken:
-            manager.run(Command(lock_text.give_back_script(answer.taken, token)))
+            manager.run(Command(lock_text.give_back_script(names, answer.taken, token)))
         elif holder and (holder.expired or origin.has_ended(holder.process)):
             say(f"taking the lock of a client that is gone: {holder}")
             take_away(manager, holder)
@@ -196,8 +202,12 @@ def _acquire(manager: Host, who: Origin, why: str, *, wait: bool, say: Say, also
         time.sleep(POLL_SECONDS)
 
 
-def _answer(result: Result, token: str) -> Answer:
-    answer = lock_text.parse(split_sections(result.stdout), token)
+def _names(manager: Host) -> Names:
+    return Names(manager.inventory.project)
+
+
+def _answer(names: Names, result: Result, token: str) -> Answer:
+    answer = lock_text.parse(names, split_sections(result.stdout), token)
     if answer is None:
         said = result.stderr.strip().splitlines()
         raise SwarmkeepError(

@@ -13,7 +13,6 @@ from typing import Any
 from fabfile.cluster import age_seconds
 from fabfile.swarm import RECORD_LABEL
 
-NAME = "swarmkeep-lock"
 LEASE_SECONDS = 60
 """Without a sign of life for so long, a holder is dead."""
 CHANGE_SECONDS = 40
@@ -21,8 +20,29 @@ CHANGE_SECONDS = 40
 LOST, NO_ANSWER = 75, 76
 """Exit codes of a guarded script: the lock is not ours any more; the Swarm does not answer."""
 
-_BEAT_LABEL = "swarmkeep.beat"
-_CHANGE_LABEL = "swarmkeep.change"
+
+@dataclass(frozen=True)
+class Names:
+    """What the lock of a project is called, and the labels of its signs of life and of its
+    changes: one project's lock says nothing to another.
+    """
+
+    project: str = ""
+
+    @property
+    def lock(self) -> str:
+        """The config that is the lock."""
+        return f"swarmkeep-lock-{self.project}" if self.project else "swarmkeep-lock"
+
+    @property
+    def beat(self) -> str:
+        """The label of signs of life."""
+        return f"swarmkeep.beat.{self.project}" if self.project else "swarmkeep.beat"
+
+    @property
+    def change(self) -> str:
+        """The label of marks of running changes."""
+        return f"swarmkeep.change.{self.project}" if self.project else "swarmkeep.change"
 
 
 @dataclass(frozen=True)
@@ -67,9 +87,9 @@ class Answer:
     leftovers: tuple[str, ...] = ()
 
 
-def attempt_script(token: str) -> str:
+def attempt_script(names: Names, token: str) -> str:
     """The script that tries to make the lock and tells who has it. It ends there if not we."""
-    make = _make_config(NAME, {RECORD_LABEL: "lock"})
+    make = _make_config(names.lock, {RECORD_LABEL: "lock"})
     clock = f"swarmkeep-clock-{token}"
     probe = _make_config(clock, {RECORD_LABEL: "clock"})
     return (
@@ -82,34 +102,34 @@ def attempt_script(token: str) -> str:
         "echo; echo '--swarmkeep clock--'\n"
         "docker config inspect --format '{{json .CreatedAt}}' $now\n"
         f'[ -n "$id" ] || docker config rm {clock} >/dev/null\n'
-        + _show_lock()
+        + _show_lock(names)
         + '[ -n "$id" ] || exit 0\n'
     )
 
 
-def peek_script() -> str:
+def peek_script(names: Names) -> str:
     """The script that shows the lock without touching anything. It fails where Docker does."""
     return (
         f"docker config ls -q --filter label={RECORD_LABEL} >/dev/null || exit 1\n"
         "echo; echo '--swarmkeep taken--'\n"
         "echo; echo '--swarmkeep clock--'; date -u +%Y-%m-%dT%H:%M:%SZ\n"
-        + _show_lock()
+        + _show_lock(names)
         + "exit 0\n"
     )
 
 
-def _show_lock() -> str:
+def _show_lock(names: Names) -> str:
     return (
-        f"echo; echo '--swarmkeep lock--'; docker config inspect {NAME} 2>/dev/null\n"
+        f"echo; echo '--swarmkeep lock--'; docker config inspect {names.lock} 2>/dev/null\n"
         "echo; echo '--swarmkeep signs--'\n"
-        f"b=$(docker config ls -q --filter label={_BEAT_LABEL};"
-        f" docker config ls -q --filter label={_CHANGE_LABEL};"
+        f"b=$(docker config ls -q --filter label={names.beat};"
+        f" docker config ls -q --filter label={names.change};"
         f" docker config ls -q --filter label={RECORD_LABEL}=clock)\n"
         '[ -z "$b" ] || docker config inspect $b 2>/dev/null\n'
     )
 
 
-def parse(output: Mapping[str, str], token: str) -> Answer | None:
+def parse(names: Names, output: Mapping[str, str], token: str) -> Answer | None:
     """Given the sections of an attempt's output, return what they say; None if they say nothing."""
     clock = output.get("clock", "").strip().strip('"')
     if not clock:
@@ -120,7 +140,7 @@ def parse(output: Mapping[str, str], token: str) -> Answer | None:
     # Where somebody's lock went away between two commands there is no holder: try again.
     holder = None if taken or not locks else _holder(locks[0], signs, clock)
     changing = any(
-        sign["Spec"]["Labels"].get(_CHANGE_LABEL, token) != token
+        sign["Spec"]["Labels"].get(names.change, token) != token
         and age_seconds(sign["CreatedAt"], clock) <= LEASE_SECONDS
         for sign in signs
     )
@@ -131,10 +151,10 @@ def parse(output: Mapping[str, str], token: str) -> Answer | None:
     return Answer(taken, holder, changing, output, leftovers)
 
 
-def guard_script(lock_id: str, token: str, number: int, script: str) -> str:
+def guard_script(names: Names, lock_id: str, token: str, number: int, script: str) -> str:
     """The script that runs another one if the lock is still ours, marked while it runs."""
     mark = f"swarmkeep-change-{token}-{number}"
-    make = _make_config(mark, {RECORD_LABEL: "change", _CHANGE_LABEL: token})
+    make = _make_config(mark, {RECORD_LABEL: "change", names.change: token})
     return (
         _sign_script(lock_id, mark, make)
         + f"timeout {CHANGE_SECONDS} sh -c {shlex.quote(script)}\n"
@@ -142,21 +162,21 @@ def guard_script(lock_id: str, token: str, number: int, script: str) -> str:
     )
 
 
-def beat_script(lock_id: str, token: str, number: int) -> str:
+def beat_script(names: Names, lock_id: str, token: str, number: int) -> str:
     """The script that shows a sign of life."""
     beat = f"swarmkeep-beat-{token}-{number}"
-    make = _make_config(beat, {RECORD_LABEL: "beat", _BEAT_LABEL: token})
+    make = _make_config(beat, {RECORD_LABEL: "beat", names.beat: token})
     return (
         _sign_script(lock_id, beat, make)
         + f"docker config rm swarmkeep-beat-{token}-{number - 1} >/dev/null 2>&1 || :\n"
     )
 
 
-def give_back_script(lock_id: str, token: str) -> str:
+def give_back_script(names: Names, lock_id: str, token: str) -> str:
     """The script that removes our lock and our signs of life."""
     return (
         f"docker config rm {lock_id} >/dev/null 2>&1\n"
-        f"b=$(docker config ls -q --filter label={_BEAT_LABEL}={token})\n"
+        f"b=$(docker config ls -q --filter label={names.beat}={token})\n"
         '[ -z "$b" ] || docker config rm $b >/dev/null 2>&1\n'
     )
 
@@ -166,7 +186,7 @@ def tidy_script(leftovers: tuple[str, ...]) -> str:
     return f"docker config rm {' '.join(map(shlex.quote, leftovers))} >/dev/null 2>&1 || :\n"
 
 
-def break_script(holder: Holder) -> str:
+def break_script(names: Names, holder: Holder) -> str:
     """The script that takes a holder's lock away, with all signs of life.
 
     By its id: a lock that somebody else made meanwhile is another one. A mark of a
@@ -174,7 +194,7 @@ def break_script(holder: Holder) -> str:
     """
     return (
         f"docker config rm {shlex.quote(holder.id)} >/dev/null || exit 1\n"
-        f"b=$(docker config ls -q --filter label={_BEAT_LABEL})\n"
+        f"b=$(docker config ls -q --filter label={names.beat})\n"
         '[ -z "$b" ] || docker config rm $b >/dev/null 2>&1\n'
         "exit 0\n"
     )

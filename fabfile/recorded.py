@@ -26,13 +26,13 @@ class Record:
     changes: list[str] = field(default_factory=list)
     error: str = ""
 
-    def line(self, options: Options) -> str:
-        """The script that appends this to the log of the manager it runs on."""
+    def line(self, options: Options, project: str) -> str:
+        """The script that appends this to a project's log on the manager it runs on."""
         outcome = "failed" if self.error else "ok"
         entry = audit.entry(
             options.origin, options.command, outcome, changes=self.changes, error=self.error
         )
-        return audit.append_script(entry)
+        return audit.append_script(entry, project)
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def on_record(fleet: Fleet, options: Options, record: Record) -> Iterator[None]:
     finally:
         if not fleet.dry and (record.changes or record.error):
             with contextlib.suppress(SwarmkeepError):
-                audit.write(fleet.first_manager(), record.line(options))
+                audit.write(fleet.first_manager(), record.line(options, fleet.inventory.project))
 
 
 @contextmanager
@@ -70,9 +70,9 @@ def locked(
             record.error = audit.reason(error)
             # Ctrl-C may have closed the connection, or the manager be gone.
             with contextlib.suppress(SwarmkeepError):
-                lease.release(record.line(options))
+                lease.release(record.line(options, manager.inventory.project))
             raise
-        lease.release(record.line(options))
+        lease.release(record.line(options, manager.inventory.project))
 
 
 def give_up(lease: Lease, ending: Ending, error: BaseException) -> None:

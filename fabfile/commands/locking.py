@@ -38,7 +38,7 @@ def unlock(ctx: Context, hosts: str = "", yes: bool = False) -> None:
             return
         change = f"lock of {holder.who} for '{holder.why}' taken away"
         entry = audit.entry(origin.find(), "unlock", "ok", changes=[change])
-        audit.write(manager, audit.append_script(entry))
+        audit.write(manager, audit.append_script(entry, inventory.project))
     print("unlock: the lock is free")
 
 
@@ -64,7 +64,8 @@ def audit_log(ctx: Context, hosts: str = "", lines: int = 20, json: bool = False
     for manager, count in log.damaged.items():
         lines_are = "line is" if count == 1 else "lines are"
         print(
-            f"warning: {manager}: {count} {lines_are} damaged and left out; see {audit.PATH} there",
+            f"warning: {manager}: {count} {lines_are} damaged and left out; see "
+            f"{audit.path(inventory.project)} there",
             file=sys.stderr,
         )
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from fabfile import lock, lock_text, origin
 from fabfile.inventory import Inventory
 from fabfile.lock import Lease, LockedError, LockLostError
 from fabfile.origin import Origin
-from fabfile.transport import connect
+from fabfile.transport import Command, connect
 
 pytestmark = pytest.mark.thorough
 
@@ -76,7 +77,7 @@ def of_another_process(swarm: Path, mark: str = "") -> None:
     import base64
     import json
 
-    data = swarm / lock_text.NAME / "data"
+    data = swarm / lock_text.Names().lock / "data"
     said = json.loads(base64.b64decode(data.read_text()))
     data.write_text(base64.b64encode(json.dumps(said | {"process": mark}).encode()).decode())
 
@@ -107,6 +108,34 @@ def test_what_is_asked_for_comes_in_the_same_round_trip(inventory):
             assert lease.output["more"].strip() == "hello"
             lease.release()
     assert fleet.round_trips == 2
+
+
+def test_two_projects_have_locks_of_their_own(client, inventory, swarm):
+    """Neither waits for the other, nor takes its changes for those of its own lost client."""
+    other = replace(inventory, project="staging")
+    with connect(other) as fleet, client("alice") as first:
+        manager = fleet.first_manager()
+        with lock.held(manager, Origin("bob", ""), "x", wait=False, say=print) as second:
+            inside = "docker config ls -q >/dev/null\n"
+            assert first.change(inside).exit_code == 0
+            assert second.change(inside).exit_code == 0
+            assert lock.peek(manager).who == "bob"
+            assert (swarm / "swarmkeep-lock-staging").exists()
+        assert lock.peek(manager) is None
+        assert first.change(inside).exit_code == 0
+    assert list(swarm.iterdir()) == []
+
+
+def test_a_running_change_of_another_project_keeps_nobody_waiting(inventory, swarm, client):
+    with connect(replace(inventory, project="staging")) as fleet:
+        mark = lock_text.guard_script(lock_text.Names("staging"), "gone", "t", 1, "").splitlines()[
+            0
+        ]
+        fleet.first_manager().run(Command(mark))
+    (left,) = swarm.iterdir()
+    with client("alice"):
+        pass
+    assert list(swarm.iterdir()) == [left]
 
 
 def test_waiting_ends_when_the_lock_is_given_back(client):
@@ -189,7 +218,7 @@ def test_beats_keep_a_lock_beyond_its_lease(client, swarm, monkeypatch):
             time.sleep(0.02)
         assert len(seen) >= 3
         # As old as can be, but a beat is young.
-        (swarm / lock_text.NAME / "created").write_text(LONG_AGO)
+        (swarm / lock_text.Names().lock / "created").write_text(LONG_AGO)
         with pytest.raises(LockedError), client("bob"):
             pass
     assert list(swarm.iterdir()) == []
@@ -238,7 +267,7 @@ def test_what_a_machine_that_ended_hard_has_left_is_tidied_up(client, swarm):
 def test_attempt_of_a_client_that_was_killed_meanwhile_leaves_nothing(client, swarm):
     with client("alice"):
         before = set(swarm.iterdir())
-        script = lock_text.attempt_script("dead")
+        script = lock_text.attempt_script(lock_text.Names(), "dead")
         run = subprocess.Popen(
             ["sh", "-c", script],
             env={"PATH": f"{swarm.parent}:/usr/bin:/bin"},
@@ -265,7 +294,7 @@ def test_change_of_a_lost_client_is_waited_for(client, swarm, tmp_path):
         end = time.monotonic() + 20
         while not log.exists() and time.monotonic() < end:
             time.sleep(0.05)
-        shutil.rmtree(swarm / lock_text.NAME)  # as inv unlock does
+        shutil.rmtree(swarm / lock_text.Names().lock)  # as inv unlock does
         with client("bob", wait=False, said=said) as bob:
             bob.change(f"echo bob >>{log}")
         thread.join(20)

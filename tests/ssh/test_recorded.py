@@ -87,20 +87,20 @@ class World:
 
     @property
     def is_locked(self) -> bool:
-        return (self.folder / "configs" / lock_text.NAME).exists()
+        return (self.folder / "configs" / lock_text.Names().lock).exists()
 
     @property
     def log(self) -> list[dict[str, Any]]:
         """The lines on record, without their times, and after the lock was given back."""
         assert not self.is_locked
-        path = Path(audit.PATH)
+        path = Path(audit.path(""))
         lines = path.read_text().splitlines() if path.exists() else []
         return [{k: v for k, v in json.loads(line).items() if k != "time"} for line in lines]
 
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr(audit, "PATH", str(tmp_path / "audit.jsonl"))
+    monkeypatch.setattr(audit, "path", lambda project: str(tmp_path / "audit.jsonl"))
     monkeypatch.setattr(lock, "POLL_SECONDS", 0.05)
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -293,7 +293,7 @@ def test_registry_logins_are_on_record_with_those_that_failed(
     assert (line["command"], line["outcome"]) == ("registry.login", "failed")
     assert line["changes"] == ["host1: logged in to reg.example.com"]
     assert "host2: docker login reg.example.com failed: Error: unauthorized" in line["error"]
-    assert "geheim" not in Path(audit.PATH).read_text()
+    assert "geheim" not in Path(audit.path("")).read_text()
     assert "host1: logged in" in capsys.readouterr().out
 
 

@@ -20,13 +20,13 @@ ALICE = Origin("alice@laptop", "abc-dirty")
 
 @pytest.fixture
 def log(tmp_path: Path, monkeypatch) -> Path:
-    monkeypatch.setattr(audit, "PATH", str(tmp_path / "audit.jsonl"))
+    monkeypatch.setattr(audit, "path", lambda project: str(tmp_path / "audit.jsonl"))
     return tmp_path / "audit.jsonl"
 
 
 def write(line) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["sh", "-c", audit.append_script(line)], capture_output=True, text=True, check=False
+        ["sh", "-c", audit.append_script(line, "")], capture_output=True, text=True, check=False
     )
 
 
@@ -52,9 +52,9 @@ def test_lines_are_appended_with_the_managers_time_for_root_only(log):
 
 
 def test_log_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(audit, "PATH", str(tmp_path / "no" / "folder"))
+    monkeypatch.setattr(audit, "path", lambda project: str(tmp_path / "no" / "folder"))
     done = subprocess.run(
-        ["sh", "-c", audit.append_script(audit.entry(ALICE, "x", "ok")) + "echo on"],
+        ["sh", "-c", audit.append_script(audit.entry(ALICE, "x", "ok"), "") + "echo on"],
         capture_output=True,
         text=True,
         check=False,
@@ -93,6 +93,6 @@ def test_damaged_lines_are_mentioned_beside_good_json(tmp_path, monkeypatch, cap
     shown = capsys.readouterr()
     assert [entry["manager"] for entry in json.loads(shown.out)] == ["m1"]
     assert shown.err == (
-        f"warning: m1: 2 lines are damaged and left out; see {audit.PATH} there\n"
-        f"warning: m2: 1 line is damaged and left out; see {audit.PATH} there\n"
+        f"warning: m1: 2 lines are damaged and left out; see {audit.path('')} there\n"
+        f"warning: m2: 1 line is damaged and left out; see {audit.path('')} there\n"
     )
