@@ -4,7 +4,7 @@
 # sourced, never run. Each of them sets PROGRAM and defines remove_unfinished.
 
 # shellcheck disable=SC2034 # used by those that source this
-readonly VERSION=0.2.0
+readonly VERSION=0.3.0
 # shellcheck disable=SC2034
 readonly UNEXPECTED=1 USAGE=2 LOCKED=10 NO_CONTAINER=11 NO_TOOLS=12 NO_DATABASE=13 NO_SPACE=14 \
   DISK_FULL=15 DUMP_FAILED=16 BAD_DUMP=17 UPLOAD_FAILED=18 BAD_OBJECT=19
@@ -38,6 +38,15 @@ quoted() {
   local text=${1//\\/\\\\}
   printf '"%s"' "${text//\"/\\\"}"
 }
+
+# The project as JSON, for what is written into the bucket.
+project_json() { printf '{"name": %s, "id": "%s"}' "$(quoted "$PROJECT")" "$PROJECT_ID"; }
+
+# The identity in file $1, which a script of ours wrote: its line begins with "project".
+project_in() { sed -nE 's/^"project": \{"name": "[a-z0-9-]*", "id": "([0-9a-f]*)"\}.*/\1/p' "$1" | head -n 1; }
+
+# Whether what names project $1 is another project's. What was made before there were any is ours.
+of_another() { [[ -n $1 && -n $PROJECT_ID && $1 != "$PROJECT_ID" ]]; }
 
 # File $1 as a text in SQL. Whoever may name a table has a say in what is in it: one that held what
 # ends the text would go on as SQL of ours. So that cannot be guessed.
@@ -121,10 +130,12 @@ read_config() {
   (((owner == 0 || owner == EUID) && (8#$mode & 8#077) == 0)) ||
     die "$USAGE" "$file: others could read or change it" "chown root '$file' && chmod 600 '$file'"
   unset PG_DB PG_USER DB_SERVICE_NAME S3_BUCKET AWS_REGION APP_STACK NODE STATE_DIR
-  S3_ENDPOINT_URL="" BACKUP_DIR=/var/backups/postgres KEEP_LOCAL_DAYS=7 COMPRESSION=auto
+  PROJECT="" PROJECT_ID="" S3_ENDPOINT_URL="" BACKUP_DIR=/var/backups/postgres KEEP_LOCAL_DAYS=7 COMPRESSION=auto
   COUNT_ROWS=yes SSE="" SSE_KMS_KEY_ID="" STEP_TIMEOUT=21600 DRILL_MEMORY=512m DRILL_CPUS=1
   # shellcheck source=/dev/null
   . "$file" || die "$USAGE" "$file: is not valid shell" "write lines like AWS_REGION='eu-central-1'"
+  setting PROJECT '([a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?)?'
+  setting PROJECT_ID '([0-9a-f]{16})?'
   setting S3_BUCKET '[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]'
   setting AWS_REGION '[a-z0-9][a-z0-9-]*'
   setting S3_ENDPOINT_URL '(https?://[^[:space:]]+)?'
@@ -162,7 +173,7 @@ setting() {
 use_database() {
   [[ " $PG_DB " == *" $1 "* ]] ||
     die "$USAGE" "database $1: is not among those of PG_DB ($PG_DB)" "pg_db in hosts.yaml names them"
-  PG_DB=$1 DIR=$BACKUP_DIR/$1 PREFIX=postgres/$1
+  PG_DB=$1 DIR=$BACKUP_DIR/$1 PREFIX=${PROJECT:+$PROJECT/}postgres/$1
   mkdir -p -- "$DIR" || die "$USAGE" "$DIR cannot be made" "correct backup.directory, or its parent's owner"
 }
 
@@ -316,6 +327,21 @@ aws_cli() {
     >"$DIR/answer.partial" 2>"$ERRORS" </dev/null
   finish "$STARTED"
   return "$STATUS"
+}
+
+# Sets SETS to the times of the sets of the last $1 days that have a manifest, the newest first;
+# without those of the future (a wrong clock). Returns as aws_cli.
+list_sets() {
+  local key end=.manifest.json now
+  SETS=()
+  now=$(date -u -d '+5 minutes' +%Y%m%dT%H%M%SZ)
+  aws_cli s3api list-objects-v2 --bucket "$S3_BUCKET" --prefix "$PREFIX/backup_" \
+    --start-after "$PREFIX/backup_$(date -u -d "-$1 days" +%Y%m%d)" \
+    --query "Contents[?ends_with(Key, '$end')].[Key]" --output text || return
+  while read -r key; do
+    key=${key#"$PREFIX/backup_"}
+    [[ ! $key =~ ^[0-9]{8}T[0-9]{6}Z"$end"$ || ${key%"$end"} > $now ]] || SETS=("${key%"$end"}" "${SETS[@]}")
+  done <"$DIR/answer.partial"
 }
 
 # Sets ENCRYPT, the AWS CLI's words for the encryption that was asked for.

@@ -119,6 +119,7 @@ record() {
   sum=$(sum_of "$list.gz")
   cat >"$state" <<END
 {"format": 1, "tool": "backup-files.sh $VERSION", "node": $(quoted "$NODE"), "stack": $(quoted "$APP_STACK"),
+"project": $(project_json),
 "finished": "$(date -u +%Y-%m-%dT%H:%M:%SZ)", "seconds": $SECONDS, "files": $2, "bytes": $3,
 "list": {"bytes": $(stat -c %s -- "$list.gz"), "sha256": "$sum"}}
 END
@@ -209,7 +210,12 @@ folders() {
 }
 
 check() {
-  local probe=$DIR/write-check.partial
+  local probe=$DIR/write-check.partial other
+  if aws_cli s3 cp --only-show-errors "s3://$S3_BUCKET/$PREFIX/state/$NODE.json" "$DIR/state.partial" &&
+    other=$(project_in "$DIR/state.partial") && of_another "$other"; then
+    die "$USAGE" "s3://$S3_BUCKET/$PREFIX/ is where another project ($other) has its files" \
+      "give this one a name of its own: 'project:' in hosts.yaml; then inv backup.install"
+  fi
   echo "backup-files.sh --check may write here" >"$probe"
   upload "$probe" "$PREFIX/state/.write-check" "$(sum_of "$probe")" || quit $?
   find_volume
@@ -234,7 +240,7 @@ main() {
   setting APP_STACK '[A-Za-z0-9][A-Za-z0-9_.-]*'
   setting NODE '[A-Za-z0-9][A-Za-z0-9_.-]*'
   setting STATE_DIR '/[^[:cntrl:]]+'
-  DIR=$STATE_DIR PREFIX=files/$APP_STACK STAGING=""
+  DIR=$STATE_DIR PREFIX=${PROJECT:+$PROJECT/}files/$APP_STACK STAGING=""
   need aws awk comm docker flock gzip setpriv sha256sum timeout xargs
   take_lock "$DIR"
   ERRORS=$DIR/errors.partial

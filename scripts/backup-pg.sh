@@ -122,6 +122,7 @@ SELECT json_build_object(
     FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) setting
     WHERE s.setdatabase = d.oid),
   'size', pg_database_size(d.oid),
+  'cluster', (SELECT system_identifier::text FROM pg_control_system()),
   'extensions', (SELECT json_object_agg(extname, extversion) FROM pg_extension))
 FROM pg_database d WHERE d.datname = current_database();
 "
@@ -225,6 +226,50 @@ dump_globals() {
   gzip -6 -c <"$DIR/globals.partial" >"$1"
 }
 
+# ---- which cluster ------------------------------------------------------------------------------
+
+# The cluster that the sets up to the one with manifest $1 were of, as far as a person has accepted
+# it; nothing if that was made before this was recorded.
+expected_in() { sed -nE 's/^"project": .*"expected_cluster": "([0-9]*)",$/\1/p' "$1" | head -n 1; }
+
+# Sets NEWEST, a file with the manifest of the newest set in the bucket, "" if there is none.
+# Returns as aws_cli.
+newest_in_bucket() {
+  local days
+  NEWEST=""
+  for days in 40 20000; do
+    list_sets "$days" || return
+    ((${#SETS[@]} == 0)) || break
+  done
+  ((${#SETS[@]} > 0)) || return 0
+  aws_cli s3 cp --only-show-errors "s3://$S3_BUCKET/$PREFIX/backup_${SETS[0]}.manifest.json" "$DIR/newest.partial" || return
+  NEWEST=$DIR/newest.partial
+}
+
+# Sets EXPECTED, the cluster that this one should be, by the last set: this node's, or where it has
+# none yet, the bucket's. Another one may be a database that somebody lost or put in its place: the
+# manifest says so until a person has accepted it, and 'inv backup.verify' fails until then.
+expect_cluster() {
+  local newest
+  EXPECTED="" CLUSTER=""
+  [[ ! $FACTS =~ \"cluster\"\ ?:\ ?\"([0-9]+)\" ]] || CLUSTER=${BASH_REMATCH[1]}
+  newest=$(backups | tail -n 1)
+  if [[ -n $newest ]]; then
+    EXPECTED=$(expected_in "$newest.manifest.json")
+  elif newest_in_bucket; then
+    [[ -z $NEWEST ]] || of_another "$(project_in "$NEWEST")" || EXPECTED=$(expected_in "$NEWEST")
+  else
+    log WARNING "the last set in the bucket could not be read: whether it was of this cluster is not known"
+  fi
+  [[ -n $EXPECTED && $EXPECTED != "$CLUSTER" ]] || { EXPECTED=$CLUSTER && return; }
+  if aws_cli s3 cp --only-show-errors "s3://$S3_BUCKET/$PREFIX/cluster.json" "$DIR/accepted.partial" &&
+    grep -q "\"cluster\": \"$CLUSTER\"" "$DIR/accepted.partial"; then
+    EXPECTED=$CLUSTER
+    return
+  fi
+  log WARNING "this is cluster $CLUSTER, the last set was of cluster $EXPECTED; next: 'inv backup.accept-cluster' if a new one was meant, else find out where the old one is"
+}
+
 # ---- the manifest -----------------------------------------------------------------------------
 
 # What images run: this node's PostgreSQL, and what a deploy has noted of the rest of them.
@@ -256,6 +301,7 @@ write_manifest() {
 "started": "${STAMP:0:4}-${STAMP:4:2}-${STAMP:6:2}T${STAMP:9:2}:${STAMP:11:2}:${STAMP:13:2}Z", "seconds": $SECONDS,
 "parts": {$(part dump "$base.dump.gz.partial" "$PREFIX/${base##*/}.dump.gz" "$DUMP_SUM"),
 $(part globals "$base.globals.sql.gz.partial" "$PREFIX/${base##*/}.globals.sql.gz" "$GLOBALS_SUM")},
+"project": $(project_json), "expected_cluster": "$EXPECTED",
 "pg_dump_version": $(quoted "$version"),
 "images": {$(images)},
 ${FACTS:1:-1},
@@ -350,6 +396,7 @@ backup() {
   dump "$base.dump.gz.partial"
   verify "$base.dump.gz.partial"
   close_session
+  expect_cluster
   dump_globals "$base.globals.sql.gz.partial"
   bytes=$(stat -c %s -- "$base.dump.gz.partial")
   DUMP_SUM=$(sum_of "$base.dump.gz.partial")
@@ -366,7 +413,15 @@ backup() {
 
 # The bucket comes before the container: a node that does not run the database now is checked too.
 check() {
-  local probe=$DIR/write-check.partial
+  local probe=$DIR/write-check.partial other
+  newest_in_bucket || {
+    bucket_failed "s3://$S3_BUCKET/$PREFIX/ could not be read"
+    quit "$UPLOAD_FAILED"
+  }
+  if [[ -n $NEWEST ]] && other=$(project_in "$NEWEST") && of_another "$other"; then
+    die "$USAGE" "s3://$S3_BUCKET/$PREFIX/ is where another project ($other) has its backups" \
+      "give this one a name of its own: 'project:' in hosts.yaml; then inv backup.install"
+  fi
   echo "backup-pg.sh --check may write here" >"$probe"
   upload "$probe" "$PREFIX/.write-check" "$(sum_of "$probe")" || quit $?
   find_container

@@ -79,6 +79,7 @@ write_outcome() {
   reason=${reason//[[:cntrl:]]/ }
   cat >"$file" <<END
 {"format": 1, "set": "$SET", "outcome": "$1", "reason": "${reason//\"/\\\"}", "finished": "$(date -u +%Y-%m-%dT%H:%M:%SZ)",
+"project": $(project_json),
 "seconds": $SECONDS, "tables": ${TABLES:-0}, "rows": ${ROWS:-0}, "app": $answered,
 "server_version": "${SERVER//[\"\\]/}", "node": "$(uname -n)"}
 END

@@ -242,6 +242,7 @@ main() {
   local config=/etc/backup-pg.conf database=""
   begin_run
   ACTION=${1-} INTO="" WITH="" KEEP_AS="" SET="" LATEST="" APP="" ANALYZE="" PROGRESS="" MEMORY="" CPUS="" KILLED=""
+  declare -gA MANIFEST=()
   DRILLING="" REASON="" RESERVED=0 UNFINISHED="" EMPTY="" TABLES=0 ROWS=0 SERVER="" JOBS=$(nproc)
   ((JOBS <= 8)) || JOBS=8
   shift || true

@@ -44,43 +44,56 @@ bucket() {
   }
 }
 
-# Sets SET to the newest set that has a manifest, without those from the future (a wrong clock).
+# Sets SET to the newest set that is not another project's, with its manifest.
 newest_set() {
-  local days key end=.manifest.json now
-  now=$(date -u -d '+5 minutes' +%Y%m%dT%H%M%SZ)
+  local days one passed=" "
   for days in 8 100 20000; do
-    bucket s3api list-objects-v2 --bucket "$S3_BUCKET" --prefix "$PREFIX/backup_" \
-      --start-after "$PREFIX/backup_$(date -u -d "-$days days" +%Y%m%d)" \
-      --query "Contents[?ends_with(Key, '$end')].[Key]" --output text
-    while read -r key; do
-      key=${key#"$PREFIX/backup_"}
-      [[ ! $key =~ ^[0-9]{8}T[0-9]{6}Z"$end"$ || ${key%"$end"} > $now ]] || SET=${key%"$end"}
-    done <"$DIR/answer.partial"
-    [[ -z $SET ]] || return 0
+    list_sets "$days" || {
+      bucket_failed "s3://$S3_BUCKET/$PREFIX/ could not be read"
+      quit "$DOWNLOAD_FAILED"
+    }
+    for one in "${SETS[@]}"; do
+      [[ $passed != *" $one "* ]] || continue
+      read_set "$one"
+      of_another "${MANIFEST[project]}" || { SET=$one && return; }
+      log WARNING "set $one is of another project (${MANIFEST[project]}) and passed over"
+      passed+="$one "
+      ((${#passed} <= 20 * 17)) || break 2
+    done
   done
-  die "$NO_SET" "s3://$S3_BUCKET/$PREFIX/ has no backup" "'inv backup.list' shows what there is"
+  [[ $passed == " " ]] || passed=" of this project"
+  die "$NO_SET" "s3://$S3_BUCKET/$PREFIX/ has no backup${passed% }" "'inv backup.list' shows what there is"
 }
 
-# Sets MANIFEST (what it says, by name), the file of the rows that are expected, and checks that
-# the set is complete: every part there, of the right size.
+# Sets MANIFEST, what the manifest of set $1 says by name, and makes the file of the rows that are
+# expected.
+read_set() {
+  local key name
+  declare -gA MANIFEST=()
+  bucket s3 cp --only-show-errors "s3://$S3_BUCKET/$PREFIX/backup_$1.manifest.json" "$DIR/manifest.partial"
+  # PostgreSQL is the reader of JSON that is at hand.
+  if ! ask_manifest <<<"$READ_MANIFEST"; then
+    tell psql "$ERRORS"
+    SET=$1
+    blame "$BAD_SET" "backup_$SET.manifest.json cannot be read" "use another set: 'inv backup.list' shows them"
+  fi
+  while IFS=$'\t' read -r key name; do MANIFEST[$key]=$name; done < <(sed '/^$/,$d' "$DIR/said.partial")
+  sed '1,/^$/d' "$DIR/said.partial" | LC_ALL=C sort >"$DIR/expected.partial"
+}
+
+# Sets MANIFEST of the set that is meant, and checks that it is complete: every part there, of the
+# right size. A set that was named may be another project's.
 choose_set() {
   local key size name
-  [[ -n $SET ]] || newest_set
-  declare -gA MANIFEST=()
   local -A sizes=()
+  [[ -n $SET ]] || newest_set
   bucket s3api list-objects-v2 --bucket "$S3_BUCKET" --prefix "$PREFIX/backup_$SET." \
     --query 'Contents[].[Key,Size]' --output text
   while read -r key size; do sizes[$key]=$size; done <"$DIR/answer.partial"
   [[ -n ${sizes[$PREFIX/backup_$SET.manifest.json]-} ]] || die "$NO_SET" \
     "s3://$S3_BUCKET/$PREFIX/backup_$SET.manifest.json does not exist" "'inv backup.list' shows what there is"
-  bucket s3 cp --only-show-errors "s3://$S3_BUCKET/$PREFIX/backup_$SET.manifest.json" "$DIR/manifest.partial"
-  # PostgreSQL is the reader of JSON that is at hand.
-  if ! ask_manifest <<<"$READ_MANIFEST"; then
-    tell psql "$ERRORS"
-    blame "$BAD_SET" "backup_$SET.manifest.json cannot be read" "use another set: 'inv backup.list' shows them"
-  fi
-  while IFS=$'\t' read -r key name; do MANIFEST[$key]=$name; done < <(sed '/^$/,$d' "$DIR/said.partial")
-  sed '1,/^$/d' "$DIR/said.partial" | LC_ALL=C sort >"$DIR/expected.partial"
+  [[ -n ${MANIFEST[format]-} ]] || read_set "$SET"
+  ! of_another "${MANIFEST[project]}" || log WARNING "set $SET is of another project (${MANIFEST[project]})"
   [[ ${MANIFEST[format]} == 1 && ${MANIFEST[database]} == "$DATABASE" ]] || blame "$BAD_SET" \
     "backup_$SET.manifest.json is of format ${MANIFEST[format]}, database ${MANIFEST[database]}" "use another set"
   for name in dump globals; do
@@ -105,7 +118,7 @@ ask_manifest() {
 # Lines "name, tab, value"; an empty line; the rows of every table as COUNT_SQL counts them.
 readonly READ_MANIFEST="
 SELECT name || E'\\t' || translate(coalesce(value, ''), E'\\n\\t', '  ') FROM manifest, LATERAL (
-  VALUES ('format', m ->> 'format'), ('database', m ->> 'database'),
+  VALUES ('format', m ->> 'format'), ('project', m #>> '{project,id}'), ('database', m ->> 'database'),
     ('dump.key', m #>> '{parts,dump,key}'), ('dump.bytes', m #>> '{parts,dump,bytes}'),
     ('dump.sha256', m #>> '{parts,dump,sha256}'), ('globals.key', m #>> '{parts,globals,key}'),
     ('globals.bytes', m #>> '{parts,globals,bytes}'), ('globals.sha256', m #>> '{parts,globals,sha256}'),

@@ -253,7 +253,7 @@ END
   settings "S3_ENDPOINT_URL='http://10.0.0.5:9000'"
   backup
   [ "$status" -eq 0 ]
-  [ "$(grep -c -- '--endpoint-url http://10.0.0.5:9000' "$FAKE/aws.args")" -eq 6 ]
+  [ "$(grep -c -- '--endpoint-url http://10.0.0.5:9000' "$FAKE/aws.args")" -eq 8 ]
 }
 
 @test "--help names every exit code that the script has, --version the version" {
@@ -277,4 +277,106 @@ END
   local template=$BATS_TEST_DIRNAME/../../scripts/backup.cron
   [ "$(grep -c '^@SCHEDULE@ root @SCRIPT@ >>@LOG@ 2>&1$' "$template")" -eq 1 ]
   [ "$(grep -vc -e '^#' -e '^MAILTO=""$' -e '^@SCHEDULE@' "$template")" -eq 0 ]
+}
+
+# ---- whose it is, and of which cluster ----------------------------------------------------------
+
+# What the newest manifest says as $1.
+said() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$(ls "$DUMPS"/*.manifest.json | tail -n 1)" "$1"; }
+
+@test "without a project everything lies where it always did" {
+  backup
+  [ "$status" -eq 0 ]
+  [[ $(head -n 1 "$FAKE/uploads") == postgres/nocodb/backup_* ]]
+  [ "$(said project)" = "{'name': '', 'id': ''}" ]
+}
+
+@test "a project has a folder of its own, and is in the manifest" {
+  settings PROJECT=staging PROJECT_ID=00112233445566aa
+  backup
+  [ "$status" -eq 0 ]
+  [[ $(head -n 1 "$FAKE/uploads") == staging/postgres/nocodb/backup_* ]]
+  [ "$(said project)" = "{'name': 'staging', 'id': '00112233445566aa'}" ]
+}
+
+@test "a bad project is refused" {
+  for bad in PROJECT=../x PROJECT=Staging PROJECT_ID=zz; do
+    settings "$bad"
+    backup
+    [ "$status" -eq 2 ]
+    one_error "setting PROJECT"
+  done
+}
+
+@test "the manifest says which cluster it is of, and which was expected" {
+  backup
+  [ "$(said cluster)" = 7000 ]
+  [ "$(said expected_cluster)" = 7000 ]
+  wait_for another_second
+  backup
+  [ "$status" -eq 0 ]
+  [[ $output != *WARNING* ]]
+  [ "$(said expected_cluster)" = 7000 ]
+}
+
+@test "another cluster than the last set's is backed up, and said so until it is accepted" {
+  backup
+  echo 9000 >"$FAKE/cluster"
+  for _ in 1 2; do
+    wait_for another_second
+    backup
+    [ "$status" -eq 0 ]
+    [[ $output == *"WARNING "*"this is cluster 9000, the last set was of cluster 7000"*"; next: "* ]]
+    [ "$(said cluster)" = 9000 ]
+    [ "$(said expected_cluster)" = 7000 ]
+  done
+  echo '{"format": 1, "cluster": "9000"}' >"$FAKE/bucket/postgres/nocodb/cluster.json"
+  for _ in 1 2; do
+    wait_for another_second
+    backup
+    [[ $output != *WARNING* ]]
+    [ "$(said expected_cluster)" = 9000 ]
+  done
+}
+
+@test "on a new node the last set in the bucket tells which cluster is expected" {
+  backup
+  rm -r "$DUMPS"
+  echo 9000 >"$FAKE/cluster"
+  wait_for another_second
+  backup
+  [[ $output == *"the last set was of cluster 7000"* ]]
+}
+
+@test "another project's set in the folder says nothing of our cluster" {
+  settings PROJECT_ID=00112233445566aa
+  backup
+  rm -r "$DUMPS"
+  echo 9000 >"$FAKE/cluster"
+  settings PROJECT_ID=ffeeddccbbaa9988
+  wait_for another_second
+  backup
+  [ "$status" -eq 0 ]
+  [[ $output != *"last set was"* ]]
+  [ "$(said expected_cluster)" = 9000 ]
+}
+
+@test "a set of an earlier version, without a cluster, is followed by any" {
+  old_backup 20200101T000000Z uploaded
+  backup
+  [[ $output != *WARNING* ]]
+  [ "$(said expected_cluster)" = 7000 ]
+}
+
+@test "--check refuses a folder of another project's" {
+  settings PROJECT_ID=00112233445566aa
+  backup
+  backup --check
+  [ "$status" -eq 0 ]
+  settings PROJECT_ID=ffeeddccbbaa9988
+  : >"$FAKE/uploads"
+  backup --check
+  [ "$status" -eq 2 ]
+  one_error "where another project (00112233445566aa) has its backups"
+  [ ! -s "$FAKE/uploads" ]
 }

@@ -245,3 +245,19 @@ state() { python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))[sys.ar
   run "$SCRIPT" --version
   [[ $output =~ ^backup-files\.sh\ [0-9]+\.[0-9]+\.[0-9]+$ ]]
 }
+
+@test "a project has a folder of its own, and --check refuses another project's" {
+  files_settings PROJECT_ID=00112233445566aa
+  backup
+  [ "$(state project)" = "{'name': '', 'id': '00112233445566aa'}" ]
+  backup --check
+  [ "$status" -eq 0 ]
+  files_settings PROJECT_ID=ffeeddccbbaa9988
+  backup --check
+  [ "$status" -eq 2 ]
+  one_error "where another project (00112233445566aa) has its files"
+  files_settings PROJECT=staging PROJECT_ID=ffeeddccbbaa9988
+  backup
+  [ "$status" -eq 0 ]
+  [ -e "$FAKE/bucket/staging/files/appstack/state/app1.json" ]
+}

@@ -27,7 +27,7 @@ a_set() {
         "$part.sha256" "$(sha256sum <"$file" | cut -d ' ' -f 1)"
     done
     printf '%s\t%s\n' format 1 database nocodb major 15 server 15.14 here 15 lacking "" encoding UTF8 collate C \
-      ctype C provider c icu "" owner noco size "${1-1000}" counted "${2-object}"
+      ctype C project "" provider c icu "" owner noco size "${1-1000}" counted "${2-object}"
   } >"$FAKE/facts"
   : >"$FAKE/databases"
   echo 0 >"$FAKE/objects"
@@ -388,4 +388,30 @@ ALTER ROLE new SET "a.b" TO 'first "
 ALTER ROLE new WITH SUPERUSER;
 last';
 END
+}
+
+# ---- sets of other projects ---------------------------------------------------------------------
+
+@test "--latest passes over sets of another project, --set takes the one that is named" {
+  settings PROJECT_ID=00112233445566aa
+  a_set
+  printf 'project\tffeeddccbbaa9988\n' >>"$FAKE/facts"
+  restore restore --latest --into fine
+  [ "$status" -eq 20 ]
+  [[ $output == *"WARNING "*"set $SET is of another project (ffeeddccbbaa9988) and passed over"* ]]
+  [[ $output == *"has no backup of this project; next: "* ]]
+  nothing_happened
+  restore restore --set "$SET" --into fine
+  [ "$status" -eq 0 ]
+  [[ $output == *"WARNING "*"set $SET is of another project (ffeeddccbbaa9988)"* ]]
+}
+
+@test "--latest takes what is ours, or of nobody" {
+  settings PROJECT_ID=00112233445566aa
+  a_set
+  restore restore --latest --into fine
+  [ "$status" -eq 0 ]
+  printf 'project\t00112233445566aa\n' >>"$FAKE/facts"
+  restore restore --latest --into other
+  [ "$status" -eq 0 ]
 }
