@@ -55,6 +55,7 @@ namespace = Collection(
         _backup_hosts.uninstall,
         _backup.list_,
         _backup.verify,
+        _backup.accept_cluster,
         _prune.prune,
         _restore.restore,
         _restore.get_files,

@@ -15,10 +15,13 @@ from fabfile.keys import EPOCH, PARTS, Keys, files_state, moment
 from fabfile.newest import GROUP_END, Found, Page, Search
 from fabfile.s3_connection import Connection, code_of
 from fabfile.sets import (
+    FORMAT,
     BackupSet,
     FilesState,
     Part,
     Proof,
+    divided,
+    parse_accepted,
     parse_files_state,
     parse_manifest,
     parse_proof,
@@ -39,6 +42,8 @@ _SMALL = 64 * 1024 * 1024
 """Bytes: no manifest is larger, so nothing larger is read as one."""
 _WINDOW = 8
 """The first listing starts this many times max_age ago: a daily backup and its predecessors."""
+_FOREIGN = 100
+"""Sets of other projects that are passed over at most."""
 _BREAKS = 5
 """How often the reading of one object is taken up again after its connection broke."""
 _NOT_GROUPING = ("NotImplemented", "InvalidArgument", "InvalidRequest")
@@ -47,18 +52,26 @@ _NOT_GROUPING = ("NotImplemented", "InvalidArgument", "InvalidRequest")
 class Bucket(Connection):
     """The backups in one bucket."""
 
-    def __init__(self, backup: Backup) -> None:
+    def __init__(self, backup: Backup, project_id: str = "") -> None:
         super().__init__(backup)
+        self.project_id = project_id
+        """Our identity, by which sets of other projects are told; "" where it is not known."""
         self._seen: dict[int, dict[str, Part]] = {}
 
     def place(self, database: str) -> str:
         """Where a database's backups lie, as people write it: "s3://bucket/postgres/db/"."""
-        return f"s3://{self.name}/{Keys(database).folder}"
+        return f"s3://{self.name}/{self.keys(database).folder}"
+
+    def keys(self, database: str) -> Keys:
+        """The object keys of a database."""
+        return Keys(database, self.backup.project)
 
     def newest(self, database: str, now: datetime) -> Holding:
         """The newest set of a database with its manifest and proofs, and some predecessors.
 
-        At most 5 requests unless there are thousands of objects a day, and one for each proof.
+        At most 5 requests unless there are thousands of objects a day, and one for each proof;
+        more where the newest is another project's (those are in `foreign`, and in nothing else),
+        or where it is not known which project we are.
         Raises UnreachableError or ConfigError, as everything here.
         """
         search = self._search(database, now, span=_WINDOW * self.backup.max_age)
@@ -66,14 +79,40 @@ class Bucket(Connection):
         if not holding.backups:
             return holding
         newest = self._with_proofs(database, holding.backups[0])
-        return replace(holding, backups=(newest, *holding.backups[1:]))
+        # Where we do not know who we are, all are looked at: whether they are of one project.
+        known = self.project_id or not newest.project.id
+        if known and not newest.project.is_another(self.project_id):
+            return replace(holding, backups=(newest, *holding.backups[1:]))
+        return self._own(database, holding, now)
 
-    def before(self, database: str, when: datetime) -> BackupSet | None:
-        """The newest set of a database made before a time, with its manifest; None without one."""
-        last = when - timedelta(seconds=CLOCK_TOLERANCE + 1)
-        search = self._search(database, last, span=_WINDOW * self.backup.max_age)
-        found = self._holding(database, search.newest(1)).backups
-        return self.with_manifest(database, found[0]) if found else None
+    def _own(self, database: str, holding: Holding, now: datetime) -> Holding:
+        """The same without other projects' sets, of which at most `_FOREIGN` are passed over."""
+        listed = self.with_proofs(database, holding.backups)
+        ours, foreign = divided(listed, self.project_id)
+        if not ours:
+            more = self._search(database, now, span=_FOREIGN * self.backup.max_age)
+            listed = self.with_proofs(
+                database, self._holding(database, more.newest(_FOREIGN)).backups
+            )
+            ours, foreign = divided(listed, self.project_id)
+        return replace(holding, backups=ours[: 1 + PREDECESSORS], foreign=foreign)
+
+    def before(self, database: str, when: datetime, *, anybodys: bool = False) -> BackupSet | None:
+        """The newest set of a database made before a time, with its manifest; None without one.
+
+        Of other projects' sets at most `_FOREIGN` are passed over, unless `anybodys` counts.
+        """
+        for _ in range(_FOREIGN):
+            last = when - timedelta(seconds=CLOCK_TOLERANCE + 1)
+            search = self._search(database, last, span=_WINDOW * self.backup.max_age)
+            found = self._holding(database, search.newest(1)).backups
+            if not found:
+                return None
+            one = self.with_manifest(database, found[0])
+            if anybodys or not one.project.is_another(self.project_id):
+                return one
+            when = one.timestamp
+        return None
 
     def latest(self, database: str, now: datetime, limit: int) -> Holding:
         """The newest `limit` sets of a database (0: all of them), without their manifests."""
@@ -99,26 +138,49 @@ class Bucket(Connection):
 
     def last_drill(self, database: str) -> Proof | None:
         """The outcome of the last good drill of a database, whichever set it was of."""
-        text = self._small(Keys(database).drilled)
-        return None if text is None else _proof(text)
+        text = self._small(self.keys(database).drilled)
+        proof = None if text is None else _proof(text)
+        return None if proof and proof.project.is_another(self.project_id) else proof
+
+    def accepted_cluster(self, database: str) -> str:
+        """The cluster of a database that a person has accepted after another one; "" for none."""
+        text = self._small(self.keys(database).accepted)
+        try:
+            return "" if text is None else parse_accepted(text)
+        except ValueError:
+            return ""
+
+    def accept_cluster(self, database: str, cluster: str, before: str, who: str) -> None:
+        """Have it known that another cluster than `before` is the right one."""
+        now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        said = {"format": FORMAT, "cluster": cluster, "before": before, "who": who, "accepted": now}
+        self._put(self.keys(database).accepted, said)
 
     def files_state(self, stack: str, node: str) -> FilesState | str | None:
         """What a node has recorded about its attachments, or what is wrong with that; None if
         it never recorded anything.
         """
-        key = files_state(stack, node)
+        key = files_state(stack, node, self.backup.project)
         text = self._small(key)
         if text is None:
             return None
         try:
-            return parse_files_state(text)
+            state = parse_files_state(text)
+            if state.project.is_another(self.project_id):
+                raise ValueError(f"is of {state.project}: two projects write there")
+            return state
         except ValueError as error:
             return f"{key}: {error}"
 
     def record(self, one: BackupSet, part: str, outcome: Mapping[str, Any]) -> BackupSet:
         """Write an outcome ("deep" or "drill") next to a set, and return the set with it."""
         key = one.key.removesuffix(PARTS["manifest"]) + PARTS[part]
-        text = json.dumps(outcome, indent=1).encode()
+        text = self._put(key, outcome)
+        return replace(one, proofs={**one.proofs, part: _proof(text)})
+
+    def _put(self, key: str, content: Mapping[str, Any]) -> bytes:
+        """Write an object of JSON and return its text."""
+        text = json.dumps(content, indent=1).encode()
         with self.translated(f"writing {key}"):
             self.client.put_object(
                 Bucket=self.name,
@@ -127,7 +189,7 @@ class Bucket(Connection):
                 ContentType="application/json",
                 **_encryption(self.backup),
             )
-        return replace(one, proofs={**one.proofs, part: _proof(text)})
+        return text
 
     def read(self, part: Part) -> Iterator[bytes]:
         """The bytes of an object, block by block, once.
@@ -197,7 +259,7 @@ class Bucket(Connection):
                 yield block
 
     def _search(self, database: str, now: datetime, *, span: int) -> Search:
-        keys = Keys(database)
+        keys = self.keys(database)
         # Of this search only: databases that are backed up together share their times.
         self._seen = {}
         second = int((now - EPOCH).total_seconds())

@@ -5,6 +5,7 @@ The names of rights: https://docs.aws.amazon.com/service-authorization/latest/re
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 PARTIES = {
@@ -14,7 +15,6 @@ PARTIES = {
     "pruner": "whoever runs backup.prune --yes: the operator's, and deleting sets",
     "owner": "whoever runs bucket.setup: the bucket's settings",
 }
-_PARTS = ("postgres/*", "files/*")
 _SETTINGS = (
     "BucketVersioning",
     "BucketPublicAccessBlock",
@@ -23,49 +23,75 @@ _SETTINGS = (
 )
 
 
-def policies(bucket: str, region: str, kms_key: str = "") -> dict[str, dict[str, Any]]:
+def policies(
+    bucket: str, region: str, kms_key: str = "", prefix: str = ""
+) -> dict[str, dict[str, Any]]:
     """Given a bucket's name, its region and its KMS key (id, alias or ARN; "" for none), return
-    each party's policy.
+    each party's policy. `prefix` is what the project's keys begin with: "" or "project/".
     """
+    where = _Where(f"arn:aws:s3:::{bucket}", prefix)
     return {
         party: {"Version": "2012-10-17", "Statement": statements + _key(party, region, kms_key)}
         for party, statements in {
-            "node": _node(bucket),
-            "operator": _operator(bucket),
-            "pruner": _operator(bucket) + _pruner(bucket),
-            "owner": _owner(bucket),
+            "node": _node(where),
+            "operator": _operator(where),
+            "pruner": _operator(where) + _pruner(where),
+            "owner": _owner(where),
         }.items()
     }
 
 
-def _node(bucket: str) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class _Where:
+    """A bucket and a project's place in it."""
+
+    bucket: str
+    prefix: str
+
+    @property
+    def parts(self) -> list[str]:
+        return [f"{self.prefix}postgres/*", f"{self.prefix}files/*"]
+
+    @property
+    def objects(self) -> list[str]:
+        return [f"{self.bucket}/{part}" for part in self.parts]
+
+    @property
+    def sets(self) -> str:
+        return f"{self.bucket}/{self.prefix}postgres"
+
+
+def _node(where: _Where) -> list[dict[str, Any]]:
     uploads = ["s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
-    listing = _allow(["s3:ListBucket"], [_arn(bucket)])
-    listing["Condition"] = {"StringLike": {"s3:prefix": list(_PARTS)}}
-    return [_allow(["s3:GetObject", *uploads], _objects(bucket)), listing]
+    listing = _allow(["s3:ListBucket"], [where.bucket])
+    listing["Condition"] = {"StringLike": {"s3:prefix": where.parts}}
+    # Whether another cluster is the right one, a person says, not whoever has a node.
+    accepting = _allow(["s3:PutObject"], [f"{where.sets}/*/cluster.json"]) | {"Effect": "Deny"}
+    return [_allow(["s3:GetObject", *uploads], where.objects), accepting, listing]
 
 
-def _operator(bucket: str) -> list[dict[str, Any]]:
+def _operator(where: _Where) -> list[dict[str, Any]]:
     # Drills are recorded by the node.
-    outcomes = [f"{_arn(bucket)}/postgres/*.deep.json"]
+    outcomes = [f"{where.sets}/*.deep.json", f"{where.sets}/*/cluster.json"]
     settings = [f"s3:Get{name}" for name in _SETTINGS]
+    listing = ["s3:ListBucket", "s3:GetBucketObjectLockConfiguration", *settings]
     return [
-        _allow(["s3:GetObject"], _objects(bucket)),
+        _allow(["s3:GetObject"], where.objects),
         _allow(["s3:PutObject"], outcomes),
         # What prune asks, with Object Lock, of each set that would go.
-        _allow(["s3:GetObjectRetention", "s3:GetObjectLegalHold"], _sets(bucket)),
-        _allow(["s3:ListBucket", "s3:GetBucketObjectLockConfiguration", *settings], [_arn(bucket)]),
+        _allow(["s3:GetObjectRetention", "s3:GetObjectLegalHold"], [f"{where.sets}/*"]),
+        _allow(listing, [where.bucket]),
     ]
 
 
-def _pruner(bucket: str) -> list[dict[str, Any]]:
-    return [_allow(["s3:DeleteObject"], _sets(bucket))]
+def _pruner(where: _Where) -> list[dict[str, Any]]:
+    return [_allow(["s3:DeleteObject"], [f"{where.sets}/*"])]
 
 
-def _owner(bucket: str) -> list[dict[str, Any]]:
+def _owner(where: _Where) -> list[dict[str, Any]]:
     settings = [f"s3:{verb}{name}" for name in _SETTINGS for verb in ("Get", "Put")]
     rights = ["s3:CreateBucket", "s3:ListBucket", "s3:GetBucketObjectLockConfiguration"]
-    return [_allow(rights + settings, [_arn(bucket)])]
+    return [_allow(rights + settings, [where.bucket])]
 
 
 def _key(party: str, region: str, kms_key: str) -> list[dict[str, Any]]:
@@ -88,15 +114,3 @@ def _key(party: str, region: str, kms_key: str) -> list[dict[str, Any]]:
 
 def _allow(rights: list[str], resources: list[str]) -> dict[str, Any]:
     return {"Effect": "Allow", "Action": rights, "Resource": resources}
-
-
-def _objects(bucket: str) -> list[str]:
-    return [f"{_arn(bucket)}/{part}" for part in _PARTS]
-
-
-def _sets(bucket: str) -> list[str]:
-    return [f"{_arn(bucket)}/postgres/*"]
-
-
-def _arn(bucket: str) -> str:
-    return f"arn:aws:s3:::{bucket}"

@@ -23,8 +23,6 @@ ABORTED_DAYS = 7
 """After so many days what an upload that was cut off has left behind is removed."""
 ABORTED, OLD = "swarmkeep-aborted-uploads", "swarmkeep-old-versions"
 """The IDs of our lifecycle rules."""
-PREFIXES = ("postgres/", "files/")
-"""Where backups lie."""
 
 _BLOCKS = ("IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
 # On AWS only: under it Ceph (16.2, measured) refuses every upload, with an ACL or without. What
@@ -120,9 +118,9 @@ def judge(settings: Settings, backup: Backup) -> list[Check]:
         _versioning(settings),
         _public(settings, backup),
         _encryption(settings, backup),
-        _aborted(settings),
-        _old_versions(settings),
-        _expiry(settings),
+        _aborted(settings, backup),
+        _old_versions(settings, backup),
+        _expiry(settings, backup),
     ]
 
 
@@ -230,10 +228,10 @@ def _encryption(settings: Settings, backup: Backup) -> Check:
     return Check("encryption", ok, detail, _SETUP)
 
 
-def _aborted(settings: Settings) -> Check:
+def _aborted(settings: Settings, backup: Backup) -> Check:
     if isinstance(settings.rules, Unsupported):
         return _not_asked("aborted uploads", settings.rules)
-    days = _days(settings.rules, "AbortIncompleteMultipartUpload", "DaysAfterInitiation")
+    days = _days(backup, settings.rules, "AbortIncompleteMultipartUpload", "DaysAfterInitiation")
     detail = (
         f"removed after {days} days"
         if days
@@ -242,11 +240,11 @@ def _aborted(settings: Settings) -> Check:
     return Check("aborted uploads", bool(days), detail, _SETUP)
 
 
-def _old_versions(settings: Settings) -> Check:
+def _old_versions(settings: Settings, backup: Backup) -> Check:
     name = "old versions"
     if isinstance(settings.rules, Unsupported):
         return _not_asked(name, settings.rules)
-    days = _days(settings.rules, "NoncurrentVersionExpiration", "NoncurrentDays")
+    days = _days(backup, settings.rules, "NoncurrentVersionExpiration", "NoncurrentDays")
     if days:
         return Check(name, True, f"removed after {days} days")
     if not settings.versioning or isinstance(settings.versioning, Unsupported):
@@ -254,13 +252,13 @@ def _old_versions(settings: Settings) -> Check:
     return Check(name, False, "what was deleted is never removed, and is paid for", _SETUP)
 
 
-def _expiry(settings: Settings) -> Check:
+def _expiry(settings: Settings, backup: Backup) -> Check:
     """A rule that deletes by age knows neither what is proven nor which attachments are in use."""
     name = "expiry"
     if isinstance(settings.rules, Unsupported):
         return Check(name, True, "no lifecycle rules in this store")
     for rule in settings.rules:
-        if rule.get("Status") != "Enabled" or not _touches(rule):
+        if rule.get("Status") != "Enabled" or not _touches(rule, backup):
             continue
         gone = rule.get("Expiration", {})
         if gone.get("Days") or gone.get("Date"):
@@ -278,10 +276,10 @@ def _not_asked(name: str, said: Unsupported) -> Check:
     return Check(name, True, _LACKS.format(said.code))
 
 
-def _days(rules: Sequence[Mapping[str, Any]], action: str, key: str) -> int:
+def _days(backup: Backup, rules: Sequence[Mapping[str, Any]], action: str, key: str) -> int:
     """After how many days all backups are under this action; 0 if not all are."""
     found = []
-    for prefix in PREFIXES:
+    for prefix in backup.folders:
         days = [
             int(rule[action][key])
             for rule in rules
@@ -296,10 +294,10 @@ def _days(rules: Sequence[Mapping[str, Any]], action: str, key: str) -> int:
     return max(found)
 
 
-def _touches(rule: Mapping[str, Any]) -> bool:
+def _touches(rule: Mapping[str, Any], backup: Backup) -> bool:
     """Whether a rule is about any of the backups."""
     own = _prefix(rule)
-    return any(prefix.startswith(own) or own.startswith(prefix) for prefix in PREFIXES)
+    return any(prefix.startswith(own) or own.startswith(prefix) for prefix in backup.folders)
 
 
 def _prefix(rule: Mapping[str, Any]) -> str:

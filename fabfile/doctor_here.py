@@ -108,11 +108,11 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
-def bucket(inventory: Inventory) -> tuple[Finding, int | None]:
+def bucket(inventory: Inventory, project_id: str) -> tuple[Finding, int | None]:
     """Whether this person's AWS credentials reach the bucket, and the newest backup's bytes."""
     now = datetime.now(UTC)
     try:
-        holding = Bucket(inventory.backup).newest(inventory.postgres.database, now)
+        holding = Bucket(inventory.backup, project_id).newest(inventory.postgres.database, now)
     except SwarmkeepError as error:
         return failure(GROUP, "bucket", error), None
     if not holding.backups:

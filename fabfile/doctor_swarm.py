@@ -12,6 +12,7 @@ from fabfile.errors import SwarmkeepError
 from fabfile.host_facts import version_of
 from fabfile.inventory import Inventory
 from fabfile.preflight import check_network
+from fabfile.preflight_project import check_project, owners
 from fabfile.stacks import Wanted
 from fabfile.swarm import data_label, holds_data
 from fabfile.verify import Check
@@ -82,6 +83,23 @@ def _nodes(inventory: Inventory, cluster: Cluster) -> Check:
     )
     said = ", ".join(f"{n.name} is {n.state}/{n.availability}" for n in bad)
     return Check("nodes", not bad, said or "all ready and active", hint)
+
+
+def _project(
+    inventory: Inventory, cluster: Cluster, wanted: Sequence[Wanted] | None
+) -> list[Check]:
+    """Whether this project is alone with its names, and who is beside it on the Swarm."""
+    if not wanted:
+        return []
+    try:
+        check_project(inventory, wanted[0], cluster, take_over=False)
+    except SwarmkeepError as error:
+        return [Check("project", False, error.message, error.hint)]
+    others = {
+        str(owner) for stack, owner in owners(cluster).items() if stack not in inventory.stacks
+    }
+    beside = f"; beside it on this Swarm: {', '.join(sorted(others))}" if others else ""
+    return [Check("project", True, f"{wanted[0].project}{beside}")]
 
 
 def _labels(inventory: Inventory, cluster: Cluster) -> Check:

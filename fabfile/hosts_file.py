@@ -271,6 +271,7 @@ def _read_backup(section: Section, top: Section, project: str) -> Backup:
         max_drill_age=section.duration("max_drill_age", 0, low=3600),
         retention=_read_retention(section),
         profile=section.text("profile", "", pattern=_NAME, want="an AWS profile's name"),
+        project=project,
     )  # fmt: skip
     if backup.kms_key_id and backup.encryption != "aws:kms":
         section.fail("kms_key_id", "needs backup.encryption: aws:kms")

@@ -133,6 +133,18 @@ class Backup:
     retention: Retention
     profile: str
     """The team member's own AWS profile; "" for the default chain."""
+    project: str = ""
+    """The project's name, with which all its keys begin; "" for none."""
+
+    @property
+    def prefix(self) -> str:
+        """What all keys begin with: "" or "project/"."""
+        return f"{self.project}/" if self.project else ""
+
+    @property
+    def folders(self) -> tuple[str, str]:
+        """What the keys of all backups begin with: the databases', the attachments'."""
+        return (f"{self.prefix}postgres/", f"{self.prefix}files/")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The names of a database's objects in the bucket, and the times in them. Pure.
 
 One run of the backup makes one set: objects whose names share a time stamp,
-`postgres/<database>/backup_<YYYYMMDDTHHMMSSZ>.<part>`. Keys of one database sort by time,
+`postgres/<database>/backup_<YYYYMMDDTHHMMSSZ>.<part>`, with the project's name and a slash before
+it where the project has one. Keys of one database sort by time,
 which is what lets newest.py find the newest without listing the rest. The manifest is
 uploaded last: where it lies, the set is complete. Times are whole seconds since 1970, UTC.
 """
@@ -29,14 +30,9 @@ PARTS = {
 read the set completely, and of having restored it."""
 
 
-def files_folder(stack: str) -> str:
-    """Where NocoDB's attachments lie: "files/appstack/data/" and their path in the volume."""
-    return f"files/{stack}/data/"
-
-
-def files_state(stack: str, node: str) -> str:
+def files_state(stack: str, node: str, project: str = "") -> str:
     """Where backup-files.sh on a node records that all its files are in the bucket."""
-    return f"files/{stack}/state/{node}.json"
+    return f"{project and f'{project}/'}files/{stack}/state/{node}.json"
 
 
 _ENDS = {end: part for part, end in PARTS.items()}
@@ -61,14 +57,20 @@ def moment(second: int) -> datetime:
 
 @dataclass(frozen=True)
 class Keys:
-    """The object keys of one database."""
+    """The object keys of one database of a project ("" for the one without a name)."""
 
     database: str
+    project: str = ""
 
     @property
     def folder(self) -> str:
         """Where everything of this database lies: "postgres/nocodb/"."""
-        return f"postgres/{self.database}/"
+        return f"{self.project and f'{self.project}/'}postgres/{self.database}/"
+
+    @property
+    def accepted(self) -> str:
+        """The key of what says which cluster a person has accepted after another one."""
+        return f"{self.folder}cluster.json"
 
     @property
     def prefix(self) -> str:

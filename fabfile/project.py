@@ -31,6 +31,10 @@ class Project:
         """What labels in the Swarm say: "NAME:ID", without a name the ID alone."""
         return f"{self.name}:{self.id}" if self.name else self.id
 
+    def is_another(self, project_id: str) -> bool:
+        """Whether this is not the project of an identity. Not so where either is not known."""
+        return bool(self.id and project_id) and self.id != project_id
+
     def __str__(self) -> str:
         name = f"project {self.name}" if self.name else "the project without a name"
         return f"{name} ({self.id})" if self.id else name

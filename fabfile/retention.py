@@ -19,6 +19,7 @@ from fabfile.sets import RUNGS, BackupSet
 from fabfile.verify import CLOCK_TOLERANCE
 
 INCOMPLETE = "not complete, so neither counted nor touched"
+CLUSTER_BEFORE = "of the cluster before, until the new one is accepted"
 FUTURE = "dated in the future: some clock is wrong"
 
 
@@ -36,9 +37,14 @@ class Decision:
         return not self.reasons
 
 
-def decide(policy: Retention, sets: Sequence[BackupSet], now: datetime) -> list[Decision]:
+def decide(
+    policy: Retention, sets: Sequence[BackupSet], now: datetime, *, unaccepted: bool = False
+) -> list[Decision]:
     """Given the policy, a database's sets with manifests and proofs, and the time, return a
     decision on each, newest first.
+
+    `unaccepted`: the newest set is of another cluster than those before, and nobody has accepted
+    that yet. Perhaps the database was lost: then nothing of the cluster before goes.
     """
     ordered = sorted(sets, key=lambda one: one.timestamp, reverse=True)
     latest = now + timedelta(seconds=CLOCK_TOLERANCE)
@@ -51,6 +57,11 @@ def decide(policy: Retention, sets: Sequence[BackupSet], now: datetime) -> list[
             reasons[one.timestamp].append(f"{INCOMPLETE}: {one.flaw}")
     for one, reason in _kept(policy, counted):
         reasons[one.timestamp].append(reason)
+    if unaccepted and counted:
+        newest = _cluster(counted[0])
+        for one in counted:
+            if _cluster(one) != newest:
+                reasons[one.timestamp].append(CLUSTER_BEFORE)
     standing = {one.timestamp for one in counted}
     return [
         Decision(one, tuple(reasons[one.timestamp]), one.timestamp in standing) for one in ordered
@@ -84,6 +95,10 @@ def _newest_periods(
     for one in best_first:
         standing.setdefault(period(one.timestamp), one)
     return sorted(standing.items(), reverse=True)[:count]
+
+
+def _cluster(one: BackupSet) -> str:
+    return one.manifest.cluster if one.manifest else ""
 
 
 def _failed(one: BackupSet) -> bool:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from fabfile.keys import EPOCH, stamp
+from fabfile.project import Project
 
 FORMAT = 1
 """The version of manifests and outcomes that is written and read here."""
@@ -20,6 +21,9 @@ RUNGS = ("landed", "complete", "deep-read", "drilled")
 """How far a set can be proven, each including the one before."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+NOBODYS = Project("", "")
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,12 @@ class Manifest:
     rows: Mapping[str, int] | None
     data: Mapping[str, Any] = field(repr=False)
     """All of it, as it was written."""
+    project: Project = NOBODYS
+    """Whose it is; without an identity where it was made before there were projects."""
+    cluster: str = ""
+    """PostgreSQL's system identifier; "" where it was not recorded."""
+    expected_cluster: str = ""
+    """That of the sets before it, as far as a person has accepted it."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,7 @@ class Proof:
     finished: str
     seconds: float
     reason: str = ""
+    project: Project = NOBODYS
 
 
 @dataclass(frozen=True)
@@ -106,6 +117,11 @@ class BackupSet:
     def stored(self) -> int:
         """Bytes of all its objects."""
         return sum(part.size for part in self.parts.values())
+
+    @property
+    def project(self) -> Project:
+        """Whose it is, as far as its manifest was read and says so."""
+        return self.manifest.project if self.manifest else NOBODYS
 
     @property
     def last_modified(self) -> datetime:
@@ -149,6 +165,7 @@ class FilesState:
     finished: datetime
     files: int
     size: int
+    project: Project = NOBODYS
 
 
 def parse_files_state(text: str | bytes) -> FilesState:
@@ -160,7 +177,7 @@ def parse_files_state(text: str | bytes) -> FilesState:
         finished = datetime.fromisoformat(_text(data["finished"]))
         if finished.tzinfo is None:
             raise ValueError(f"its time {data['finished']!r} has no zone")
-        return FilesState(finished, _count(data["files"]), _count(data["bytes"]))
+        return FilesState(finished, _count(data["files"]), _count(data["bytes"]), _project(data))
     except KeyError as error:
         raise ValueError(f"lacks {error}") from None
 
@@ -187,9 +204,28 @@ def parse_manifest(text: str | bytes, database: str) -> Manifest:
             images={name: _text(image) for name, image in _mapping(data["images"]).items()},
             rows=None if rows is None else {t: _count(n) for t, n in _mapping(rows).items()},
             data=data,
+            project=_project(data),
+            cluster=_identifier(data.get("cluster")),
+            expected_cluster=_identifier(data.get("expected_cluster")),
         )
     except KeyError as error:
         raise ValueError(f"its manifest lacks {error}") from None
+
+
+def parse_accepted(text: str | bytes) -> str:
+    """Given the text of an acceptance, return the cluster that it accepts. Raises ValueError."""
+    return _identifier(_object(text).get("cluster"))
+
+
+def divided(
+    sets: Sequence[BackupSet], project_id: str
+) -> tuple[tuple[BackupSet, ...], tuple[BackupSet, ...]]:
+    """Given sets with their manifests, return ours and those of other projects.
+
+    What names no project is ours; so is everything where it is not known which we are ("").
+    """
+    ours = tuple(one for one in sets if not one.project.is_another(project_id))
+    return ours, tuple(one for one in sets if one.project.is_another(project_id))
 
 
 def parse_proof(text: str | bytes) -> Proof:
@@ -206,6 +242,7 @@ def parse_proof(text: str | bytes) -> Proof:
             _text(data["finished"]),
             seconds,
             _text(data.get("reason", "")),
+            _project(data),
         )
     except KeyError as error:
         raise ValueError(f"lacks {error}") from None
@@ -223,6 +260,19 @@ def outcome(of: str, reason: str, seconds: float) -> dict[str, Any]:
         "finished": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "seconds": round(seconds, 1),
     }
+
+
+def _project(data: Mapping[str, Any]) -> Project:
+    """Whose something is; nobody's where it does not say."""
+    said = _mapping(data.get("project") or {})
+    return Project(_text(said.get("name", "")), _text(said.get("id", "")))
+
+
+def _identifier(value: object) -> str:
+    text = _text(value or "")
+    if text and not (text.isascii() and text.isdecimal()):
+        raise ValueError(f"its manifest has {value!r} where a system identifier belongs")
+    return text
 
 
 def _object(text: str | bytes) -> dict[str, Any]:

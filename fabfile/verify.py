@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
 
-from fabfile.sets import BackupSet, FilesState, Proof
+from fabfile.project import Project
+from fabfile.sets import NOBODYS, BackupSet, FilesState, Proof
 from fabfile.units import format_duration, format_size
 
 CLOCK_TOLERANCE = 300
@@ -52,6 +53,10 @@ class Expectations:
     max_age: int
     min_size: int
     max_drill_age: int = 0
+    project: Project = NOBODYS
+    """Which project we are; without an identity where that is not known."""
+    accepted_cluster: str = ""
+    """The cluster that a person has accepted after another one."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,8 @@ class Holding:
     future: tuple[BackupSet, ...] = ()
     others: tuple[str, ...] = ()
     incomplete: tuple[datetime, ...] = ()
+    foreign: tuple[BackupSet, ...] = ()
+    """Sets of other projects that were met, newest first; they are in none of the others."""
 
 
 def judge(
@@ -79,6 +86,7 @@ def judge(
     """
     if not holding.backups:
         checks = [_nothing(holding)]
+        checks += [_project(expected, holding, None)] if holding.foreign else []
         return [*checks, _clock(holding, None)] if holding.future else checks
     newest, *predecessors = holding.backups
     checks = [
@@ -88,6 +96,8 @@ def judge(
         _shrunk(newest, predecessors[:PREDECESSORS]),
         _complete(newest),
         _proven(newest),
+        _project(expected, holding, newest),
+        _cluster(expected, newest),
         _clock(holding, newest),
     ]
     return [*checks, _drilled(expected, drill, now)] if expected.max_drill_age else checks
@@ -213,7 +223,9 @@ def _age(state: FilesState, now: datetime) -> float:
 
 def _nothing(holding: Holding) -> Check:
     detail = f"no backup in {holding.place}"
-    if holding.future:
+    if holding.foreign:
+        detail += f" of this project; set {holding.foreign[0].stamp} is another's"
+    elif holding.future:
         detail += " but such that are dated in the future"
     elif holding.incomplete:
         detail += f"; there are parts without a manifest ({_stamped(holding.incomplete[0])}): "
@@ -285,6 +297,54 @@ def _proven(newest: BackupSet) -> Check:
     ok = all(proof.ok for proof in newest.proofs.values())
     unproven = "" if newest.proofs else "; no deep read and no drill of it on record"
     return Check("proven", ok, f"{how_far(newest)}{unproven}", _AGAIN)
+
+
+def _project(expected: Expectations, holding: Holding, newest: BackupSet | None) -> Check:
+    """Whether one project alone writes into this folder."""
+    hint = "give each project a name of its own: 'project: NAME' in hosts.yaml"
+    if holding.foreign and (newest is None or holding.foreign[0].timestamp > newest.timestamp):
+        first = holding.foreign[0]
+        detail = f"set {first.stamp} is of {first.project}, this is {expected.project}"
+        detail += "; the checks above are about the newest of ours" if newest else ""
+        return Check("project", False, detail, hint)
+    if newest is None or not newest.project.id:
+        return Check("project", True, "not recorded: made by an earlier version")
+    if expected.project.id:
+        return Check("project", True, f"of {newest.project}")
+    others = {one.project.id for one in holding.backups} - {newest.project.id, ""}
+    said = f"of {newest.project}"
+    known = f"which project this is, is not known here: set project_id: {newest.project.id}"
+    if others:
+        detail = f"{said}, and of {', '.join(sorted(others))}"
+        return Check("project", False, detail, f"{known} or the other's in hosts.yaml; {hint}")
+    return Check("project", True, f"{said}, not compared: hosts.yaml has no project_id")
+
+
+def unaccepted(newest: BackupSet, accepted: str) -> str:
+    """The cluster that a set should have been of, where it is of another that nobody has
+    accepted; "" else.
+    """
+    said = newest.manifest
+    if said is None or said.expected_cluster in ("", said.cluster) or said.cluster == accepted:
+        return ""
+    return said.expected_cluster
+
+
+def _cluster(expected: Expectations, newest: BackupSet) -> Check:
+    """Whether it is the database that the sets before it were of."""
+    cluster = newest.manifest.cluster if newest.manifest else ""
+    if not cluster:
+        return Check("cluster", True, "not recorded: made by an earlier version")
+    before = unaccepted(newest, expected.accepted_cluster)
+    if not before:
+        return Check("cluster", True, f"system identifier {cluster}, as before")
+    return Check(
+        "cluster",
+        False,
+        f"system identifier {cluster}; the sets before were of {before}: another database",
+        "if a new one was meant: inv backup.accept; else the older sets have the data: "
+        "inv backup.list, and find out what became of the old database",
+    )
 
 
 def _drilled(expected: Expectations, drill: Proof | None, now: datetime) -> Check:

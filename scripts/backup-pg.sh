@@ -267,7 +267,7 @@ expect_cluster() {
     EXPECTED=$CLUSTER
     return
   fi
-  log WARNING "this is cluster $CLUSTER, the last set was of cluster $EXPECTED; next: 'inv backup.accept-cluster' if a new one was meant, else find out where the old one is"
+  log WARNING "this is cluster $CLUSTER, the last set was of cluster $EXPECTED; next: 'inv backup.accept' if a new one was meant, else find out where the old one is"
 }
 
 # ---- the manifest -----------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
-from fabfile.commands.edge import command, read_inventory, show_error
+from fabfile.commands.edge import command, open_bucket, read_inventory, show_error
 from fabfile.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,14 +38,13 @@ def list_(
     """List the backups in the bucket and how far each is proven."""
     from dataclasses import replace
 
-    from fabfile.bucket import Bucket
     from fabfile.commands import verifying
     from fabfile.report import to_json
 
     if limit < 0:
         raise ConfigError(f"--limit {limit}: want a number of backups, or 0 for all of them")
     inventory = read_inventory(hosts)
-    bucket = Bucket(inventory.backup)
+    bucket = open_bucket(inventory)
     now = datetime.now(UTC)
     documents = []
     for name in chosen_databases(inventory, database):
@@ -62,7 +61,7 @@ def list_(
             }
         )
         if not json:
-            print(_listing(replace(holding, backups=tuple(shown)), now))
+            print(_listing(replace(holding, backups=tuple(shown)), now, bucket.project_id))
     if json:
         print(to_json(documents[0] if len(documents) == 1 else {"databases": documents}))
 
@@ -82,12 +81,11 @@ def verify(
     json: bool = False,
 ) -> None:
     """Check that the last backup has landed and is good."""
-    from fabfile.bucket import Bucket
     from fabfile.commands import verifying
     from fabfile.report import to_json
 
     inventory = read_inventory(hosts)
-    bucket = Bucket(inventory.backup)
+    bucket = open_bucket(inventory)
     verdicts = []
     for name in chosen_databases(inventory, database):
         verdicts.append(verifying.look(ctx, inventory, bucket, name, deep=deep))
@@ -104,6 +102,34 @@ def verify(
         raise errors[-1]
 
 
+@command(
+    name="accept",
+    help={"database": DATABASE_HELP, "yes": "do not ask"},
+)
+def accept_cluster(
+    _ctx: Context, hosts: str | None = None, database: str = "", yes: bool = False
+) -> None:
+    """Accept that the newest backup is of another cluster."""
+    from fabfile import origin
+    from fabfile.commands.carrying_out import ask
+    from fabfile.verify import unaccepted
+
+    inventory = read_inventory(hosts)
+    bucket = open_bucket(inventory)
+    for name in chosen_databases(inventory, database):
+        holding = bucket.newest(name, datetime.now(UTC))
+        newest = holding.backups[0] if holding.backups else None
+        before = unaccepted(newest, bucket.accepted_cluster(name)) if newest else ""
+        if newest is None or newest.manifest is None or not before:
+            print(f"{holding.place}: nothing to accept")
+            continue
+        cluster = newest.manifest.cluster
+        said = f"{name}: set {newest.stamp} is of cluster {cluster}, those before of {before}"
+        ask(f"{said}. Is the new one right?", yes=yes, refusal=said)
+        bucket.accept_cluster(name, cluster, before, origin.find().who)
+        print(f"accepted: {name} is cluster {cluster} from now on; next: inv backup.verify")
+
+
 def chosen_databases(inventory: Inventory, database: str) -> tuple[str, ...]:
     """Given the --database flag, return which databases are meant. Raises ConfigError."""
     known = inventory.postgres.databases
@@ -115,7 +141,7 @@ def chosen_databases(inventory: Inventory, database: str) -> tuple[str, ...]:
     return (database,) if database else known
 
 
-def _listing(holding: Holding, now: datetime) -> str:
+def _listing(holding: Holding, now: datetime, project_id: str) -> str:
     from fabfile.report import plain, table
     from fabfile.units import format_size
     from fabfile.verify import how_far
@@ -128,7 +154,7 @@ def _listing(holding: Holding, now: datetime) -> str:
                 f"{one.timestamp:%Y-%m-%d %H:%M:%S}",
                 age_of(one, now),
                 format_size(one.size),
-                plain(how_far(one)),
+                plain(f"{_whose(one, project_id)}{how_far(one)}"),
             ]
             for one in holding.backups
         ]
@@ -141,6 +167,11 @@ def _listing(holding: Holding, now: datetime) -> str:
     if holding.others:
         lines.append(f"not listed: what is no backup, such as {plain(holding.others[0])}")
     return "\n".join(lines)
+
+
+def _whose(one: BackupSet, project_id: str) -> str:
+    """What is said of a set that is another project's; "" for ours."""
+    return f"of {one.project}: " if one.project.is_another(project_id) else ""
 
 
 def age_of(one: BackupSet, now: datetime) -> str:

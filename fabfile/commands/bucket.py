@@ -89,5 +89,5 @@ def policies(_ctx: Context, hosts: str | None = None, party: str = "") -> None:
     if party and party not in bucket_policies.PARTIES:
         raise ConfigError(f"--party {party}: want one of {', '.join(bucket_policies.PARTIES)}")
     backup = read_inventory(hosts).backup
-    found = bucket_policies.policies(backup.bucket, backup.region, backup.kms_key_id)
+    found = bucket_policies.policies(backup.bucket, backup.region, backup.kms_key_id, backup.prefix)
     print(to_json(found[party] if party else found))

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
-from fabfile.commands.edge import command, connected, read_inventory, read_vault
+from fabfile.commands.edge import (
+    command,
+    connected,
+    known_project,
+    read_inventory,
+    read_vault,
+)
 from fabfile.errors import SwarmkeepError, UnreachableError
 
 if TYPE_CHECKING:
@@ -48,7 +54,7 @@ def _examine(ctx: Context, inventory: Inventory) -> list[Finding]:
     # The vault first: its password may have to be typed.
     here = doctor_here.look(inventory, lambda: read_vault(inventory))
     with ThreadPoolExecutor(1) as pool, connected(ctx, inventory) as fleet:
-        asking = pool.submit(doctor_here.bucket, inventory)
+        asking = pool.submit(doctor_here.bucket, inventory, known_project(inventory))
         outcomes = fleet.fan_out(inventory.hosts, ask)
         bucket, newest = asking.result()
     facts = {outcome.entry.name: outcome.value for outcome in outcomes if outcome.value}

@@ -19,6 +19,7 @@ from fabfile.errors import CONFIG, FAILED, ConfigError, SwarmkeepError
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from fabfile.bucket import Bucket
     from fabfile.inventory import Inventory
     from fabfile.transport import Fleet
     from fabfile.vault import Secrets
@@ -111,6 +112,34 @@ def read_inventory(hosts: str | None) -> Inventory:
 
     path = hosts_file.locate(hosts)
     return kept.read(path, ("hosts", path), lambda: hosts_file.load(path))
+
+
+def known_project(inventory: Inventory) -> str:
+    """The project's identity, as far as it is known without asking for a password; else "".
+
+    Whoever only reads the bucket may have no vault.
+    """
+    from fabfile import project, vault
+    from fabfile.commands import kept
+
+    if inventory.project_id:
+        return inventory.project_id
+    try:
+        secrets = kept.read(
+            inventory.vault.file,
+            ("vault", inventory.vault, *map(os.environ.get, VAULT_VARIABLES)),
+            lambda: vault.load(inventory.vault),
+        )
+    except SwarmkeepError:
+        return ""
+    return project.of(inventory, secrets).id
+
+
+def open_bucket(inventory: Inventory) -> Bucket:
+    """The project's backups in the bucket."""
+    from fabfile.bucket import Bucket
+
+    return Bucket(inventory.backup, known_project(inventory))
 
 
 def sudo_password(ctx: Context) -> str | None:

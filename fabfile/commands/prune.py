@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from invoke.context import Context
 
 from fabfile.commands.backup import DATABASE_HELP, JSON_HELP, age_of, chosen_databases
-from fabfile.commands.edge import command, is_dry, read_inventory, show_error
+from fabfile.commands.edge import command, is_dry, open_bucket, read_inventory, show_error
 from fabfile.errors import SwarmkeepError
 
 if TYPE_CHECKING:
@@ -68,12 +68,11 @@ def prune(
     json: bool = False,
 ) -> None:
     """Show which old backups may go; --yes deletes them."""
-    from fabfile.bucket import Bucket
     from fabfile.removal import Removal
     from fabfile.report import to_json
 
     inventory = read_inventory(hosts)
-    bucket = Bucket(inventory.backup)
+    bucket = open_bucket(inventory)
     really = yes and not is_dry(ctx)
     documents: list[dict[str, Any]] = []
     errors: list[SwarmkeepError] = []
@@ -101,11 +100,19 @@ def _plan(bucket: Bucket, removal: Removal, database: str, policy: Retention) ->
     from dataclasses import replace
 
     from fabfile.retention import decide
+    from fabfile.sets import divided
+    from fabfile.verify import unaccepted
 
     now = datetime.now(UTC)
     holding = bucket.latest(database, now, 0)
-    sets = [*holding.future, *bucket.with_proofs(database, holding.backups)]
-    plan = Plan(database, policy, holding, decide(policy, sets, now), now)
+    read = bucket.with_proofs(database, holding.backups)
+    ours, foreign = divided(read, bucket.project_id)
+    holding = replace(holding, foreign=foreign)
+    before = unaccepted(ours[0], "") if ours else ""
+    # Only where it matters: it costs a request.
+    before = before and unaccepted(ours[0], bucket.accepted_cluster(database))
+    decisions = decide(policy, [*holding.future, *ours], now, unaccepted=bool(before))
+    plan = Plan(database, policy, holding, decisions, now)
     if not plan.going:
         return plan
     protection = removal.protection()
@@ -136,6 +143,10 @@ def _table(plan: Plan) -> str:
     ]
     if rows:
         lines.append(table(["", "set", "age", "size", "because"], rows))
+    for one in plan.holding.foreign[:_SHOWN]:
+        lines.append(f"left alone: set {one.stamp}, which is of {plain(str(one.project))}")
+    if len(plan.holding.foreign) > _SHOWN:
+        lines.append(f"left alone: {len(plan.holding.foreign) - _SHOWN} more of other projects")
     for when in plan.holding.incomplete[:_SHOWN]:
         lines.append(f"left alone: parts of {when:%Y%m%dT%H%M%SZ}, which lack a manifest")
     if len(plan.holding.incomplete) > _SHOWN:
@@ -214,6 +225,7 @@ def _data(plan: Plan, results: list[Removed]) -> dict[str, Any]:
         "left_alone": {
             "without_manifest": [f"{when:%Y%m%dT%H%M%SZ}" for when in plan.holding.incomplete],
             "no_backup": list(plan.holding.others),
+            "other_projects": [one.stamp for one in plan.holding.foreign],
         },
         "bytes": sum(one.stored for one in going),
         "versioned": plan.protection.versioned if plan.protection else None,

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from fabfile.commands.carrying_out import say
+from fabfile.commands.edge import open_bucket
 
 if TYPE_CHECKING:
     from fabfile.inventory import Inventory
@@ -22,7 +23,6 @@ def choose(
     Raises ConfigError, UnreachableError, or CheckFailedError if there is no good one.
     """
     from fabfile import choosing
-    from fabfile.bucket import Bucket
     from fabfile.verify import CLOCK_TOLERANCE
 
     if key:
@@ -33,12 +33,14 @@ def choose(
         exact, what = None, f"made before {when:%Y-%m-%d %H:%M:%S} UTC"
     else:
         when, exact, what = now + timedelta(seconds=CLOCK_TOLERANCE), None, ""
-    bucket = Bucket(inventory.backup)
-    found = bucket.before(database, when)
+    bucket = open_bucket(inventory)
+    found = bucket.before(database, when, anybodys=bool(key))
     if found and exact and found.timestamp != exact:
         found = None
     one = choosing.usable(found, bucket.place(database), what)
     print(f"set {one.stamp} of {database}, made {made(one, now)}", flush=True)
+    if one.project.is_another(bucket.project_id):
+        print(f"warning: it is of another project: {one.project}", flush=True)
     return one
 
 

@@ -73,7 +73,8 @@ def look(
     from dataclasses import replace
     from time import monotonic
 
-    from fabfile.verify import Expectations, judge, judge_files
+    from fabfile.project import Project
+    from fabfile.verify import Expectations, judge, judge_files, unaccepted
 
     started, before = monotonic(), bucket.requests
     now = datetime.now(UTC)
@@ -88,7 +89,15 @@ def look(
         newest, read = read_deep(ctx, inventory, bucket, newest)
         holding = replace(holding, backups=(newest, *holding.backups[1:]))
     drill = bucket.last_drill(database) if backup.max_drill_age else None
-    expected = Expectations(database, backup.max_age, backup.min_size, backup.max_drill_age)
+    expected = Expectations(
+        database,
+        backup.max_age,
+        backup.min_size,
+        backup.max_drill_age,
+        Project(inventory.project, bucket.project_id),
+        # Only where it matters: it costs a request.
+        bucket.accepted_cluster(database) if newest and unaccepted(newest, "") else "",
+    )
     checks = judge(expected, holding, now, drill)
     if backup.files and database == inventory.postgres.database:
         nodes = [entry.node for entry in inventory.with_role("app")]
@@ -117,7 +126,11 @@ def as_data(one: BackupSet, now: datetime) -> dict[str, Any]:
         "last_modified": f"{one.last_modified:%Y-%m-%dT%H:%M:%SZ}",
         "proven": one.rung,
         "flaw": one.flaw,
-        "proofs": {name: vars(proof) for name, proof in one.proofs.items()},
+        "proofs": {
+            name: {k: v for k, v in vars(proof).items() if k != "project"}
+            for name, proof in one.proofs.items()
+        },
+        "project": vars(one.project),
         # Without the rows of every table: there may be thousands of tables.
         "manifest": {k: v for k, v in one.manifest.data.items() if k != "rows"}
         if one.manifest

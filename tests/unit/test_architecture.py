@@ -16,6 +16,7 @@ STDLIB = sys.stdlib_module_names
 # Lower rooms may not import higher ones. Every room is in here, once.
 LAYERS = [
     ["errors", "units", "secret", "origin", "scram"],
+    ["project"],
     ["schema", "yamltext", "vault_format", "keys", "pgdata"],
     ["sets", "newest"],
     ["verify", "choosing"],
@@ -24,7 +25,7 @@ LAYERS = [
     ["retention", "hosts_file"],
     ["vault_password"],
     ["vault"],
-    ["vault_edit", "project"],
+    ["vault_edit"],
     ["rotation_vault"],
     ["refusals", "bucket_policies"],
     ["s3_connection"],

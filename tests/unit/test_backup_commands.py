@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 import re
 import socket
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from invoke.collection import Collection
@@ -68,7 +70,7 @@ def test_a_good_backup_is_exit_code_0(good, inv):
     assert code == 0
     assert err == ""
     assert good in out
-    assert len(re.findall(r"^ *ok ", out, re.M)) == 7
+    assert len(re.findall(r"^ *ok ", out, re.M)) == 9
     assert "FAILED" not in out
     assert f"{PLACE}: 2 requests" in out
 
@@ -84,7 +86,8 @@ def test_json_is_one_document_and_nothing_else(good, inv):
     assert document["requests"] == 2
     assert 0 < document["seconds"] < 60
     assert [check["name"] for check in document["checks"]] == [
-        "found", "fresh", "size", "shrunk", "complete", "proven", "clock",
+        "found", "fresh", "size", "shrunk", "complete", "proven", "project",
+        "cluster", "clock",
     ]  # fmt: skip
 
 
@@ -173,7 +176,7 @@ def test_each_fault_fails_its_own_check_only(server, inv, prepare, check):
     code, out, err = inv("backup.verify", "--json")
     assert code == 4
     assert failed(json.loads(out)) == [check]
-    assert f"failed 1 of 7 checks: {check}" in err
+    assert f"failed 1 of 9 checks: {check}" in err
     code, out, err = inv("backup.verify")
     assert code == 4
     assert re.search(rf"^ *FAILED +{check} ", out, re.M)
@@ -537,3 +540,111 @@ def test_list_refuses_a_negative_limit(server, inv):
     assert code == 2
     assert "--limit -1" in err
     assert server.requests == []
+
+
+# --- two projects in one folder ------------------------------------------------------------------
+
+OURS = {"name": "", "id": "a" * 16}
+THEIRS = {"name": "", "id": "b" * 16}
+
+
+@pytest.fixture
+def we_are(server, monkeypatch, tmp_path):
+    """Has hosts.yaml say which project this is."""
+
+    def use(identity: str) -> None:
+        path = write_hosts(tmp_path, server.url)
+        if identity:
+            path.write_text(f"project_id: {identity}\n{path.read_text()}")
+        monkeypatch.setenv("SWARMKEEP_HOSTS", str(path))
+
+    return use
+
+
+def test_another_swarms_set_is_never_taken_for_our_newest(server, inv, we_are):
+    """Seen: verify of the first took the second's set for its newest and called it fresh."""
+    we_are("a" * 16)
+    for i in range(8):
+        server.put(now() - 2 * DAY - i * DAY, ARCHIVE, project=OURS)
+    theirs = server.put(now() - HOUR, ARCHIVE, project=THEIRS)
+    code, out, _ = inv("backup.verify", "--json")
+    document = json.loads(out)
+    assert code == 4
+    assert failed(document) == ["fresh", "project"]
+    assert document["key"] != theirs
+    assert inv("backup.verify")[0] == 4
+
+
+def test_many_sets_of_another_project_do_not_hide_ours(server, inv, we_are):
+    we_are("a" * 16)
+    ours = server.put(now() - 2 * HOUR, ARCHIVE, project=OURS)
+    for i in range(20):
+        server.put(now() - HOUR - i * timedelta(minutes=1), ARCHIVE, project=THEIRS)
+    document = json.loads(inv("backup.verify", "--json")[1])
+    assert document["key"] == ours
+    assert failed(document) == ["project"]
+
+
+def test_a_folder_of_another_project_only_is_nothing_found(server, inv, we_are):
+    we_are("a" * 16)
+    server.put(now() - HOUR, ARCHIVE, project=THEIRS)
+    code, out, _ = inv("backup.verify", "--json")
+    assert code == 4
+    assert failed(json.loads(out)) == ["found", "project"]
+
+
+def test_list_says_which_are_another_projects(server, inv, we_are):
+    we_are("a" * 16)
+    server.put(now() - 2 * HOUR, ARCHIVE, project=OURS)
+    server.put(now() - HOUR, ARCHIVE, project={"name": "x", "id": "b" * 16})
+    code, out, _ = inv("backup.list")
+    assert code == 0
+    assert out.count("of project x (bbbbbbbbbbbbbbbb)") == 1
+    documents = json.loads(inv("backup.list", "--json")[1])["backups"]
+    assert [one["project"]["id"] for one in documents] == ["b" * 16, "a" * 16]
+
+
+def test_without_the_vault_two_projects_are_seen_all_the_same(server, inv, we_are):
+    we_are("")
+    server.put(now() - 2 * HOUR, ARCHIVE, project=OURS)
+    assert failed(json.loads(inv("backup.verify", "--json")[1])) == []
+    server.put(now() - HOUR, ARCHIVE, project=THEIRS)
+    assert failed(json.loads(inv("backup.verify", "--json")[1])) == ["project"]
+
+
+def test_a_project_with_a_name_looks_into_its_own_folder(server, inv, we_are, monkeypatch):
+    we_are("a" * 16)
+    path = Path(os.environ["SWARMKEEP_HOSTS"])
+    path.write_text(f"project: staging\n{path.read_text()}")
+    server.put(now() - HOUR, ARCHIVE, project=OURS)
+    code, out, _ = inv("backup.verify")
+    assert code == 4
+    assert "no backup in s3://test-bucket/staging/postgres/nocodb/" in out
+
+
+def test_another_cluster_is_accepted_once_and_for_all(server, inv, we_are):
+    we_are("a" * 16)
+    server.put(now() - HOUR, ARCHIVE, cluster="9", expected_cluster="7")
+    assert failed(json.loads(inv("backup.verify", "--json")[1])) == ["cluster"]
+    code, _, err = inv("backup.accept")
+    assert code == 2
+    assert "is of cluster 9, those before of 7" in err
+    code, out, _ = inv("backup.accept", "--yes")
+    assert code == 0
+    assert "accepted: nocodb is cluster 9 from now on" in out
+    assert failed(json.loads(inv("backup.verify", "--json")[1])) == []
+    said = json.loads(server.get_object("postgres/nocodb/cluster.json"))
+    assert (said["cluster"], said["before"]) == ("9", "7")
+    assert "nothing to accept" in inv("backup.accept")[1]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"project": "x"}, {"project": {"id": 7}}, {"cluster": 7}, {"cluster": "x"},
+        {"expected_cluster": ["7"]},
+    ],
+)  # fmt: skip
+def test_a_manifest_with_the_wrong_kind_of_project_or_cluster_is_damaged(server, inv, said):
+    server.put(now() - HOUR, ARCHIVE, **said)
+    assert failed(json.loads(inv("backup.verify", "--json")[1])) == ["complete"]

@@ -414,3 +414,35 @@ def test_whoever_may_not_ask_for_locks_deletes_nothing(server, inv):
     assert code == 3
     assert "denies s3:GetBucketObjectLockConfiguration" in err
     assert changing(server) == []
+
+
+# --- other projects, other clusters --------------------------------------------------------------
+
+
+def test_sets_of_another_project_neither_go_nor_count(server, inv, monkeypatch, tmp_path):
+    """Seen: prune counted another Swarm's sets together with ours."""
+    path = write_hosts(tmp_path, server.url, **POLICY)
+    path.write_text(f"project_id: {'a' * 16}\n{path.read_text()}")
+    use(monkeypatch, path)
+    ours = put(server, 5, project={"name": "", "id": "a" * 16})
+    theirs = [
+        stamp(server.put(noon(i) + HOUR, project={"name": "t", "id": "b" * 16})) for i in range(5)
+    ]
+    code, out, _ = inv("backup.prune", "--yes")
+    assert code == 0
+    assert f"left alone: set {theirs[0]}, which is of project t" in out
+    assert stamps(server) == {*ours[:3], *theirs}
+    left = json.loads(inv("backup.prune", "--json")[1])["left_alone"]
+    assert left["other_projects"] == theirs
+
+
+def test_the_last_sets_of_a_lost_cluster_stay_until_the_new_one_is_accepted(server, inv):
+    before = [stamp(server.put(noon(i), cluster="7", expected_cluster="7")) for i in range(5, 9)]
+    after = [stamp(server.put(noon(i), cluster="9", expected_cluster="7")) for i in range(5)]
+    code, out, _ = inv("backup.prune", "--yes")
+    assert code == 0
+    assert "of the cluster before, until the new one is accepted" in out
+    assert stamps(server) == {*before, *after[:3]}
+    server.put_object("postgres/nocodb/cluster.json", b'{"format": 1, "cluster": "9"}')
+    assert inv("backup.prune", "--yes")[0] == 0
+    assert stamps(server) == set(after[:3])

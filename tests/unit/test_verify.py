@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from fabfile.keys import EPOCH, Keys
+from fabfile.project import Project
 from fabfile.sets import BackupSet, FilesState, Part, Proof, parse_manifest
 from fabfile.verify import Expectations, Holding, judge, judge_files
 from tests.unit.s3_server import manifest_of
@@ -52,7 +53,9 @@ def days(count: int, size: int = 1_000_000) -> list[BackupSet]:
 
 def test_a_good_backup_passes_every_check():
     checks = judged(landed(timedelta(hours=7)), *days(7))
-    assert list(checks) == ["found", "fresh", "size", "shrunk", "complete", "proven", "clock"]
+    assert list(checks) == [
+        "found", "fresh", "size", "shrunk", "complete", "proven", "project", "cluster", "clock",
+    ]  # fmt: skip
     assert failed(checks) == []
     assert "made 7h ago" in checks["fresh"].detail
 
@@ -308,3 +311,66 @@ def test_a_host_that_never_recorded_anything_is_shown():
     [_, standby] = judge_files({"app1": YOUNG, "app2": None}, 26 * 3600, NOW)
     assert "was ever recorded: NocoDB has not run there yet" in standby.detail
     assert "those of app1 are in the bucket" in standby.detail
+
+
+# --- whose, and of which cluster ---------------------------------------------------------------
+
+OURS, THEIRS = Project("", "a" * 16), Project("theirs", "b" * 16)
+
+
+def saying(age: timedelta, **said):
+    """A set whose manifest says more."""
+    one = landed(age)
+    return replace(one, manifest=replace(one.manifest, **said))
+
+
+def test_a_folder_of_our_own_is_fine():
+    expected = replace(EXPECTED, project=OURS)
+    checks = judged(saying(timedelta(hours=7), project=OURS), *days(7), expected=expected)
+    assert failed(checks) == []
+    assert "a" * 16 in checks["project"].detail
+
+
+def test_a_newer_set_of_another_project_fails_and_the_rest_is_about_ours():
+    expected = replace(EXPECTED, project=OURS)
+    foreign = (saying(timedelta(hours=1), project=THEIRS),)
+    ours = saying(timedelta(hours=7), project=OURS)
+    checks = judged(ours, *days(7), expected=expected, foreign=foreign)
+    assert failed(checks) == ["project"]
+    assert "project theirs" in checks["project"].detail
+    assert "project: NAME" in checks["project"].hint
+    assert "made 7h ago" in checks["fresh"].detail
+    older = (saying(timedelta(hours=9), project=THEIRS),)
+    assert failed(judged(ours, *days(7), expected=expected, foreign=older)) == []
+
+
+def test_only_sets_of_another_project_are_nothing_found():
+    foreign = (saying(timedelta(hours=1), project=THEIRS),)
+    checks = judged(expected=replace(EXPECTED, project=OURS), foreign=foreign)
+    assert failed(checks) == ["found", "project"]
+    assert "no backup in" in checks["found"].detail
+    assert "of this project" in checks["found"].detail
+
+
+def test_who_does_not_know_the_project_is_told_so_and_two_in_one_folder_fail():
+    one = saying(timedelta(hours=7), project=OURS)
+    checks = judged(one, *days(7))
+    assert failed(checks) == []
+    assert "not compared" in checks["project"].detail
+    checks = judged(one, saying(timedelta(hours=8), project=THEIRS), *days(7))
+    assert failed(checks) == ["project"]
+    assert f"project_id: {'a' * 16}" in checks["project"].hint
+
+
+def test_another_cluster_fails_until_it_is_accepted():
+    """Seen: the night after a deploy with another major saved the empty database as a good set."""
+    other = saying(timedelta(hours=7), cluster="9", expected_cluster="7")
+    checks = judged(other, *days(7))
+    assert failed(checks) == ["cluster"]
+    assert "identifier 9; the sets before were of 7" in checks["cluster"].detail
+    assert "inv backup.accept" in checks["cluster"].hint
+    assert failed(judged(other, *days(7), expected=replace(EXPECTED, accepted_cluster="9"))) == []
+    wrong = replace(EXPECTED, accepted_cluster="8")
+    assert failed(judged(other, *days(7), expected=wrong)) == ["cluster"]
+    same = saying(timedelta(hours=7), cluster="7", expected_cluster="7")
+    assert failed(judged(same, *days(7))) == []
