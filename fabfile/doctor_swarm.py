@@ -38,6 +38,7 @@ def judge_swarm(
         _quorum(witness.quorum),
         *_known(inventory, cluster),
         _nodes(inventory, cluster),
+        *_project(inventory, cluster, wanted),
         _labels(inventory, cluster),
         _data(inventory, cluster),
         _secrets(cluster, wanted),

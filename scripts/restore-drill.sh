@@ -12,7 +12,7 @@ start_server() {
   image=$(ask docker inspect -f '{{.Image}}' "$CONTAINER")
   asked postgres "PostgreSQL does not say what it preloads" <<<"SHOW shared_preload_libraries"
   preload=$SAID
-  if ! CONTAINER=$(ask docker run -d --label "swarmkeep.drill=$RUN" --network none --memory "$MEMORY" --cpus "$CPUS" \
+  if ! CONTAINER=$(ask docker run -d --label "$DRILL_LABEL=$RUN" --network none --memory "$MEMORY" --cpus "$CPUS" \
     --cpu-shares 128 --shm-size 128m -e "POSTGRES_USER=$PG_USER" -e POSTGRES_DB=postgres \
     -e POSTGRES_HOST_AUTH_METHOD=trust -e 'POSTGRES_INITDB_ARGS=--encoding=UTF8 --no-sync' "$image" \
     postgres -c fsync=off -c full_page_writes=off -c wal_level=minimal -c max_wal_senders=0 \
@@ -43,7 +43,7 @@ await() {
 ask_app() {
   local app json="{\"client\":\"pg\",\"connection\":{\"host\":\"127.0.0.1\",\"port\":5432,\"user\":\"$PG_USER\",\"password\":\"\",\"database\":\"$DATABASE\"}}"
   phase app
-  app=$(ask docker run -d --label "swarmkeep.drill=$RUN" --network "container:$CONTAINER" --memory "$MEMORY" \
+  app=$(ask docker run -d --label "$DRILL_LABEL=$RUN" --network "container:$CONTAINER" --memory "$MEMORY" \
     --cpus "$CPUS" --cpu-shares 128 -e "NC_DB_JSON=$json" -e NC_DISABLE_TELE=true "$APP" 2>"$ERRORS") || {
     tell docker "$ERRORS"
     die "$APP_FAILED" "NocoDB could not be started from $APP" "see the line above"

@@ -116,10 +116,10 @@ SELECT format('DROP DATABASE %I WITH (FORCE)', datname) FROM pg_database WHERE s
 END
 }
 
-# Removes the containers of drills, with their volumes.
+# Removes the containers of this project's drills, with their volumes.
 remove_containers() {
   local ids
-  ids=$(ask docker ps -aq --filter label=swarmkeep.drill 2>/dev/null) || ids=""
+  ids=$(ask docker ps -aq --filter "label=$DRILL_LABEL" 2>/dev/null) || ids=""
   # shellcheck disable=SC2086 # words
   [[ -z $ids ]] || ask docker rm -f -v $ids >/dev/null 2>&1 || true
 }
@@ -271,6 +271,8 @@ main() {
   esac
   check_options
   load_config "$config"
+  # Each project's own: another one's drill may be under way.
+  DRILL_LABEL=swarmkeep.drill${PROJECT:+.$PROJECT}
   MEMORY=${MEMORY:-$DRILL_MEMORY} CPUS=${CPUS:-$DRILL_CPUS}
   prepare "$database"
   "$ACTION"

@@ -299,7 +299,8 @@ def test_a_healthy_swarm_passes(tmp_path):
     checks = swarm_verdicts(tmp_path, seen, (stack("pg-new"),))
     assert failed(checks) == []
     assert set(checks) == {
-        "managers", "members", "nodes", "labels", "data node", "secrets", "network", "engines",
+        "managers", "members", "nodes", "project", "labels", "data node", "secrets", "network",
+        "engines",
     }  # fmt: skip
 
 
