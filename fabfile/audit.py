@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fabfile import jsontext
 from fabfile.errors import SwarmkeepError
 from fabfile.origin import Origin
 from fabfile.transport import Command, Fleet, Host, values
@@ -106,7 +107,7 @@ def parse(texts: Iterable[tuple[str, str]]) -> Log:
             if not line.strip():
                 continue
             try:
-                item = json.loads(line)
+                item = jsontext.parse(line)
                 entries.append({"time": item["time"], "manager": manager} | item)
             except (ValueError, KeyError, TypeError):
                 damaged[manager] += 1

@@ -6,7 +6,6 @@ https://docs.docker.com/reference/api/engine/version/v1.41/
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from fabfile import jsontext
 from fabfile.errors import SwarmkeepError
 from fabfile.swarm import PROJECT_LABEL, RECORD_LABEL, SECRET_LABEL, STACK_LABEL, SecretVersion
 from fabfile.transport import Command, Result
@@ -346,7 +346,13 @@ def _words(line: str, count: int) -> tuple[str, ...]:
 
 def _json_list(text: str) -> list[dict[str, Any]]:
     text = text.strip()
-    items: list[dict[str, Any]] = json.loads(text) if text else []
+    try:
+        items: list[dict[str, Any]] = jsontext.parse(text) if text else []
+    except ValueError as error:
+        raise SwarmkeepError(
+            f"Docker's answer cannot be read: {error}",
+            hint="run again; if it stays so: docker node ls, docker service ls on a manager",
+        ) from None
     return items
 
 
@@ -355,7 +361,7 @@ def _first_json(text: str) -> Any:
     for line in text.splitlines():
         if line.startswith("{"):
             try:
-                return json.loads(line)
+                return jsontext.parse(line)
             except ValueError:
                 return None
     return None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fabfile import jsontext
 from fabfile.cluster import split_sections
 from fabfile.transport import Command, Result
 
@@ -128,7 +128,7 @@ def engine_info(text: str) -> dict[str, Any]:
     for line in text.splitlines():
         if line.startswith("{"):
             try:
-                found: dict[str, Any] = json.loads(line)
+                found: dict[str, Any] = jsontext.parse(line)
             except ValueError:
                 return {}
             return {} if found.get("ServerErrors") else found
@@ -138,7 +138,7 @@ def engine_info(text: str) -> dict[str, Any]:
 def json_list(text: str) -> list[dict[str, Any]]:
     """Given JSON of a list, or nothing, return the list."""
     text = text.strip()
-    items: list[dict[str, Any]] = json.loads(text) if text else []
+    items: list[dict[str, Any]] = jsontext.parse(text) if text else []
     return items
 
 

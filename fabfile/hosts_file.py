@@ -5,6 +5,7 @@ Nothing here opens a connection. Relative paths in the file are relative to the 
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -79,7 +80,7 @@ def load(path: Path) -> Inventory:
             hint="check its permissions and that it is UTF-8 text",
         ) from None
     try:
-        data = yamltext.parse(text)
+        data = yamltext.parse(text, yamltext.PlainNumbers)
     except yamltext.YamlTextError as error:
         raise ConfigError(f"{path}: {error}", details=error.details) from None
     if data is None:
@@ -120,8 +121,9 @@ def _read(top: Section, path: Path) -> Inventory:
     )
     if inventory.app.stack == inventory.postgres.stack:
         stacks.fail("app", f"{inventory.app.stack!r} is also stacks.db: want two separate stacks")
-    for section in (stacks, images, deploy, top):
+    for section in (stacks, images, deploy):
         section.finish()
+    top.finish(extensions=True)
     _check_hosts(inventory, top.section("hosts"))
     return inventory
 
@@ -143,7 +145,7 @@ def _read_ssh(section: Section, base: Path) -> Ssh:
     if "gateway" in section:
         hop = section.section("gateway")
         gateway = Gateway(
-            address=hop.text("address", pattern=_ADDRESS, want="a host name or IP address"),
+            address=_read_address(hop),
             port=hop.integer("port", 22, low=1, high=65535),
             user=hop.text("user", user, pattern=_USER, want="a user name"),
             key=_optional_path(hop, "key", base) or key,
@@ -164,12 +166,23 @@ def _read_ssh(section: Section, base: Path) -> Ssh:
     return ssh
 
 
+def _read_address(section: Section) -> str:
+    address = section.text("address", pattern=_ADDRESS, want="a host name or IP address")
+    # No name ends in a number: what looks like an IP address must be one (RFC 1123, 2.1).
+    if ":" in address or address.rpartition(".")[2].isdecimal():
+        try:
+            ipaddress.ip_address(address)
+        except ValueError:
+            section.fail("address", f"{address!r} looks like an IP address and is none")
+    return address
+
+
 def _read_host(name: str, section: Section, ssh: Ssh) -> HostEntry:
     if not re.fullmatch(_NAME, name):
         section.errors.append(f"{section.path}: not a valid host name: want letters, digits, . _ -")
     host = HostEntry(
         name=name,
-        address=section.text("address", pattern=_ADDRESS, want="a host name or IP address"),
+        address=_read_address(section),
         port=section.integer("port", ssh.port, low=1, high=65535),
         user=section.text("user", ssh.user, pattern=_USER, want="a user name"),
         swarm=section.choice("swarm", "worker", ("manager", "worker")),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fabfile import jsontext
 from fabfile.cluster import age_seconds
 from fabfile.swarm import RECORD_LABEL
 
@@ -216,7 +216,7 @@ def _make_config(name: str, labels: Mapping[str, str]) -> str:
 
 def _holder(item: Mapping[str, Any], signs: list[dict[str, Any]], clock: str) -> Holder:
     try:
-        said = json.loads(base64.b64decode(item["Spec"]["Data"]))
+        said = jsontext.parse(base64.b64decode(item["Spec"]["Data"]))
     except (ValueError, KeyError, binascii.Error):
         said = {}
     ages = [age_seconds(sign["CreatedAt"], clock) for sign in (item, *signs)]
@@ -232,7 +232,7 @@ def _holder(item: Mapping[str, Any], signs: list[dict[str, Any]], clock: str) ->
 
 def _items(text: str) -> list[dict[str, Any]]:
     try:
-        items: list[dict[str, Any]] = json.loads(text) if text.strip() else []
+        items: list[dict[str, Any]] = jsontext.parse(text) if text.strip() else []
     except ValueError:
         return []
     return items

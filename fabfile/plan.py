@@ -13,6 +13,7 @@ from fabfile.specfields import fields, order
 from fabfile.stacks import Wanted
 from fabfile.swarm import IMAGE_LABEL
 
+_CAN_WAIT = "PostgreSQL reads this secret only when it makes a new cluster: the restart can wait"
 _ASKED = "image: its digest is asked from the registry at each deploy"
 # These change without a new task (swarmkit: the task template and the endpoint make one).
 _WITHOUT_RESTART = ("placement", "update_config", "rollback_config", "replicas", "deploy.labels")
@@ -40,6 +41,8 @@ class ServicePlan:
     fields: tuple[Field, ...] = ()
     unknown: tuple[str, ...] = ()
     restarts: bool = False
+    note: str = ""
+    """What else people should know of it."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,11 @@ def make(
             drifted.add(name)
         if order(service.spec, cluster.networks) != order(spec, {}):
             reordered.add(name)
-        services.append(_update_plan(service, spec, unknown, cluster, moved=moved))
+        one = _update_plan(service, spec, unknown, cluster, moved=moved)
+        only_secret = bool(one.fields) and all(f.name.startswith("secrets.") for f in one.fields)
+        if wanted.role == "db" and only_secret and not one.unknown:
+            one = replace(one, note=_CAN_WAIT)
+        services.append(one)
     if resolve_image != "always" and drifted:
         # Docker would keep an image that was changed by hand unless told otherwise.
         resolve_image = "always"

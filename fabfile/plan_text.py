@@ -92,6 +92,8 @@ def _service_rows(service: ServicePlan, cell: Callable[[str], str]) -> list[list
         "unchanged": "its tasks move" if service.restarts else "unchanged",
     }[service.action]
     rows = [[_SIGNS[service.action], cell(service.name), "", what]]
+    if service.note:
+        rows.append(["", "", "", cell(service.note)])
     # Of a new service its image says enough; --json has all of it.
     shown = [f for f in service.fields if service.action != "create" or f.name == "image"]
     rows += [["", cell(f"  {f.name}"), _side(f.old, cell), _side(f.new, cell)] for f in shown]
@@ -112,6 +114,7 @@ def _service_data(service: ServicePlan, redact: Callable[[str], str]) -> dict[st
         "name": service.name,
         "action": service.action,
         "restarts": service.restarts,
+        "note": service.note,
         "fields": [
             {
                 "name": field.name,

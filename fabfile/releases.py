@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fabfile import jsontext
 from fabfile.cluster import Cluster
 from fabfile.errors import SwarmkeepError
 from fabfile.stacks import SecretContent, Wanted
@@ -145,13 +146,21 @@ def read(manager: Host, stack: str) -> list[Release]:
         "reading the releases",
         hint="is it a manager of a healthy Swarm? try: docker node ls",
     )
-    items = json.loads(result.stdout) if result.stdout.strip() else []
-    return sorted(map(_release, items), key=lambda release: release.number)
+    try:
+        items = jsontext.parse(result.stdout) if result.stdout.strip() else []
+        found = [_release(item) for item in items]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise SwarmkeepError(
+            f"{result.host}: the releases of {stack} cannot be read: {error}",
+            hint=f"a config that is named swarmkeep-release-{stack}-NUMBER is damaged: "
+            "docker config inspect shows which; remove it: docker config rm NAME",
+        ) from None
+    return sorted(found, key=lambda release: release.number)
 
 
 def _release(item: Mapping[str, Any]) -> Release:
     labels = item["Spec"]["Labels"]
-    content = json.loads(base64.b64decode(item["Spec"]["Data"]))
+    content = jsontext.parse(base64.b64decode(item["Spec"]["Data"]))
     return Release(
         number=int(labels[_NUMBER]),
         stack=labels[_STACK],

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from fabfile.verify import Check
+
+_SHORT = 24
+"""Characters up to which a column's cells stay in one line."""
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> str:
@@ -23,15 +27,58 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, title: str =
     grid = Table(
         *headers, box=box.SIMPLE_HEAD, pad_edge=False, title=title or None, title_justify="left"
     )
+    # Nothing is cut off: what is short keeps its line as long as there is room for the rest of
+    # them, what is long is folded.
+    sizes = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    room = sum(size for size in sizes if size <= _SHORT) <= _width() * 2 // 3
+    for column, size in zip(grid.columns, sizes, strict=False):
+        column.overflow = "fold"
+        column.no_wrap = room and size <= _SHORT
     for row in rows:
         grid.add_row(*row)
     terminal = sys.stdout.isatty()
-    # A pipe has no width: never cut what a program or a log will read.
-    width = shutil.get_terminal_size().columns if terminal else 10_000
-    console = Console(width=width, force_terminal=terminal, highlight=False)
+    console = Console(width=_width(), force_terminal=terminal, highlight=False)
     with console.capture() as capture:
         console.print(grid)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
+
+
+def entries(items: Sequence[tuple[Sequence[str], Sequence[str]]]) -> str:
+    """Given entries, each a few short words and lines about it, return the words in columns with
+    the lines below, indented, broken between words where the terminal is narrow.
+    """
+    width = _width()
+    columns = [max(map(len, cells)) for cells in zip(*(words for words, _ in items), strict=True)]
+    fits = sum(columns) + 2 * (len(columns) - 1) <= width
+    lines = []
+    for words, notes in items:
+        cells = [word.ljust(size) for word, size in zip(words, columns, strict=True)]
+        head = "  ".join(cells).rstrip() if fits else " ".join(filter(None, words))
+        lines += _wrapped(head, width, "", "  ")
+        for note in notes:
+            lines += _wrapped(note, width, "    ", "      ")
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, width: int, first: str, rest: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _width() -> int:
+    """The terminal's columns. A pipe has no width: never cut what a program or a log will read."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
+
+
+def printable(text: str) -> str:
+    """Given text from outside, return it with control characters made harmless, for no table."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def plain(text: str) -> str:

@@ -133,10 +133,15 @@ class Section:
         want = f"{format_size(low) if low else 0} to 1 PiB"
         return self._measure(key, default, parse_size, want=want, low=low, high=_PEBIBYTE)
 
-    def finish(self) -> None:
-        """Refuse every key that no getter asked for."""
+    def finish(self, *, extensions: bool = False) -> None:
+        """Refuse every key that no getter asked for.
+
+        With `extensions`, keys that begin with "x-" are the file's own, as in compose files: for
+        YAML's anchors.
+        """
         for key in self._values:
-            if key not in self._known:
+            own = extensions and isinstance(key, str) and key.startswith("x-")
+            if key not in self._known and not own:
                 close = _suggest(key, tuple(self._known)) if isinstance(key, str) else ""
                 self.fail(key, f"unknown key{close}")
 

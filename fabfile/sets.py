@@ -5,13 +5,13 @@ Times are UTC, sizes are bytes. docs/backup.md describes the manifest and the ou
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from fabfile import jsontext
 from fabfile.keys import EPOCH, stamp
 from fabfile.project import Project
 
@@ -277,7 +277,7 @@ def _identifier(value: object) -> str:
 
 def _object(text: str | bytes) -> dict[str, Any]:
     try:
-        data = json.loads(text)
+        data = jsontext.parse(text)
     except ValueError:
         raise ValueError("its manifest is no JSON") from None
     return _mapping(data)

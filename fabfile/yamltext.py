@@ -6,6 +6,7 @@ KeyError and others out for values such as `2026-99-99` or `!!bool x`.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -48,6 +49,29 @@ class Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(
                 "a value does not fit its type", None, str(error), node.start_mark
             ) from None
+
+
+class PlainNumbers(Loader):
+    """Takes whole numbers as people write them only.
+
+    YAML 1.1 reads 022 as 18, 0x1F as 31, 1_000 as 1000 and 1:30 as 90.
+    """
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Given a whole number's node, return it."""
+        if not re.fullmatch(r"[-+]?(0|[1-9][0-9]*)", node.value):
+            raise yaml.constructor.ConstructorError(
+                None,
+                None,
+                f"{node.value} is not how a number is written here: digits only, the first not 0 "
+                "(or in quotes, if it is a text)",
+                node.start_mark,
+            )
+        value: int = super().construct_yaml_int(node)
+        return value
+
+
+PlainNumbers.add_constructor("tag:yaml.org,2002:int", PlainNumbers.construct_yaml_int)
 
 
 def parse(text: str, loader: type[Loader] = Loader) -> Any:

@@ -57,8 +57,7 @@ def audit_log(ctx: Context, hosts: str = "", lines: int = 20, json: bool = False
     if json:
         print(report.to_json(log.entries))
     elif log.entries:
-        headers = ["when", "who", "command", "stack", "outcome", "what"]
-        print(report.table(headers, [_row(entry) for entry in log.entries]))
+        print(report.entries([_entry(entry) for entry in log.entries]))
     else:
         print("audit: nothing is on record yet")
     for manager, count in log.damaged.items():
@@ -70,19 +69,13 @@ def audit_log(ctx: Context, hosts: str = "", lines: int = 20, json: bool = False
         )
 
 
-def _row(entry: dict[str, Any]) -> list[str]:
-    from fabfile.report import plain
+def _entry(entry: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """An entry's words for a line, and what it changed, a line each."""
+    from fabfile.report import printable
 
-    good = entry.get("outcome") == "ok"
-    what = [str(entry["error"])] if "error" in entry else []
+    words = [str(entry.get(key, "")) for key in ("time", "who", "command", "stack", "outcome")]
+    what = [f"error: {entry['error']}"] if "error" in entry else []
     what += [str(change) for change in entry.get("changes", ())]
     if "release" in entry:
         what.append(f"release {entry['release']}")
-    return [
-        plain(str(entry["time"])),
-        plain(str(entry.get("who", ""))),
-        plain(str(entry.get("command", ""))),
-        plain(str(entry.get("stack", ""))),
-        f"[{'green' if good else 'red'}]{plain(str(entry.get('outcome', '')))}[/]",
-        plain("; ".join(what)),
-    ]
+    return [printable(word) for word in words], [printable(line) for line in what]

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +37,8 @@ def earlier(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def installed(earlier, product, deployed, lab) -> Iterator[dict[str, Any]]:
-    """Both stacks, data and a backup, made by the earlier version on a Swarm that knows no other."""
+def installed(earlier, product, deployed, lab) -> dict[str, Any]:
+    """Both stacks, data and a backup, made by the earlier version on a Swarm without labels."""
     product.ok("backup.install")
     product.ok("backup.uninstall")
     lab.exec("db1", "rm", "-rf", "/var/backups/postgres")
@@ -54,7 +53,7 @@ def installed(earlier, product, deployed, lab) -> Iterator[dict[str, Any]]:
     product.ok("backup.install", root=earlier)
     product.ok("backup.run", root=earlier)
     sets = json.loads(product.ok("backup.list", "--json", root=earlier).out)["backups"]
-    yield {"rows": demo.records(lab), "set": sets[0]["set"], "containers": containers(lab)}
+    return {"rows": demo.records(lab), "set": sets[0]["set"], "containers": containers(lab)}
 
 
 def containers(lab) -> tuple[str, str]:

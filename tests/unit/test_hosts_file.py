@@ -491,3 +491,46 @@ def test_an_inventory_cannot_be_changed(tmp_path: Path) -> None:
     found = load(tmp_path, GOOD)
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.network = "x"  # type: ignore[misc]
+
+
+# --- what people write and mean otherwise --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address", ["10.213.0.999", "1.2.3", "256.1.1.1", "10.0.0.1.5", "host.7", "::1::2", "fe80:::1"]
+)
+def test_what_looks_like_an_ip_address_must_be_one(tmp_path, address):
+    error = refusal(tmp_path, good(**{"hosts.db1.address": address}))
+    assert "hosts.db1.address" in error.details[0]
+    assert "looks like an IP address and is none" in error.details[0]
+    gateway = good(ssh={"gateway": {"address": address}})
+    assert "ssh.gateway.address" in refusal(tmp_path, gateway).details[0]
+
+
+@pytest.mark.parametrize("address", ["10.213.0.99", "fe80::1", "db1", "db1.example.com", "7.host"])
+def test_addresses_that_are_fine(tmp_path, address):
+    assert load(tmp_path, good(**{"hosts.db1.address": address})).hosts[1].address == address
+
+
+def test_top_level_keys_for_anchors_are_the_files_own(tmp_path):
+    text = f"x-user: &user deploy\nssh: {{user: *user}}\n{yaml.safe_dump(good())}"
+    assert load(tmp_path, text).ssh.user == "deploy"
+    assert (
+        "hosts.db1.x-y: unknown key" in refusal(tmp_path, good(**{"hosts.db1.x-y": 1})).details[0]
+    )
+
+
+@pytest.mark.parametrize("number", ["022", "0o22", "0x16", "0b1", "2_2", "1:30", "-022"])
+def test_numbers_that_yaml_reads_otherwise_are_refused(tmp_path, number):
+    """Seen: port 022 was taken for 18."""
+    error = refusal(tmp_path, f"ssh: {{port: {number}}}\n{yaml.safe_dump(good())}")
+    assert number in " ".join(error.details)
+
+
+@pytest.mark.parametrize("number", ["22", "0", "65535"])
+def test_plain_numbers_are_read(tmp_path, number):
+    text = f"ssh: {{port: {number}}}\n{yaml.safe_dump(good())}"
+    if number == "0":
+        assert "ssh.port: 0 is out of range" in refusal(tmp_path, text).details[0]
+    else:
+        assert load(tmp_path, text).ssh.port == int(number)

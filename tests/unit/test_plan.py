@@ -15,8 +15,9 @@ from fabfile import plan, stacks, swarm
 from fabfile.cluster import Cluster, Service, _service
 from fabfile.placement import LabelChange
 from fabfile.plan import Plan, ServicePlan
+from fabfile.servicespec import specification
 from fabfile.stacks import Wanted
-from tests.unit.clusters import cluster
+from tests.unit.clusters import cluster, service
 from tests.unit.test_stacks import Vault, inventory
 
 DATA = Path(__file__).parent / "data"
@@ -305,6 +306,22 @@ def test_another_secret_version_is_told_but_not_which(tmp_path):
     secret = shown(created)["secrets.postgres_password"]
     assert secret == (None, "a version")
     assert wanted.secrets[0].version.name not in repr(created)
+
+
+def test_a_secret_that_only_a_new_cluster_reads_is_told_as_such(tmp_path):
+    """What is left of a rotation: PostgreSQL has the new password, the service names the old."""
+    inv = inventory(tmp_path)
+    old = stacks.database(inv, Vault())
+    spec, _ = specification(old.compose, "root_db", old.name)
+    there = service("dbstack_root_db", template=spec["TaskTemplate"])
+    there = replace(there, stack=old.name, spec=spec)
+    new = one(made(stacks.database(inv, Vault(password="new")), cluster((there,))), there.name)
+    assert new.restarts
+    assert "PostgreSQL reads this secret only when it makes a new cluster" in new.note
+    changed = stacks.database(
+        inventory(tmp_path, db={"endpoint_mode": "vip"}), Vault(password="new")
+    )
+    assert one(made(changed, cluster((there,))), there.name).note == ""
 
 
 def test_network_and_labels_are_part_of_the_plan(everything):

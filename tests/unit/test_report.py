@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from fabfile import report
 from fabfile.verify import Check
 
@@ -49,3 +51,53 @@ def test_markup_and_escape_sequences_from_outside_are_harmless():
     text = report.table(["key"], [[report.plain(nasty)]])
     assert "[red]backup_[/]" in text
     assert not {"\x1b", "\x07", "\u202e"} & set(text)
+
+
+def at(monkeypatch, columns: int) -> None:
+    """Have output go to a terminal of this width."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+
+
+ENTRIES = [
+    (
+        ["2026-11-26T18:02:32Z", "ann@desk", "backup.install", "", "ok"],
+        ["db1: /etc/cron.d/backup-pg", "db1: " + "word " * 30 + "end"],
+    ),
+    (["2026-11-26T18:03:32Z", "bob@laptop", "deploy", "dbstack", "failed"], ["error: it crashes"]),
+]
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_entries_have_whole_words_in_any_terminal(monkeypatch, columns):
+    """Seen: at 80 columns the command was cut to "backup.insta..." and a cell took twenty lines."""
+    at(monkeypatch, columns)
+    text = report.entries(ENTRIES)
+    assert max(map(len, text.splitlines())) <= columns
+    for words, notes in ENTRIES:
+        for word in " ".join([*words, *notes]).split():
+            assert word in text.split()
+    below = [line for line in text.splitlines() if "cron.d" in line]
+    assert below == ["    db1: /etc/cron.d/backup-pg"]
+
+
+def test_entries_in_a_pipe_are_never_broken():
+    lines = report.entries(ENTRIES).splitlines()
+    assert len(lines) == 5
+    assert lines[0].split() == ["2026-11-26T18:02:32Z", "ann@desk", "backup.install", "ok"]
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_a_table_with_a_long_column_cuts_nothing_off(monkeypatch, columns):
+    at(monkeypatch, columns)
+    text = report.table(
+        ["when", "command", "what"], [["2026-11-26T18:02:32Z", "backup.install", "word " * 60]]
+    )
+    assert max(map(len, text.splitlines())) <= columns
+    assert text.count("word") == 60
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    if columns >= 80:
+        assert "2026-11-26T18:02:32Z" in text
+        assert "backup.install" in text
