@@ -17,7 +17,7 @@ from fabfile.placement import LabelChange
 from fabfile.plan import Plan, ServicePlan
 from fabfile.servicespec import specification
 from fabfile.stacks import Wanted
-from tests.unit.clusters import cluster, service
+from tests.unit.clusters import cluster
 from tests.unit.test_stacks import Vault, inventory
 
 DATA = Path(__file__).parent / "data"
@@ -313,8 +313,7 @@ def test_a_secret_that_only_a_new_cluster_reads_is_told_as_such(tmp_path):
     inv = inventory(tmp_path)
     old = stacks.database(inv, Vault())
     spec, _ = specification(old.compose, "root_db", old.name)
-    there = service("dbstack_root_db", template=spec["TaskTemplate"])
-    there = replace(there, stack=old.name, spec=spec)
+    there = service(spec)
     new = one(made(stacks.database(inv, Vault(password="new")), cluster((there,))), there.name)
     assert new.restarts
     assert "PostgreSQL reads this secret only when it makes a new cluster" in new.note
