@@ -43,6 +43,7 @@ test-unit: $(STAMP) lint types ## The quick tests: lint, types, unit, SSH (under
 	$(BIN)/pytest -q --numprocesses auto -m "not thorough" tests/unit tests/ssh
 
 test: test-unit ## Everything: the quick tests, the shell tests, the end-to-end tests in the lab
+	@tools/need.sh openssh-server openssh-client
 	$(BIN)/pytest -q --numprocesses auto -m thorough tests/unit tests/ssh
 	@tools/need.sh bats
 	bats --print-output-on-failure tests/shell

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _PROMPT = b"[swarmkeep sudo prompt]"
 _READY = b"[swarmkeep ready]\n"
+BEGIN = b"[swarmkeep begin]\n"
+"""What every command prints first: before it, a login script may have printed something."""
 _BLOCK = 32768
 
 
@@ -68,6 +70,7 @@ class Exchange:
         self._stdout = bytearray()
         self._stderr = bytearray()
         self._shown = 0
+        self._begun = False
         self.exit_code = -1
 
     @property
@@ -99,13 +102,15 @@ class Exchange:
             self._feeder.join(self._timeout)
         if self._feed.error:
             raise self._feed.error
-        if not self._ready:
-            raise self._sudo_error()
         if self.exit_code < 0 and not transport.is_active():
             raise UnreachableError(
                 f"{self._label}: the connection was lost while a command ran",
                 hint="the command may or may not have finished: run again, it repeats nothing done",
             )
+        if not self._begun:
+            raise self._account_error()
+        if not self._ready:
+            raise self._sudo_error()
 
     def _start_feed(self, channel: paramiko.Channel) -> None:
         # A thread, since a command may fill its output before it has read all its input.
@@ -124,8 +129,15 @@ class Exchange:
             if not block:
                 break
             self._stdout += block
+            if not self._begun:
+                # What a login script prints before is no output of the command.
+                _, found, after = bytes(self._stdout).partition(BEGIN)
+                if not found:
+                    continue
+                self._begun, self._stdout = True, bytearray(after)
             self._show_lines()
-        self._show_lines(rest=True)
+        if self._begun:
+            self._show_lines(rest=True)
 
     def _show_lines(self, *, rest: bool = False) -> None:
         if self._on_line is None:
@@ -163,6 +175,16 @@ class Exchange:
         else:
             channel.close()
 
+    def _account_error(self) -> UnreachableError:
+        """Whatever ran, it was not the shell we asked for."""
+        said = (self.stdout + self.stderr).strip().splitlines()
+        return UnreachableError(
+            f"{self._label}: the account cannot run commands there: "
+            f"{said[-1] if said else f'it ended with exit code {self.exit_code} and no word'}",
+            hint="it needs a login shell that knows sh's language (its line in /etc/passwd) and no "
+            "ForceCommand or internal-sftp for it in sshd_config",
+        )
+
     def _sudo_error(self) -> UnreachableError:
         if self._prompts and not self._sudo:
             return UnreachableError(
@@ -182,9 +204,13 @@ class Exchange:
 
 
 def command_line(script: str, *, sudo: bool) -> str:
-    """Given a script, return the line to execute: sh, as root."""
-    if not sudo:
-        return f"exec sh -c {shlex.quote(script)}"
-    # -k: a cached sudo ticket must not make the prompt come and go between commands.
-    ready = f"printf '{_READY.decode().strip()}\\n' >&2\n"
-    return f"exec sudo -k -S -p '{_PROMPT.decode()}' -- sh -c {shlex.quote(ready + script)}"
+    """Given a script, return the line to execute: sh, as root. What it prints first shows that the
+    account's login shell has really run it.
+    """
+    begin = f"echo '{BEGIN.decode().strip()}'\n"
+    if sudo:
+        # -k: a cached sudo ticket must not make the prompt come and go between commands.
+        ready = f"printf '{_READY.decode().strip()}\\n' >&2\n"
+        inner = shlex.quote(ready + script)
+        script = f"exec sudo -k -S -p '{_PROMPT.decode()}' -- sh -c {inner}"
+    return f"exec sh -c {shlex.quote(begin + script)}"

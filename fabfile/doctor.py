@@ -13,6 +13,7 @@ from fabfile.doctor_facts import Facts
 from fabfile.errors import UNREACHABLE, SwarmkeepError
 from fabfile.host_facts import version_of
 from fabfile.inventory import HostEntry, Inventory
+from fabfile.ssh_config import route
 from fabfile.transport import RemoteFile
 from fabfile.units import format_duration, format_size
 from fabfile.verify import Check
@@ -64,7 +65,7 @@ def judge_host(expected: Expected, entry: HostEntry, facts: Facts) -> list[Findi
     """Every check of a host that could be asked."""
     inventory = expected.inventory
     checks = [
-        Check("ssh", True, f"reached at {entry.address}:{entry.port}, its key is known"),
+        _ssh(inventory, entry),
         _engine(entry, facts),
         _clock(facts),
     ]
@@ -74,6 +75,13 @@ def judge_host(expected: Expected, entry: HostEntry, facts: Facts) -> list[Findi
     if entry in backup_kits.hosts(inventory):
         checks += _backup(expected, entry, facts)
     return [Finding(entry.name, check) for check in checks]
+
+
+def _ssh(inventory: Inventory, entry: HostEntry) -> Check:
+    """That it was reached, and where its values come from, if not all from hosts.yaml."""
+    way = route(inventory.ssh, entry)
+    detail = f"reached at {way.target.address}:{way.target.port}, its key is known"
+    return Check("ssh", True, f"{detail}; {way}" if inventory.ssh.config else detail)
 
 
 def _engine(entry: HostEntry, facts: Facts) -> Check:

@@ -161,6 +161,8 @@ def _read_ssh(section: Section, base: Path) -> Ssh:
         connect_timeout=section.duration("connect_timeout", 10, low=1, high=600),
         become=section.flag("become", False),
         gateway=gateway,
+        config=_optional_path(section, "config", base),
+        given=frozenset(k for k in ("user", "port", "key", "known_hosts") if k in section),
     )
     section.finish()
     return ssh
@@ -191,6 +193,7 @@ def _read_host(name: str, section: Section, ssh: Ssh) -> HostEntry:
         advertise_addr=section.text(
             "advertise_addr", "", pattern=_ADVERTISE, want="an IP address or a network interface"
         ),
+        given=(ssh.given & {"user", "port"}) | {k for k in ("user", "port") if k in section},
     )
     section.finish()
     return host

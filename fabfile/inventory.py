@@ -5,7 +5,7 @@ Durations are seconds, sizes are bytes, paths are absolute.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROLE_LABEL = "role"
@@ -35,6 +35,10 @@ class Ssh:
     connect_timeout: int
     become: bool
     gateway: Gateway | None
+    config: Path | None = None
+    """The ~/.ssh/config to read for what this file leaves open; None for none."""
+    given: frozenset[str] = field(default=frozenset(), compare=False)
+    """Which of user, port, key and known_hosts the file really names."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class HostEntry:
     node: str
     advertise_addr: str = ""
     """The address (or network interface) by which the other nodes reach it; "": found out."""
+    given: frozenset[str] = field(default=frozenset(), compare=False)
+    """Which of user and port the file really names."""
 
 
 @dataclass(frozen=True)

@@ -10,50 +10,52 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import hmac
 import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fabfile import known_hosts, ssh_config
 from fabfile.errors import SwarmkeepError, UnreachableError
+from fabfile.ssh_config import Target
 
 if TYPE_CHECKING:
     import fabric
     import paramiko
 
-    from fabfile.inventory import Gateway, HostEntry, Ssh
+    from fabfile.inventory import HostEntry, Ssh
+    from fabfile.known_hosts import KnownKeys
 
 DEAD_PEER_SECONDS = 30
 """How long a peer may leave our packets unacknowledged before the kernel drops the connection."""
 
 
-class UnknownHostKeyError(Exception):
-    """The server's key is not in known_hosts."""
+class HostKeyError(Exception):
+    """The server's key is not one that known_hosts has for it."""
 
-    def __init__(self, key: paramiko.PKey) -> None:
+    def __init__(self, key: paramiko.PKey, known: KnownKeys) -> None:
         super().__init__(fingerprint(key))
+        self.key = key
+        self.known = known
 
 
 def open_connection(
     ssh: Ssh, entry: HostEntry, remember: Callable[[fabric.Connection], None]
 ) -> fabric.Connection:
-    """Open a verified connection to a host, through the gateway if there is one.
+    """Open a verified connection to a host, over the jump hosts if there are any.
 
     Every connection made is handed to `remember` before it is opened, so that the
-    caller can close it. Raises UnreachableError.
+    caller can close it. Raises UnreachableError, or ConfigError for ~/.ssh/config.
     """
     _quiet()
-    label = f"{entry.name} ({entry.address}:{entry.port})"
-    gateway = None
-    if ssh.gateway:
-        gateway = _build(ssh, ssh.gateway, None)
-        remember(gateway)
-        _open(gateway, f"gateway ({ssh.gateway.address}:{ssh.gateway.port})", ssh.gateway, ssh)
-    connection = _build(ssh, entry, gateway)
-    remember(connection)
-    _open(connection, label, entry, ssh)
+    way = ssh_config.route(ssh, entry)
+    connection = None
+    for target in (*way.jumps, way.target):
+        connection = _build(ssh, target, connection)
+        remember(connection)
+        _open(connection, target, ssh)
+    assert connection is not None
     return connection
 
 
@@ -67,22 +69,24 @@ def _quiet() -> None:
         logger.addHandler(logging.NullHandler())
 
 
-def _build(
-    ssh: Ssh, to: HostEntry | Gateway, gateway: fabric.Connection | None
-) -> fabric.Connection:
+def _build(ssh: Ssh, to: Target, gateway: fabric.Connection | None) -> fabric.Connection:
     import fabric
     import paramiko
 
-    key = getattr(to, "key", None) or ssh.key
+    known = known_hosts.read(to.known_hosts, to.known_as)
     # Its own dict and its own Config each: a shared one leaks one host's key into the next.
     options: dict[str, Any] = {
         "banner_timeout": ssh.connect_timeout,
         "auth_timeout": ssh.connect_timeout,
         "channel_timeout": ssh.connect_timeout,
+        "transport_factory": _preferring(known),
     }
-    if key:
+    if len(to.keys) == 1 and not to.agent:
         # A named key means that key and no other: an agent full of keys runs into MaxAuthTries.
-        options |= {"pkey": _load_key(key), "allow_agent": False, "look_for_keys": False}
+        options |= {"pkey": _load_key(to.keys[0]), "allow_agent": False, "look_for_keys": False}
+    elif to.keys:
+        names = [str(key) for key in to.keys]
+        options |= {"key_filename": names, "allow_agent": to.agent, "look_for_keys": False}
     connection = fabric.Connection(
         to.address,
         user=to.user,
@@ -90,10 +94,10 @@ def _build(
         gateway=gateway if gateway is not None else False,
         connect_timeout=ssh.connect_timeout,
         connect_kwargs=options,
-        # hosts.yaml is the one truth: ~/.ssh/config would silently win over it.
+        # What counts of ~/.ssh/config is in `to`: Fabric's own reading would win over hosts.yaml.
         config=fabric.Config(ssh_config=paramiko.SSHConfig(), lazy=True),
     )
-    _verify_host_keys(connection.client, ssh.known_hosts, to)
+    _verify_host_keys(connection.client, known, to)
     return connection
 
 
@@ -107,10 +111,7 @@ def _load_key(path: Path) -> paramiko.PKey:
         return paramiko.PKey.from_path(path)
     except (paramiko.PasswordRequiredException, TypeError):
         # cryptography's way to say that the key is encrypted is a TypeError.
-        raise UnreachableError(
-            f"{path}: the SSH key is encrypted",
-            hint="load it into an agent (ssh-add) and leave ssh.key out of hosts.yaml",
-        ) from None
+        return _from_agent(path)
     except FileNotFoundError:
         raise UnreachableError(f"{path}: no such SSH key", hint="check ssh.key") from None
     except (OSError, ValueError, paramiko.SSHException, paramiko.pkey.UnknownKeyType) as error:
@@ -119,65 +120,89 @@ def _load_key(path: Path) -> paramiko.PKey:
         ) from None
 
 
-def _verify_host_keys(
-    client: paramiko.SSHClient, known_hosts: Path, to: HostEntry | Gateway
-) -> None:
+def _from_agent(path: Path) -> paramiko.PKey:
+    """An encrypted key, as the agent holds it: what OpenSSH does."""
+    import paramiko
+
+    wanted = _public_half(path)
+    held = paramiko.Agent().get_keys()
+    found = next((key for key in held if key.asbytes() == wanted), None)
+    if found is not None:
+        return found
+    reason = "the SSH agent does not hold it" if held else "no SSH agent holds any key"
+    if wanted is None:
+        reason = f"which of the agent's keys it is cannot be told without {path}.pub"
+    raise UnreachableError(
+        f"{path}: the SSH key is encrypted, and {reason}",
+        hint=f"ssh-add {path} (with an agent that runs: eval $(ssh-agent))",
+    )
+
+
+def _public_half(path: Path) -> bytes | None:
+    """The public key that belongs to a private one, from KEY.pub or from the key's own file."""
+    try:
+        words = path.with_name(f"{path.name}.pub").read_text(errors="replace").split()
+        return base64.b64decode(words[1])
+    except (OSError, ValueError, IndexError):
+        return known_hosts.public_blob(path.read_bytes())
+
+
+class _AnyOf:
+    """What paramiko takes for the one known key of a kind: equal to each that is known."""
+
+    def __init__(self, kind: str, known: KnownKeys) -> None:
+        self._kind = kind
+        self._known = known
+
+    def get_name(self) -> str:
+        return self._kind
+
+    def get_base64(self) -> str:
+        return base64.b64encode(self._known.keys[self._kind][0]).decode()
+
+    def __eq__(self, other: object) -> bool:
+        blob = other.asbytes()  # type: ignore[attr-defined]
+        return blob in self._known.keys[self._kind] and blob not in self._known.revoked
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _verify_host_keys(client: paramiko.SSHClient, known: KnownKeys, to: Target) -> None:
     """Fabric accepts every host key (AutoAddPolicy is hard-coded): take that back."""
     import paramiko
 
     class Refuse(paramiko.MissingHostKeyPolicy):
         def missing_host_key(self, _client: Any, _name: str, key: paramiko.PKey) -> None:
-            raise UnknownHostKeyError(key)
+            raise HostKeyError(key, known)
 
     client.set_missing_host_key_policy(Refuse())
-    name = _known_as(to)
-    for kind, key in _known_keys(known_hosts, name).items():
-        client.get_host_keys().add(name, kind, key)
+    # paramiko looks a host up by what was dialled; HostKeyAlias is another name for it.
+    name = to.address if to.port == 22 else f"[{to.address}]:{to.port}"
+    for kind in known.keys:
+        client.get_host_keys().add(name, kind, _AnyOf(kind, known))  # type: ignore[arg-type]
 
 
-def _known_as(to: HostEntry | Gateway) -> str:
-    """What OpenSSH calls a host in known_hosts."""
-    return to.address if to.port == 22 else f"[{to.address}]:{to.port}"
-
-
-def _known_keys(known_hosts: Path, name: str) -> dict[str, paramiko.PKey]:
-    """A host's keys in known_hosts by their kind; the first of each kind counts.
-
-    Only the host's own lines are parsed: paramiko's load() compares every line with all the
-    others, for every connection anew, which takes longer than the connections of 100 hosts.
-    """
+def _preferring(known: KnownKeys) -> Callable[..., paramiko.Transport]:
+    """Makes transports that ask the server for a kind of key that is known, as OpenSSH does."""
     import paramiko
-    from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
 
-    # A missing file means that no host is known, which opening then says with the next step.
-    lines = known_hosts.read_text(errors="replace").splitlines() if known_hosts.is_file() else []
-    found: dict[str, paramiko.PKey] = {}
-    for line in map(str.strip, lines):
-        names = line.split(maxsplit=1)[0].split(",") if line else []
-        if not any(_is_name(pattern, name) for pattern in names):
-            continue
-        try:
-            entry = HostKeyEntry.from_line(line)
-        except (InvalidHostKey, paramiko.SSHException):
-            continue
-        if entry is not None and entry.key is not None:
-            found.setdefault(entry.key.get_name(), entry.key)
-    return found
+    def make(*args: Any, **options: Any) -> paramiko.Transport:
+        transport = paramiko.Transport(*args, **options)
+        offered = transport.get_security_options()
+        wanted = [name for name in offered.key_types if _kind(name) in known.keys]
+        others = [name for name in offered.key_types if name not in wanted]
+        offered.key_types = tuple(wanted + others)
+        return transport
+
+    return make
 
 
-def _is_name(pattern: str, name: str) -> bool:
-    """Whether a name field of known_hosts, plain or hashed (HashKnownHosts), is this name's."""
-    if not pattern.startswith("|1|"):
-        return pattern == name
-    salt, _, digest = pattern.removeprefix("|1|").partition("|")
-    try:
-        key, wanted = base64.b64decode(salt), base64.b64decode(digest)
-    except ValueError:
-        return False
-    return hmac.digest(key, name.encode(), "sha1") == wanted
+def _kind(algorithm: str) -> str:
+    """The kind of key that a signature algorithm is for (RFC 8332)."""
+    return "ssh-rsa" if algorithm.startswith("rsa-sha2-") else algorithm
 
 
-def _dial(to: HostEntry | Gateway, timeout: float) -> socket.socket:
+def _dial(to: Target, timeout: float) -> socket.socket:
     """A TCP connection without Nagle's delay: it would hold back small packets of the handshake
     until those before them are acknowledged, for 60 ms on the lab and for round trips elsewhere.
     """
@@ -186,13 +211,13 @@ def _dial(to: HostEntry | Gateway, timeout: float) -> socket.socket:
     return sock
 
 
-def _open(connection: fabric.Connection, label: str, to: HostEntry | Gateway, ssh: Ssh) -> None:
+def _open(connection: fabric.Connection, to: Target, ssh: Ssh) -> None:
     try:
         if not connection.gateway:
             connection.connect_kwargs["sock"] = _dial(to, ssh.connect_timeout)
         connection.open()
     except Exception as error:
-        raise explain(error, label, to, ssh) from error
+        raise explain(error, to, ssh) from error
     sock = connection.transport.sock
     if isinstance(sock, socket.socket):
         # A host that loses power sends nothing: without these, a read waits for ever.
@@ -208,33 +233,62 @@ def fingerprint(key: paramiko.PKey) -> str:
     return f"{key.get_name()} SHA256:{digest}"
 
 
-def explain(error: Exception, label: str, to: HostEntry | Gateway, ssh: Ssh) -> SwarmkeepError:
+def explain(error: Exception, to: Target, ssh: Ssh) -> SwarmkeepError:
     """Given what paramiko or the socket raised, return our error with the next step."""
     import paramiko
 
     at = f"-p {to.port} {to.address}"
-    name = _known_as(to)
-    scan = f"ssh-keyscan {at} >> {ssh.known_hosts}"
-    if isinstance(error, UnknownHostKeyError):
-        return UnreachableError(
-            f"{label}: unknown host key {error}, not in {ssh.known_hosts}",
-            hint=f"compare the fingerprint with the host's own, then: {scan}",
-        )
+    if isinstance(error, SwarmkeepError):
+        return error
+    if isinstance(error, HostKeyError):
+        return _refused_key(error.key, error.known, to)
     if isinstance(error, paramiko.BadHostKeyException):
-        return UnreachableError(
-            f"{label}: the host key has CHANGED: it is now {fingerprint(error.key)}, "
-            f"{ssh.known_hosts} says otherwise",
-            hint=f"if the machine was reinstalled: ssh-keygen -R '{name}' -f {ssh.known_hosts} && "
-            f"{scan}; if not, somebody may be in between",
-        )
+        return _refused_key(error.key, known_hosts.read(to.known_hosts, to.known_as), to)
     if isinstance(error, paramiko.AuthenticationException) or "authentication" in str(error):
         return UnreachableError(
-            f"{label}: refused the login of user {to.user!r} with "
-            f"{f'the key {ssh.key}' if ssh.key else 'the keys of the agent and ~/.ssh'}",
+            f"{to.label}: refused the login of user {to.user!r} with {_keys_tried(to)}",
             hint=f"try: ssh {at.replace('-p 22 ', '')} -l {to.user}; check ssh.user and ssh.key",
         )
     return UnreachableError(
-        f"{label}: {_network_reason(error, ssh)}", hint=_network_hint(error, to)
+        f"{to.label}: {_network_reason(error, ssh)}", hint=_network_hint(error, to)
+    )
+
+
+def _keys_tried(to: Target) -> str:
+    named = ", ".join(str(key) for key in to.keys)
+    if named and not to.agent:
+        return f"the key {named}"
+    return f"the keys of the agent and {named or '~/.ssh'}"
+
+
+def _refused_key(key: paramiko.PKey, known: KnownKeys, to: Target) -> UnreachableError:
+    """Why a server's key is not accepted, and what to do."""
+    files = ", ".join(map(str, to.known_hosts))
+    file = to.known_hosts[0]
+    scan = f"ssh-keyscan -p {to.port} {to.address} >> {file}"
+    if to.known_as not in (to.address, f"[{to.address}]:{to.port}"):
+        scan = f"add the key under the name {to.known_as} (HostKeyAlias) to {file}"
+    if key.asbytes() in known.revoked:
+        return UnreachableError(
+            f"{to.label}: its host key {fingerprint(key)} is marked @revoked in {files}",
+            hint="give the host a new key (ssh-keygen -A on it), then put that into known_hosts",
+        )
+    if known.keys:
+        return UnreachableError(
+            f"{to.label}: the host key has CHANGED: it is now {fingerprint(key)}, "
+            f"{files} says otherwise",
+            hint=f"if the machine was reinstalled: ssh-keygen -R '{to.known_as}' -f {file} && "
+            f"{scan}; if not, somebody may be in between",
+        )
+    if known.has_authority:
+        return UnreachableError(
+            f"{to.label}: {files} has a @cert-authority for it and not its own key; host "
+            f"certificates are not supported (its key is {fingerprint(key)})",
+            hint=f"compare the fingerprint with the host's own, then: {scan}",
+        )
+    return UnreachableError(
+        f"{to.label}: unknown host key {fingerprint(key)}, not in {files}",
+        hint=f"compare the fingerprint with the host's own, then: {scan}",
     )
 
 
@@ -259,7 +313,7 @@ def _network_reason(error: Exception, ssh: Ssh) -> str:
     return text
 
 
-def _network_hint(error: Exception, to: HostEntry | Gateway) -> str:
+def _network_hint(error: Exception, to: Target) -> str:
     if isinstance(error, socket.gaierror):
         return "check the address in hosts.yaml"
     return f"is the host up and sshd on port {to.port}? check the address and firewall"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from fabfile.channel import Exchange, Feed
 from fabfile.errors import SwarmkeepError, UnreachableError
+from fabfile.ssh_config import route
 from fabfile.ssh_connection import explain, open_connection
 
 if TYPE_CHECKING:
@@ -134,8 +135,12 @@ class Host:
         except SwarmkeepError:
             raise
         except Exception as error:
-            raise explain(error, self.label, self.entry, self._fleet.inventory.ssh) from error
+            raise self._explained(error) from error
         return Result(self.name, exchange.exit_code, exchange.stdout, exchange.stderr)
+
+    def _explained(self, error: Exception) -> SwarmkeepError:
+        ssh = self._fleet.inventory.ssh
+        return explain(error, route(ssh, self.entry).target, ssh)
 
     def check(
         self,

@@ -12,6 +12,7 @@ import paramiko
 import yaml
 
 from fabfile import backup_kits, hosts_file
+from fabfile.channel import BEGIN
 from fabfile.inventory import Inventory
 from tests.ssh.server import DEADLINE, SshServer
 
@@ -53,7 +54,7 @@ class SimulatedHost(SshServer):
         while channel.recv(65536):
             pass
         self.crowd.work()
-        channel.sendall(self.crowd.answer.encode())
+        channel.sendall(BEGIN + self.crowd.answer.encode())
         channel.send_exit_status(0)
         channel.close()
 
