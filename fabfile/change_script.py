@@ -32,7 +32,7 @@ class ChangeScript:
         for change in changes:
             self._step(
                 f"labelling node {change.node}",
-                swarm.label_node(change.node, change.add, change.remove),
+                swarm.label_node(change.address, change.add, change.remove),
             )
             self.done.append(f"node {change.node}: {change}")
 

@@ -31,6 +31,8 @@ class Node:
     availability: str
     manager: bool
     labels: Mapping[str, str]
+    created: str = ""
+    """When it joined (RFC 3339)."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,35 @@ class Cluster:
     networks: Mapping[str, str] = field(default_factory=dict)
     """Names of the Swarm's networks by id."""
     records: tuple[Record, ...] = ()
+    former: tuple[Node, ...] = ()
+    """What is left of nodes that left, or were reinstalled, and joined again under their name:
+    `nodes` has the living one only.
+    """
 
     def node(self, name: str) -> Node | None:
         """The node of this name."""
         return next((node for node in self.nodes if node.name == name), None)
+
+    def namesakes(self) -> tuple[tuple[Node, ...], ...]:
+        """Living nodes of one name, where there are several."""
+        names = dict.fromkeys(node.name for node in self.nodes)
+        alike = (tuple(n for n in self.nodes if n.name == name) for name in names)
+        return tuple(nodes for nodes in alike if len(nodes) > 1)
+
+    def identified(self, own: Mapping[str, str]) -> Cluster:
+        """The same cluster, with what hosts say of themselves: node name -> id of that machine.
+
+        For some seconds after a node has joined again, Swarm calls both entries ready.
+        """
+        former = [
+            node
+            for nodes in self.namesakes()
+            if own.get(nodes[0].name) in [node.id for node in nodes]
+            for node in nodes
+            if node.id != own[node.name]
+        ]
+        living = tuple(node for node in self.nodes if node not in former)
+        return replace(self, nodes=living, former=(*self.former, *former))
 
     def stack(self, stack: str) -> tuple[Service, ...]:
         """The services of a stack, by name."""
@@ -227,9 +254,11 @@ def parse_sections(host: str, sections: Mapping[str, str], stderr: str = "") -> 
             hint="has it lost its quorum of managers? see docker node ls",
         )
     networks = _json_list(sections["network"])
+    nodes, former = _living([_node(item) for item in _json_list(sections["nodes"])])
     return Cluster(
         cli_major=_major(sections.get("cli", "")),
-        nodes=tuple(_node(item) for item in _json_list(sections["nodes"])),
+        nodes=nodes,
+        former=former,
         network=networks[0] if networks else None,
         secrets=tuple(_secret(item) for item in _json_list(sections["secrets"])),
         **_moving(sections),
@@ -287,7 +316,21 @@ def _node(item: dict[str, Any]) -> Node:
         availability=item["Spec"]["Availability"],
         manager=item["Spec"]["Role"] == "manager",
         labels=item["Spec"].get("Labels") or {},
+        created=item.get("CreatedAt", ""),
     )
+
+
+def _living(nodes: Sequence[Node]) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
+    """Given the Swarm's entries, return the living nodes, and the former selves of some of them.
+
+    A node that left and joined again stands there twice, under one name and two ids.
+    """
+    living: list[Node] = []
+    for name in dict.fromkeys(node.name for node in nodes):
+        alike = [node for node in nodes if node.name == name]
+        ready = [node for node in alike if node.state == "ready"]
+        living += ready or [max(alike, key=lambda node: node.created)]
+    return tuple(living), tuple(node for node in nodes if node not in living)
 
 
 def _secret(item: dict[str, Any]) -> SecretVersion:

@@ -106,7 +106,7 @@ class Deployment:
             with self._lock(seen.manager) as lease:
                 # What was planned may be old: somebody else may have held the lock.
                 cluster = parse_sections(seen.manager.name, lease.output)
-                seen = replace(seen, cluster=cluster)
+                seen = replace(seen, cluster=cluster.identified(seen.node_ids))
                 again = self._plan(seen)
                 if again == plan:
                     return self._under_lock(lease, seen, plan)
@@ -229,7 +229,7 @@ class Deployment:
         """The label that keeps the system identifier, if it is not there yet."""
         key = swarm.cluster_label(self.wanted.name)
         return [
-            LabelChange(node.name, {key: found})
+            LabelChange(node.name, {key: found}, node_id=node.id)
             for node in after.nodes
             if found
             and swarm.holds_data(node.labels, self.wanted.name)

@@ -38,6 +38,7 @@ def judge_swarm(
         _quorum(witness.quorum),
         *_known(inventory, cluster),
         _nodes(inventory, cluster),
+        *_former(cluster),
         *_project(inventory, cluster, wanted),
         _labels(inventory, cluster),
         _data(inventory, cluster),
@@ -84,6 +85,22 @@ def _nodes(inventory: Inventory, cluster: Cluster) -> Check:
     )
     said = ", ".join(f"{n.name} is {n.state}/{n.availability}" for n in bad)
     return Check("nodes", not bad, said or "all ready and active", hint)
+
+
+def _former(cluster: Cluster) -> list[Check]:
+    """Entries of nodes that have joined again, each with the command that removes it."""
+    if not cluster.former:
+        return []
+    said = ", ".join(f"{node.name} ({node.id}, {node.state})" for node in cluster.former)
+    remove = " ".join(f"docker node rm --force {node.id};" for node in cluster.former)
+    return [
+        Check(
+            "former nodes",
+            False,
+            f"left over of nodes that have joined again: {said}",
+            f"on a manager: {remove.rstrip(';')}",
+        )
+    ]
 
 
 def _project(

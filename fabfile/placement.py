@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fabfile.cluster import Cluster
-from fabfile.errors import SwarmkeepError
+from fabfile.errors import ConfigError, SwarmkeepError
 from fabfile.inventory import HostEntry, Inventory
 from fabfile.project import Project
 from fabfile.swarm import OLD_DATA_LABEL, cluster_label, data_label, holds_data, project_label
@@ -21,6 +21,13 @@ class LabelChange:
     remove: tuple[str, ...] = ()
     loses: str = ""
     """The role that the node loses by it, and with it the tasks that run there; "" for none."""
+    node_id: str = field(default="", compare=False)
+    """Docker refuses a name that several nodes have."""
+
+    @property
+    def address(self) -> str:
+        """What Docker is to call the node."""
+        return self.node_id or self.node
 
     def __str__(self) -> str:
         words = [f"{key}={value}" for key, value in self.add.items()]
@@ -36,7 +43,16 @@ class Labels:
 
 
 def check_nodes(inventory: Inventory, cluster: Cluster) -> None:
-    """Raise SwarmkeepError naming every host whose node the Swarm does not know."""
+    """Raise SwarmkeepError naming every host whose node the Swarm does not know, ConfigError for
+    two living nodes of one name.
+    """
+    for nodes in cluster.namesakes():
+        ids = " and ".join(node.id for node in nodes)
+        raise ConfigError(
+            f"the Swarm has {len(nodes)} living nodes named {nodes[0].name!r}: {ids}",
+            hint="rename one of the machines (hostnamectl) and join it again; if one has just "
+            "joined again, its former entry is Down in some seconds: docker node ls",
+        )
     unknown = [h for h in inventory.hosts if (h.role or h.swarm) and not cluster.node(h.node)]
     if not unknown:
         return
@@ -56,9 +72,11 @@ def role_changes(inventory: Inventory, cluster: Cluster) -> list[LabelChange]:
         if node is None or node.labels.get(key, "") == host.role:
             continue
         if host.role:
-            changes.append(LabelChange(node.name, {key: host.role}, loses=node.labels.get(key, "")))
+            loses = node.labels.get(key, "")
+            changes.append(LabelChange(node.name, {key: host.role}, loses=loses, node_id=node.id))
         else:
-            changes.append(LabelChange(node.name, {}, (key,), loses=node.labels[key]))
+            loses = node.labels[key]
+            changes.append(LabelChange(node.name, {}, (key,), loses=loses, node_id=node.id))
     return changes
 
 
@@ -122,12 +140,12 @@ def data_changes(
             add = {key: text for key, text in wanted.items() if node.labels.get(key) != text}
             gone = tuple(key for key in ours if key in node.labels and key not in wanted)
             if add or gone:
-                changes.append(LabelChange(node.name, add, gone))
+                changes.append(LabelChange(node.name, add, gone, node_id=node.id))
         elif holds_data(node.labels, stack):
             gone = tuple(key for key in ours if key in node.labels)
             if node.labels.get(OLD_DATA_LABEL) == stack:
                 gone += (OLD_DATA_LABEL,)
-            changes.append(LabelChange(node.name, {}, gone, loses="db"))
+            changes.append(LabelChange(node.name, {}, gone, loses="db", node_id=node.id))
     return changes
 
 
@@ -136,7 +154,7 @@ def outdated_labels(stack: str, host: HostEntry, cluster: Cluster) -> list[Label
     run would go with it.
     """
     return [
-        LabelChange(node.name, {}, (OLD_DATA_LABEL,))
+        LabelChange(node.name, {}, (OLD_DATA_LABEL,), node_id=node.id)
         for node in cluster.nodes
         if node.name == host.node and node.labels.get(OLD_DATA_LABEL) == stack
     ]
@@ -156,7 +174,8 @@ def undo(changes: Sequence[LabelChange], before: Cluster, now: Cluster) -> list[
         ]
         add = {key: was.labels[key] for key in keys if key in was.labels}
         if keys:
-            back.append(LabelChange(change.node, add, tuple(k for k in keys if k not in add)))
+            gone = tuple(k for k in keys if k not in add)
+            back.append(LabelChange(change.node, add, gone, node_id=present.id))
     return back
 
 

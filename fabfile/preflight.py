@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fabfile import pgdata, placement, preflight_data, server
-from fabfile.cluster import Cluster, look_command, parse_cluster, refreshed, watch_command
-from fabfile.errors import SwarmkeepError
+from fabfile.cluster import Cluster, Node, look_command, parse_cluster, refreshed, watch_command
+from fabfile.errors import ConfigError, SwarmkeepError
 from fabfile.inventory import HostEntry, Inventory
 from fabfile.pgdata import DataFolder
 from fabfile.placement import Labels
@@ -30,6 +30,8 @@ class Survey:
     has_volume: bool
     folders: tuple[DataFolder, ...] = ()
     """The PostgreSQL clusters in the volume that the database's stack wants."""
+    node_id: str = ""
+    """Which node of the Swarm it says it is; "" for none."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,16 @@ class Look:
     """By role."""
     names: Names | None = None
     """What the running PostgreSQL has, where one of its names would change."""
+
+    @property
+    def node_ids(self) -> dict[str, str]:
+        """Node name -> id, as the hosts say themselves."""
+        return {
+            outcome.entry.node: outcome.value.node_id
+            for outcomes in self.surveys.values()
+            for outcome in outcomes
+            if outcome.value and outcome.value.node_id
+        }
 
 
 @dataclass(frozen=True)
@@ -85,6 +97,8 @@ def look(fleet: Fleet, stacks: Sequence[Wanted]) -> Look:
     tried = outcomes[0].value[0] if outcomes[0].value else None
     manager, cluster = _answering(fleet, tried or Outcome(first, error=outcomes[0].error))
     seen = Look(manager, cluster, surveys)
+    seen = replace(seen, cluster=cluster.identified(seen.node_ids))
+    cluster = seen.cluster
     database = by_role.get("db")
     if database and preflight_data.renamed(inventory, database, cluster):
         return replace(seen, names=server.names(fleet, cluster, database.hidden))
@@ -146,6 +160,7 @@ def check(
     cluster, surveys = seen.cluster, seen.surveys[wanted.role]
     check_project(inventory, wanted, cluster, take_over=allowed.take_over)
     placement.check_nodes(inventory, cluster)
+    _check_identities(seen)
     check_network(inventory.network, cluster)
     preflight_data.check_networks(inventory, wanted, cluster, together=allowed.together)
     changes = placement.role_changes(inventory, cluster)
@@ -163,6 +178,25 @@ def check(
     return Labels(tuple(changes))
 
 
+def _check_identities(seen: Look) -> None:
+    """Raise ConfigError if a machine is another node than hosts.yaml says: its name or its address
+    has changed, or the address is another machine's now.
+    """
+    by_id = {node.id: node for node in (*seen.cluster.nodes, *seen.cluster.former)}
+    for outcome in (one for outcomes in seen.surveys.values() for one in outcomes):
+        own, entry = outcome.value.node_id if outcome.value else "", outcome.entry
+        node = by_id.get(own)
+        if not own or (node and node.name == entry.node):
+            continue
+        is_node = f"node {node.name!r}" if node else f"node {own} of another Swarm"
+        raise ConfigError(
+            f"hosts.{entry.name}: the machine at {entry.address} is {is_node}, hosts.yaml says "
+            f"{entry.node!r}",
+            hint=f"correct hosts.{entry.name}.address, or set hosts.{entry.name}.node to what "
+            "docker node ls calls that machine",
+        )
+
+
 def _check_data(
     inventory: Inventory, wanted: Wanted, seen: Look, host: HostEntry, allowed: Allowed
 ) -> str:
@@ -171,7 +205,7 @@ def _check_data(
     node = seen.cluster.node(host.node)
     found = Found(
         survey.folders if survey else (),
-        node.labels.get(cluster_label(wanted.name), "") if node else "",
+        _recorded(seen.cluster, node, wanted.name),
         seen.names,
     )
     return preflight_data.check_database(
@@ -181,6 +215,15 @@ def _check_data(
         found,
         leave_data=allowed.leave_data or allowed.move_data_host,
     )
+
+
+def _recorded(cluster: Cluster, node: Node | None, stack: str) -> str:
+    """The cluster's identifier that is on record for a node, or for its former self."""
+    alike = [one for one in cluster.former if node and one.name == node.name]
+    for one in ([node] if node else []) + alike:
+        if recorded := one.labels.get(cluster_label(stack)):
+            return recorded
+    return ""
 
 
 def _data_host(
@@ -278,7 +321,8 @@ def survey(host: Host, wanted: Wanted, inventory: Inventory) -> Survey:
     script = (
         f"i=$(docker image inspect {image} >/dev/null 2>&1 && echo image)\n"
         f"v=$(docker volume inspect {volumes or '-'} >/dev/null 2>&1 && echo volume)\n"
-        'echo "$i $v"\n'
+        "n=$(docker info --format '{{.Swarm.NodeID}}' 2>/dev/null)\n"
+        'echo "$i $v"\necho "node $n"\n'
         # Neither: because they are not there, or because Docker does not answer?
         '[ -n "$i$v" ] || docker info >/dev/null || exit 1\n'
     )
@@ -292,7 +336,8 @@ def survey(host: Host, wanted: Wanted, inventory: Inventory) -> Survey:
     )
     first, *rest = result.stdout.splitlines() or [""]
     words = first.split()
-    return Survey("image" in words, "volume" in words, pgdata.parse_survey(rest))
+    own = next((line.partition(" ")[2] for line in rest if line.startswith("node ")), "")
+    return Survey("image" in words, "volume" in words, pgdata.parse_survey(rest), own.strip())
 
 
 def pull(host: Host, image: str) -> None:

@@ -87,7 +87,9 @@ def take_back(
     now = look()
     undone = bool(labels)
     for back in undo(labels, before, now):
-        _must(change(label_node(back.node, back.add, back.remove)), f"labelling node {back.node}")
+        _must(
+            change(label_node(back.address, back.add, back.remove)), f"labelling node {back.node}"
+        )
         say(f"node {back.node}: {back}, as it was")
     for service in _ours(now.stack(wanted.name), wanted):
         old = before.service(service.name)

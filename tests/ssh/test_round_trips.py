@@ -75,6 +75,7 @@ def _answers(wanted: Wanted) -> dict[str, str]:
     network = {"Driver": "overlay", "Scope": "swarm", "Attachable": True}
     service = {"ID": "s1", "Spec": spec, "UpdatedAt": NOW}
     found: dict[str, Any] = {
+        "info --format {{.Swarm.NodeID}}": "n1",
         "info": {"Swarm": {"ControlAvailable": True}},
         "node inspect": [node],
         "network inspect": [network],
@@ -84,7 +85,10 @@ def _answers(wanted: Wanted) -> dict[str, str]:
         "image inspect": [],
         "volume inspect": [],
     }
+    # Without the quotes that JSON would put around it.
+    found["info --format {{.Swarm.NodeID}}"] = None
     return {key: json.dumps(value) for key, value in found.items()} | {
+        "info --format {{.Swarm.NodeID}}": "n1",
         "version": "20.10.24",
         "node ls": "n1",
         "network ls": "backend backend",

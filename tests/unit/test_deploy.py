@@ -206,8 +206,8 @@ def test_labels_are_put_back_too(run):
         run(swarm, labels=MOVE)
     back = [script for script in swarm.scripts if script.startswith("docker node update")]
     assert back == [
-        "docker node update --label-add role=app --label-rm swarmkeep.pgdata.dbstack app1",
-        "docker node update --label-add swarmkeep.pgdata.dbstack=true db1",
+        "docker node update --label-add role=app --label-rm swarmkeep.pgdata.dbstack id-app1",
+        "docker node update --label-add swarmkeep.pgdata.dbstack=true id-db1",
     ]
 
 
@@ -240,7 +240,7 @@ def test_another_cluster_may_come_where_that_was_said_and_is_on_record_then(run)
 def test_the_first_cluster_is_put_on_record(run):
     swarm = Swarm(running(OLD))
     run(swarm)
-    assert any("--label-add swarmkeep.cluster.dbstack=7 db1" in text for text in swarm.scripts)
+    assert any("--label-add swarmkeep.cluster.dbstack=7 id-db1" in text for text in swarm.scripts)
     known = recorded("7")
     run(known)
     assert not any("--label-add" in script for script in known.scripts)
