@@ -15,7 +15,14 @@ from datetime import datetime
 from typing import Any
 
 from fabfile.errors import SwarmkeepError
-from fabfile.swarm import RECORD_LABEL, SECRET_LABEL, STACK_LABEL, SecretVersion
+from fabfile.swarm import (
+    CONFIG_LABEL,
+    FILE_LABEL,
+    RECORD_LABEL,
+    SECRET_LABEL,
+    STACK_LABEL,
+    SecretVersion,
+)
 from fabfile.transport import Command, Result
 
 _SECTION = re.compile(r"^--swarmkeep (\w+)--\n", re.MULTILINE)
@@ -90,6 +97,7 @@ class Cluster:
     nodes: tuple[Node, ...]
     network: Mapping[str, Any] | None
     secrets: tuple[SecretVersion, ...]
+    """Those of configs, too, which the records are read from."""
     services: tuple[Service, ...]
     tasks: tuple[Task, ...]
     networks: Mapping[str, str] = field(default_factory=dict)
@@ -222,14 +230,16 @@ def parse_sections(host: str, sections: Mapping[str, str], stderr: str = "") -> 
             hint="has it lost its quorum of managers? see docker node ls",
         )
     networks = _json_list(sections["network"])
+    records = tuple(_record(line) for line in _lines(sections.get("records", "")))
+    secrets = [_secret(item) for item in _json_list(sections["secrets"])]
     return Cluster(
         cli_major=_major(sections.get("cli", "")),
         nodes=tuple(_node(item) for item in _json_list(sections["nodes"])),
         network=networks[0] if networks else None,
-        secrets=tuple(_secret(item) for item in _json_list(sections["secrets"])),
+        secrets=(*secrets, *(_config(r) for r in records if CONFIG_LABEL in r.labels)),
         **_moving(sections),
         networks=dict(line.split(" ", 1) for line in _lines(sections.get("networks", ""))),
-        records=tuple(_record(line) for line in _lines(sections.get("records", ""))),
+        records=records,
     )
 
 
@@ -286,7 +296,14 @@ def _node(item: dict[str, Any]) -> Node:
 
 
 def _secret(item: dict[str, Any]) -> SecretVersion:
-    return SecretVersion(item["Spec"]["Name"], item["Spec"]["Labels"][SECRET_LABEL])
+    labels = item["Spec"]["Labels"]
+    stack = labels.get(FILE_LABEL, "")
+    return SecretVersion(item["Spec"]["Name"], labels[SECRET_LABEL], "secret", stack)
+
+
+def _config(record: Record) -> SecretVersion:
+    labels = record.labels
+    return SecretVersion(record.name, labels[CONFIG_LABEL], "config", labels.get(FILE_LABEL, ""))
 
 
 def _service(item: dict[str, Any]) -> Service:

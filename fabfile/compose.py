@@ -35,7 +35,7 @@ class _Quoting(yaml.SafeDumper):
     `y` and `n` are truth values there, `1e3` a number.
     """
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - PyYAML's signature
         """Write everything out."""
         return True
 

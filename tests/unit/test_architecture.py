@@ -16,7 +16,8 @@ STDLIB = sys.stdlib_module_names
 # Lower rooms may not import higher ones. Every room is in here, once.
 LAYERS = [
     ["errors", "units", "secret", "origin", "scram"],
-    ["schema", "yamltext", "vault_format", "keys"],
+    ["schema", "yamltext", "vault_format", "keys", "dockervalues", "composekeys", "envfile"],
+    ["localfiles"],
     ["sets", "newest"],
     ["verify", "choosing"],
     ["report"],
@@ -34,7 +35,8 @@ LAYERS = [
     ["swarm", "compose"],
     ["cluster"],
     ["host_facts", "registry"],
-    ["servicespec_parts", "specfields", "lock_text", "bootstrap_commands", "bootstrap_plan"],
+    ["servicespec_parts", "servicemounts", "lock_text", "bootstrap_commands", "bootstrap_plan"],
+    ["specfields"],
     ["placement", "convergence", "stacks", "servicespec", "lock", "audit"],
     ["backup_kits"],
     ["backup_host", "role_password", "archive", "app_pause"],
