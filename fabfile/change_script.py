@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,38 @@ from fabfile.errors import SwarmkeepError
 from fabfile.placement import LabelChange
 from fabfile.stacks import SecretContent
 from fabfile.transport import Result
+
+# What Docker says when it refuses something, and what to do. The first that fits counts.
+_REFUSALS = (
+    (r"Additional property \S+ is not allowed",
+     "leave that key out, or write a higher 'version:' at the top of the compose file if it came "
+     "with a later one"),
+    (r"[Uu]nsupported Compose file version",
+     "write the highest 'version:' that the manager's Docker knows at the top of the compose file "
+     "(3.9 from Docker 20.10 on, 3.13 from 28 on), or update Docker on the managers"),
+    (r"must be a |expected type|[Ii]nvalid type|invalid interpolation",
+     "mend that value in the compose file: numbers and words such as yes and no stand in quotes "
+     "where Docker wants a text"),
+    (r"only updates to Labels are allowed",
+     "Docker changes no config or secret that is there: give it another name in the compose file"),
+    (r"mode change is not allowed",
+     "a service cannot change its mode: remove it first (docker service rm), then run "
+     "the same again"),
+    (r"could not be found|not found",
+     "make what the compose file calls external, or mend its name there"),
+    (r"already in use", "another service publishes that port: choose another one"),
+    (r"undefined (network|volume|secret|config)|contains unsupported options",
+     "mend the compose file (compose/), then run the same again"),
+)  # fmt: skip
+_ANY_REFUSAL = (
+    "Docker's own words say what it does not like: mend that (the stack's file is in compose/), "
+    "then run the same again"
+)
+
+
+def refusal_hint(said: str) -> str:
+    """The next step after Docker refused a change with these words."""
+    return next((hint for what, hint in _REFUSALS if re.search(what, said)), _ANY_REFUSAL)
 
 
 @dataclass
@@ -42,16 +75,20 @@ class ChangeScript:
         self.done.append(f"network {name}: created")
 
     def secrets(self, contents: Sequence[SecretContent]) -> None:
-        """Make secret versions. One that is there already has this content: its name says so."""
+        """Make versions of secrets and configs.
+
+        One that is there already has this content: its name says so.
+        """
         for secret in contents:
-            name = shlex.quote(secret.version.name)
+            version = secret.version
+            kind, name = version.kind, shlex.quote(version.name)
+            create = swarm.create_version(version, secret.labels, secret.template_driver)
             self._step(
-                f"creating the secret {secret.version.name}",
-                f"{{ docker secret inspect {name} >/dev/null 2>&1 || "
-                f"{swarm.create_secret(secret.version)}; }}",
+                f"creating the {kind} {version.name}",
+                f"{{ docker {kind} inspect {name} >/dev/null 2>&1 || {create}; }}",
                 secret.content,
             )
-            self.done.append(f"secret {secret.version.base}: new version {secret.version.name}")
+            self.done.append(f"{kind} {version.base}: new version {version.name}")
 
     def stack(
         self,
@@ -91,6 +128,7 @@ class ChangeScript:
         raise SwarmkeepError(
             f"{result.host}: {begun[-1] if begun else 'changing the Swarm'} failed: "
             f"{said[-1] if said else f'exit code {result.exit_code}'}",
+            hint=refusal_hint(result.stderr),
             details=tuple(said[-6:-1]),
         )
 

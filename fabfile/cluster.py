@@ -15,7 +15,15 @@ from typing import Any
 
 from fabfile import jsontext
 from fabfile.errors import SwarmkeepError
-from fabfile.swarm import PROJECT_LABEL, RECORD_LABEL, SECRET_LABEL, STACK_LABEL, SecretVersion
+from fabfile.swarm import (
+    CONFIG_LABEL,
+    FILE_LABEL,
+    PROJECT_LABEL,
+    RECORD_LABEL,
+    SECRET_LABEL,
+    STACK_LABEL,
+    SecretVersion,
+)
 from fabfile.transport import Command, Result
 
 _SECTION = re.compile(r"^--swarmkeep (\w+)--\n", re.MULTILINE)
@@ -92,6 +100,7 @@ class Cluster:
     nodes: tuple[Node, ...]
     network: Mapping[str, Any] | None
     secrets: tuple[SecretVersion, ...]
+    """Those of configs, too, which the records are read from."""
     services: tuple[Service, ...]
     tasks: tuple[Task, ...]
     networks: Mapping[str, str] = field(default_factory=dict)
@@ -255,15 +264,17 @@ def parse_sections(host: str, sections: Mapping[str, str], stderr: str = "") -> 
         )
     networks = _json_list(sections["network"])
     nodes, former = _living([_node(item) for item in _json_list(sections["nodes"])])
+    records = tuple(_record(line) for line in _lines(sections.get("records", "")))
+    secrets = [_secret(item) for item in _json_list(sections["secrets"])]
     return Cluster(
         cli_major=_major(sections.get("cli", "")),
         nodes=nodes,
         former=former,
         network=networks[0] if networks else None,
-        secrets=tuple(_secret(item) for item in _json_list(sections["secrets"])),
+        secrets=(*secrets, *(_config(r) for r in records if CONFIG_LABEL in r.labels)),
         **_moving(sections),
         networks=dict(line.split(" ", 1) for line in _lines(sections.get("networks", ""))),
-        records=tuple(_record(line) for line in _lines(sections.get("records", ""))),
+        records=records,
     )
 
 
@@ -334,7 +345,14 @@ def _living(nodes: Sequence[Node]) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
 
 
 def _secret(item: dict[str, Any]) -> SecretVersion:
-    return SecretVersion(item["Spec"]["Name"], item["Spec"]["Labels"][SECRET_LABEL])
+    labels = item["Spec"]["Labels"]
+    stack = labels.get(FILE_LABEL, "")
+    return SecretVersion(item["Spec"]["Name"], labels[SECRET_LABEL], "secret", stack)
+
+
+def _config(record: Record) -> SecretVersion:
+    labels = record.labels
+    return SecretVersion(record.name, labels[CONFIG_LABEL], "config", labels.get(FILE_LABEL, ""))
 
 
 def _service(item: dict[str, Any]) -> Service:

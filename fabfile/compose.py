@@ -19,10 +19,36 @@ _WHOLE = re.compile(r"\$\{([a-z_]+)\}")
 _LEFT_OUT = object()
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads dates as the texts that they are for Docker, too."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in pairs if not tag.endswith(":timestamp")]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+class _Quoting(yaml.SafeDumper):
+    """Quotes every text, keys too: Docker's YAML takes other words than ours for more than text.
+
+    `y` and `n` are truth values there, `1e3` a number.
+    """
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - PyYAML's signature
+        """Write everything out."""
+        return True
+
+
+_Quoting.add_representer(
+    str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
+)
+
+
 def load(path: Path) -> dict[str, Any]:
     """Read a compose file as it stands. Raises ConfigError."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such compose file", hint="restore it: git checkout compose/"
@@ -66,7 +92,9 @@ def to_stack_input(data: Any) -> str:
 
     Docker substitutes $names itself once more: every dollar is doubled against that.
     """
-    return yaml.safe_dump(_double_dollars(data), sort_keys=True, default_flow_style=False)
+    return yaml.dump(
+        _double_dollars(data), Dumper=_Quoting, sort_keys=True, default_flow_style=False
+    )
 
 
 def _text(text: str, names: Mapping[str, Value], where: str) -> str:

@@ -213,7 +213,7 @@ class Deployment:
         """
         if self.wanted.role != "db" or not plan.deploys:
             return ""
-        found = server.system_identifier(self.fleet, after, self.wanted.hidden)
+        found = server.system_identifier(self.fleet, after, [self.wanted.password])
         known = known_cluster(self.inventory, self.wanted, seen)
         allowed = self.options.allowed
         if found != known and known and not (allowed.leave_data or allowed.move_data_host):

@@ -106,13 +106,13 @@ def _remove_old_secrets(wanted: Wanted, cluster: Cluster) -> str:
     kept = releases.marks(cluster, wanted.name)[-releases.KEPT :]
     needed = _secrets_in_use(cluster) | releases.secrets_to_keep(kept)
     ours = {s.version for s in wanted.secrets} | set(cluster.secrets)
-    old = sorted(v.name for v in ours if v.base in bases and v.name not in needed)
-    return swarm.remove_secrets(old) + "\n" if old else ""
+    # What was made of a file goes, too, once the compose file does not name it any more.
+    mine = (v for v in ours if v.base in bases or v.stack == wanted.name)
+    old = {v for v in mine if v.name not in needed}
+    return swarm.remove_versions(old) + "\n" if old else ""
 
 
 def _secrets_in_use(cluster: Cluster) -> set[str]:
     return {
-        str(secret["SecretName"])
-        for service in cluster.services
-        for secret in service.template["ContainerSpec"].get("Secrets") or ()
+        name for service in cluster.services for name in swarm.versions_in_use(service.template)
     }

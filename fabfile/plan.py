@@ -61,6 +61,8 @@ class Plan:
     """Whether `docker stack deploy` asks the registry for digests: always, changed or never."""
     labels_after: tuple[LabelChange, ...] = ()
     """Those that are changed once the stack has converged."""
+    configs: tuple[str, ...] = ()
+    """Configs of files, by name without version, that would get another version."""
 
     @property
     def deploys(self) -> bool:
@@ -84,7 +86,7 @@ class Plan:
     @property
     def changes(self) -> bool:
         """Whether anything would be changed."""
-        around = self.labels or self.labels_after or self.network or self.secrets
+        around = self.labels or self.labels_after or self.network or self.secrets or self.configs
         return bool(around or self.deploys or self.removes)
 
     @property
@@ -111,7 +113,7 @@ def make(
 ) -> Plan:
     """Given what is wanted and what is there, return what a deploy would change."""
     present = {version.name for version in cluster.secrets}
-    new = [s.version.base for s in wanted.secrets if s.version.name not in present]
+    new = [s.version for s in wanted.secrets if s.version.name not in present]
     moved = any(change.loses == wanted.role for change in labels)
     services = []
     drifted, reordered = set(), set()
@@ -120,7 +122,8 @@ def make(
         service = cluster.service(name)
         spec, unknown = specification(wanted.compose, key, wanted.name)
         if service is None:
-            services.append(ServicePlan(name, "create", _compared({}, spec, {}), unknown))
+            new_fields = _concealed(_compared({}, spec, {}), wanted.shown.get(key))
+            services.append(ServicePlan(name, "create", new_fields, unknown))
             continue
         if resolve_image == "always":
             unknown += (_ASKED,)
@@ -132,7 +135,7 @@ def make(
         only_secret = bool(one.fields) and all(f.name.startswith("secrets.") for f in one.fields)
         if wanted.role == "db" and only_secret and not one.unknown:
             one = replace(one, note=_CAN_WAIT)
-        services.append(one)
+        services.append(replace(one, fields=_concealed(one.fields, wanted.shown.get(key))))
     if resolve_image != "always" and drifted:
         # Docker would keep an image that was changed by hand unless told otherwise.
         resolve_image = "always"
@@ -152,10 +155,11 @@ def make(
         wanted.role,
         tuple(labels),
         network if cluster.network is None else "",
-        tuple(new),
+        tuple(version.base for version in new if version.kind == "secret"),
         tuple(services),
         resolve_image,
         tuple(labels_after),
+        tuple(version.base for version in new if version.kind == "config"),
     )
 
 
@@ -183,6 +187,8 @@ def _update_plan(
     moved: bool,
 ) -> ServicePlan:
     found = _compared(service.spec, _with_live_image(spec, service), cluster.networks)
+    # What only the manager knows is no difference by itself.
+    found = tuple(field for field in found if field.name not in unknown)
     action = "update" if found or unknown else "unchanged"
     restarts = bool(unknown) or any(not f.name.startswith(_WITHOUT_RESTART) for f in found)
     return ServicePlan(service.name, action, found, unknown, restarts or moved)
@@ -236,8 +242,27 @@ def _compared(
 
 
 def _field(name: str, old: str | None, new: str | None) -> Field:
-    if name.startswith("secrets.") and old is not None and new is not None:
-        return Field(name, "a version", "another version")
-    if name.startswith("secrets."):
-        return Field(name, old and "a version", new and "a version")
-    return Field(name, old, new)
+    return (
+        _nameless(Field(name, old, new), "version")
+        if name.startswith("secrets.")
+        else Field(name, old, new)
+    )
+
+
+def _concealed(fields: tuple[Field, ...], shown: Collection[str] | None) -> tuple[Field, ...]:
+    """The same without values from environment files, where a service reads any."""
+    if shown is None:
+        return fields
+    start = "environment."
+    return tuple(
+        _nameless(field, "value")
+        if field.name.startswith(start) and field.name.removeprefix(start) not in shown
+        else field
+        for field in fields
+    )
+
+
+def _nameless(field: Field, what: str) -> Field:
+    if field.old is not None and field.new is not None:
+        return Field(field.name, f"a {what}", f"another {what}")
+    return Field(field.name, field.old and f"a {what}", field.new and f"a {what}")

@@ -37,6 +37,8 @@ def to_text(plans: Sequence[Plan], redact: Callable[[str], str], *, all_services
     for plan in plans:
         for secret in plan.secrets:
             rows.append([_SIGNS["create"], cell(f"secret {secret}"), "", "a new version"])
+        for config in plan.configs:
+            rows.append([_SIGNS["create"], cell(f"config {config}"), "", "a new version"])
         for service in plan.services:
             if all_services or service.action != "unchanged":
                 rows += _service_rows(service, cell)
@@ -76,6 +78,7 @@ def to_data(plans: Sequence[Plan], redact: Callable[[str], str]) -> dict[str, An
                 "changes": plan.changes,
                 "touches_database": plan.touches_database,
                 "new_secrets": list(plan.secrets),
+                "new_configs": list(plan.configs),
                 "services": [_service_data(service, redact) for service in plan.services],
             }
             for plan in plans
@@ -86,7 +89,7 @@ def to_data(plans: Sequence[Plan], redact: Callable[[str], str]) -> dict[str, An
 def _service_rows(service: ServicePlan, cell: Callable[[str], str]) -> list[list[str]]:
     what = {
         "create": "a new service",
-        "update": "update; its tasks restart" if service.restarts else "update without a restart",
+        "update": _update_text(service),
         "remove": "removed, it is not in the compose file",
         "left": "not in the compose file; stays (--prune removes it)",
         "unchanged": "its tasks move" if service.restarts else "unchanged",
@@ -99,10 +102,25 @@ def _service_rows(service: ServicePlan, cell: Callable[[str], str]) -> list[list
     rows += [["", cell(f"  {f.name}"), _side(f.old, cell), _side(f.new, cell)] for f in shown]
     if service.action != "create":
         rows += [
-            ["", cell(f"  {key}"), "", "[yellow]cannot be compared: taken for changed[/]"]
-            for key in service.unknown
+            ["", cell(f"  {key}"), "", f"[yellow]{_why_unknown(key)}[/]"] for key in service.unknown
         ]
     return rows
+
+
+def _update_text(service: ServicePlan) -> str:
+    if not service.restarts:
+        return "update without a restart"
+    surely = service.fields or not service.unknown
+    return "update; its tasks restart" if surely else "update; its tasks may restart"
+
+
+def _why_unknown(key: str) -> str:
+    """Why a key cannot be compared, and what would make it comparable."""
+    if key.startswith("environment."):
+        return "the manager's own value counts: write its value to have it compared"
+    if key.startswith("volumes."):
+        return "the manager completes the path: write an absolute one to have it compared"
+    return "cannot be compared: taken for changed"
 
 
 def _side(value: str | None, cell: Callable[[str], str]) -> str:

@@ -101,7 +101,7 @@ def look(fleet: Fleet, stacks: Sequence[Wanted]) -> Look:
     cluster = seen.cluster
     database = by_role.get("db")
     if database and preflight_data.renamed(inventory, database, cluster):
-        return replace(seen, names=server.names(fleet, cluster, database.hidden))
+        return replace(seen, names=server.names(fleet, cluster, [database.password]))
     return seen
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from fabfile.cluster import Cluster
 from fabfile.errors import ConfigError
 from fabfile.inventory import Inventory
@@ -83,13 +81,10 @@ def _check_unlabelled(wanted: Wanted, cluster: Cluster, mine: tuple[str, str]) -
 
 def _password_secrets(wanted: Wanted, stack: str) -> set[str]:
     """What the password's secret would be called if that stack were made with our vault."""
-    key = wanted.name_key
-    made: Iterable[str] = (
-        versioned(key, stack, "postgres_password", text.encode()).version.name
-        for text in wanted.hidden
-        if key
-    )
-    return set(made)
+    if not wanted.name_key:
+        return set()
+    content = wanted.password.encode()
+    return {versioned(wanted.name_key, stack, "postgres_password", content).version.name}
 
 
 def _renamed(stack: str, mine: tuple[str, str]) -> ConfigError:

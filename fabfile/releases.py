@@ -221,7 +221,7 @@ def as_wanted(release: Release, main: str, hidden: tuple[str, ...]) -> Wanted:
 
 def with_secrets(wanted: Wanted, release: Release, current: Sequence[SecretContent]) -> Wanted:
     """The same stack with the vault's secrets of today in the place of the release's versions."""
-    today = {secret.version.base: secret for secret in current}
+    today = {s.version.base: s for s in current if s.version.kind == "secret"}
     replaced = {
         version: today[base]
         for version in release.secrets
@@ -241,15 +241,27 @@ def check_secrets(wanted: Wanted, release: Release, cluster: Cluster) -> None:
     """Raise SwarmkeepError if a secret version that a way back needs is gone."""
     there = {version.name for version in cluster.secrets}
     gone = sorted((set(release.secrets) & _declared_secrets(wanted)) - there)
-    if gone:
+    if not gone:
+        return
+    what = f"{release.stack}: release {release.number} needs the"
+    if gone[0] in _names(wanted, "configs"):
         raise SwarmkeepError(
-            f"{release.stack}: release {release.number} needs the secret {gone[0]}, which is gone",
-            hint="use today's secrets from the vault instead: --with-current-secrets",
+            f"{what} config {gone[0]}, which is gone",
+            hint="go back to another one (inv releases), or bring its file back and run inv deploy",
         )
+    raise SwarmkeepError(
+        f"{what} secret {gone[0]}, which is gone",
+        hint="use today's secrets from the vault instead: --with-current-secrets",
+    )
 
 
 def _declared_secrets(wanted: Wanted) -> set[str]:
-    entries = (wanted.compose.get("secrets") or {}).values()
+    """Names of configs, too: some of them are versions as well."""
+    return _names(wanted, "secrets") | _names(wanted, "configs")
+
+
+def _names(wanted: Wanted, kind: str) -> set[str]:
+    entries = (wanted.compose.get(kind) or {}).values()
     return {str(entry["name"]) for entry in entries if entry and entry.get("name")}
 
 

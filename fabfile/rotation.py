@@ -185,13 +185,15 @@ class Rotation:
     def _finish(self, lease: Lease, after: Cluster, start: float) -> int:
         """Keep the release, let the old versions go, write the log; then the vault."""
         ending = self._ending(after, start)
-        bases = {secret.version.base: secret.version.name for secret in self._new.secrets}
+        versions = [secret.version for secret in self._new.secrets]
+        # Those of files have nothing to do with the password: the ending sees to them.
+        bases = {version.base: version.name for version in versions if not version.stack}
         # Releases that need them could only bring the app back with a password that is none.
-        old = [v.name for v in after.secrets if bases.get(v.base, v.name) != v.name]
-        removal = swarm.remove_secrets(sorted(old)) + "\n" if old else ""
+        old = [v for v in after.secrets if bases.get(v.base, v.name) != v.name]
+        removal = swarm.remove_versions(old) + "\n" if old else ""
         result = lease.change(ending.script + removal, ending.stdin)
-        for name in old:
-            self.say(f"secret {name}: removed")
+        for version in old:
+            self.say(f"secret {version.name}: removed")
         self.vault.finish()
         kept = "kept" in result.stdout.split()
         if ending.number and not kept:
@@ -293,14 +295,16 @@ class Rotation:
     def _wanted(self, password: Secret) -> Wanted:
         """The app with a password; neither of the two may ever be shown."""
         wanted = stacks.application(self._inventory, self.vault.secrets(password))
-        return replace(wanted, hidden=(self.vault.old.reveal(), self.vault.new.reveal()))
+        return replace(
+            wanted, hidden=(*wanted.hidden, self.vault.old.reveal(), self.vault.new.reveal())
+        )
 
     def _uses(self, cluster: Cluster, wanted: Wanted) -> bool:
         """Whether the app's services have the secrets of this one."""
         names = {
-            str(secret["SecretName"])
+            name
             for service in cluster.stack(wanted.name)
-            for secret in service.template["ContainerSpec"].get("Secrets") or ()
+            for name in swarm.versions_in_use(service.template)
         }
         return {secret.version.name for secret in wanted.secrets} <= names
 

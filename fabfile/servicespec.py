@@ -1,20 +1,31 @@
 """A service of a compose file -> the specification `docker stack deploy` makes of it. Pure.
 
-Follows docker/cli, cli/compose/convert (v20.10 to v27):
+Follows docker/cli, cli/compose/convert (v20.10 to v28):
 https://github.com/docker/cli/tree/master/cli/compose/convert
-Keys that are not known here are named, never guessed at: whoever compares must take such a
-service for changed.
+Every key of Docker's schemas is known (composekeys.py). What is not known here, or depends on the
+manager's own environment and files, is named, never guessed at.
 """
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
+from fabfile import composekeys
 from fabfile import servicespec_parts as parts
-from fabfile.servicespec_parts import CannotCompareError, Stack
+from fabfile.dockervalues import (
+    CannotCompareError,
+    flag,
+    labels,
+    nano_cpus,
+    nanoseconds,
+    size,
+    strings,
+    words,
+)
+from fabfile.servicemounts import mounts
+from fabfile.servicespec_parts import Stack
 from fabfile.swarm import IMAGE_LABEL, STACK_LABEL
 
 _TOP_KEYS = {"version", "services", "networks", "volumes", "secrets", "configs"}
@@ -78,17 +89,17 @@ def specification(
     deploy = keys.section("deploy")
     image = str(keys.take("image", str) or "")
     template = {
-        "ContainerSpec": _container(keys, around, image),
+        "ContainerSpec": _container(keys, around, image, unknown),
         "Resources": _resources(deploy.section("resources")),
         "RestartPolicy": _restart_policy(keys, deploy),
         "Placement": _placement(deploy.section("placement")),
         "Networks": parts.networks(keys.take("networks", lambda v: v), around, service, unknown),
         "LogDriver": keys.take("logging", parts.log_driver),
     }
-    labels = deploy.take("labels", parts.labels) or {}
+    deploy_labels = deploy.take("labels", labels) or {}
     spec = {
         "Name": f"{stack}_{service}",
-        "Labels": {**labels, STACK_LABEL: stack, IMAGE_LABEL: image},
+        "Labels": {**deploy_labels, STACK_LABEL: stack, IMAGE_LABEL: image},
         "TaskTemplate": template,
         "Mode": _mode(deploy),
         "UpdateConfig": _update(deploy, "update_config"),
@@ -103,36 +114,42 @@ def specification(
     return spec, tuple(sorted(unknown))
 
 
-def _container(keys: Keys, around: Stack, image: str) -> dict[str, Any]:
+def _container(keys: Keys, around: Stack, image: str, unknown: list[str]) -> dict[str, Any]:
+    added, dropped = parts.capabilities(keys.take("cap_add"), keys.take("cap_drop"))
     container = {
         "Image": image,
-        "Labels": {**(keys.take("labels", parts.labels) or {}), STACK_LABEL: around.name},
-        "Command": keys.take("entrypoint", _words),
-        "Args": keys.take("command", _words),
-        "Env": keys.take("environment", parts.environment),
+        "Labels": {**(keys.take("labels", labels) or {}), STACK_LABEL: around.name},
+        "Command": keys.take("entrypoint", words),
+        "Args": keys.take("command", words),
+        "Env": keys.take("environment", partial(parts.environment, unknown=unknown)),
         "Hostname": keys.take("hostname", str),
         "Dir": keys.take("working_dir", str),
         "User": keys.take("user", str),
-        "TTY": keys.take("tty", _flag),
-        "OpenStdin": keys.take("stdin_open", _flag),
-        "ReadOnly": keys.take("read_only", _flag),
-        "Init": keys.take("init", _flag),
+        "TTY": keys.take("tty", flag),
+        "OpenStdin": keys.take("stdin_open", flag),
+        "ReadOnly": keys.take("read_only", flag),
+        "Init": keys.take("init", flag),
         "StopSignal": keys.take("stop_signal", str),
         "StopGracePeriod": keys.take("stop_grace_period", nanoseconds),
-        "Sysctls": keys.take("sysctls", parts.labels),
+        "Sysctls": keys.take("sysctls", labels),
         "Healthcheck": _healthcheck(keys),
-        "Mounts": keys.take("volumes", around.mounts),
+        "Mounts": keys.take("volumes", partial(mounts, around=around, unknown=unknown)),
         "Secrets": keys.take("secrets", lambda items: around.files("secrets", items)),
         "Configs": keys.take("configs", lambda items: around.files("configs", items)),
         "DNSConfig": {
-            "Nameservers": keys.take("dns", _strings),
-            "Search": keys.take("dns_search", _strings),
+            "Nameservers": keys.take("dns", strings),
+            "Search": keys.take("dns_search", strings),
         },
-        "CapabilityAdd": keys.take("cap_add", _capabilities),
-        "CapabilityDrop": keys.take("cap_drop", _capabilities),
+        "CapabilityAdd": added,
+        "CapabilityDrop": dropped,
+        "Hosts": keys.take("extra_hosts", parts.hosts),
+        "Ulimits": keys.take("ulimits", parts.ulimits),
+        "Isolation": keys.take("isolation", str),
+        "OomScoreAdj": keys.take("oom_score_adj", _whole),
+        "Privileges": {"CredentialSpec": keys.take("credential_spec", around.credential_spec)},
     }
     # Docker takes these where `docker run` would; a Swarm service has no use for them.
-    for ignored in ("container_name", "depends_on", "expose", "links", "build"):
+    for ignored in composekeys.IGNORED:
         keys.take(ignored)
     return container
 
@@ -149,7 +166,7 @@ def _healthcheck(keys: Keys) -> dict[str, Any] | None:
         "StartInterval": check.take("start_interval", nanoseconds),
         "Retries": check.take("retries", _whole),
     }
-    if check.take("disable", _flag):
+    if check.take("disable", flag):
         result = {"Test": ["NONE"]}
     check.finish()
     return result
@@ -160,9 +177,10 @@ def _resources(keys: Keys) -> dict[str, Any]:
     for key, name in (("limits", "Limits"), ("reservations", "Reservations")):
         part = keys.section(key)
         result[name] = {
-            "NanoCPUs": part.take("cpus", lambda v: round(float(v) * 1e9)),
-            "MemoryBytes": part.take("memory", parts.size),
+            "NanoCPUs": part.take("cpus", nano_cpus),
+            "MemoryBytes": part.take("memory", size),
             "Pids": part.take("pids", _whole),
+            "GenericResources": part.take("generic_resources", parts.generic_resources),
         }
         part.finish()
     keys.finish()
@@ -185,16 +203,18 @@ def _restart_policy(keys: Keys, deploy: Keys) -> dict[str, Any] | None:
 
 
 def _restart(value: Any) -> dict[str, Any]:
-    if value in ("no", False):
+    name, _, attempts = str(value).partition(":")
+    if name == "no":
         return {}
-    if value in ("always", "unless-stopped"):
-        return {"Condition": "any"}
-    raise CannotCompareError(value)
+    if name not in ("always", "unless-stopped", "on-failure"):
+        raise CannotCompareError(value)
+    condition = "on-failure" if name == "on-failure" else "any"
+    return {"Condition": condition, "MaxAttempts": int(attempts or 0)}
 
 
 def _placement(keys: Keys) -> dict[str, Any]:
     result = {
-        "Constraints": keys.take("constraints", _strings),
+        "Constraints": keys.take("constraints", strings),
         "MaxReplicas": keys.take("max_replicas_per_node", _whole),
         "Preferences": keys.take(
             "preferences",
@@ -208,8 +228,10 @@ def _placement(keys: Keys) -> dict[str, Any]:
 def _mode(deploy: Keys) -> dict[str, Any]:
     mode = deploy.take("mode", str) or "replicated"
     replicas = deploy.take("replicas", _whole)
-    if mode == "global":
-        return {"Global": {}}
+    if mode == "replicated-job":
+        return {"ReplicatedJob": {"MaxConcurrent": replicas, "TotalCompletions": replicas}}
+    if mode in ("global", "global-job"):
+        return {"Global" if mode == "global" else "GlobalJob": {}}
     return {"Replicated": {"Replicas": 1 if replicas is None else replicas}}
 
 
@@ -230,38 +252,5 @@ def _update(deploy: Keys, key: str) -> dict[str, Any] | None:
     return result
 
 
-_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
-_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9,
-          "h": 3600 * 10**9}  # fmt: skip
-
-
-def nanoseconds(value: Any) -> int:
-    """Given a duration as Go writes it ("1m30s"), return nanoseconds; ValueError otherwise."""
-    text = str(value)
-    found = _DURATION.findall(text)
-    if "".join(number + unit for number, unit in found) != text:
-        raise ValueError(text)
-    return round(sum(float(number) * _UNITS[unit] for number, unit in found))
-
-
-def _words(value: Any) -> list[str]:
-    return shlex.split(value) if isinstance(value, str) else [str(word) for word in value]
-
-
-def _strings(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else [str(item) for item in value]
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise CannotCompareError(value)
-    return value
-
-
 def _whole(value: Any) -> int:
     return int(value)
-
-
-def _capabilities(value: Any) -> list[str]:
-    names = [str(item).upper() for item in value]
-    return sorted({n if n.startswith("CAP_") or n == "ALL" else f"CAP_{n}" for n in names})

@@ -1,15 +1,14 @@
-"""The lists of a compose service: environment, mounts, networks, ports, secrets, configs. Pure."""
+"""The lists of a compose service: environment, networks, ports, secrets, configs. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fabfile.swarm import STACK_LABEL
+from fabfile.dockervalues import CannotCompareError, labels, text
 
-
-class CannotCompareError(Exception):
-    """A value in a form whose meaning is not known here."""
+# Docker's own networks, which are on every node and know no aliases.
+PREDEFINED = ("bridge", "host", "none", "default")
 
 
 class Stack:
@@ -40,46 +39,6 @@ class Stack:
             return f"{self.name}_default"
         return self.full_name("networks", key)
 
-    def mounts(self, items: Any) -> list[dict[str, Any]]:
-        """Mounts from the long form. The short form mixes paths, names and options: not read."""
-        return [self._mount(dict(item)) for item in items if not _refuse_text(item)]
-
-    def _mount(self, item: dict[str, Any]) -> dict[str, Any]:
-        kind, source = item.pop("type"), item.pop("source", None)
-        mount = {"Type": kind, "Target": item.pop("target")}
-        mount["ReadOnly"] = item.pop("read_only", None)
-        options = item.pop(kind, None) or {}
-        if kind == "volume":
-            mount["Source"] = self.full_name("volumes", source) if source else None
-            mount["VolumeOptions"] = self._volume_options(source, dict(options))
-        elif kind == "tmpfs":
-            mount["TmpfsOptions"] = {"SizeBytes": size(options["size"]) if options else None}
-            _only(options, "size")
-        elif kind == "bind":
-            if not str(source).startswith("/"):
-                raise CannotCompareError(source)
-            mount["Source"] = source
-            mount["BindOptions"] = {"Propagation": options.get("propagation")}
-            _only(options, "propagation")
-        else:
-            raise CannotCompareError(kind)
-        _only(item)
-        return mount
-
-    def _volume_options(self, source: str | None, options: dict[str, Any]) -> dict[str, Any]:
-        result: dict[str, Any] = {"NoCopy": options.get("nocopy")}
-        _only(options, "nocopy")
-        entry = self.declared("volumes", source) if source else {}
-        if not source or entry.get("external"):
-            return result
-        result["Labels"] = {**labels(entry.get("labels") or {}), STACK_LABEL: self.name}
-        if entry.get("driver") or entry.get("driver_opts"):
-            result["DriverConfig"] = {
-                "Name": entry.get("driver"),
-                "Options": labels(entry.get("driver_opts") or {}),
-            }
-        return result
-
     def files(self, kind: str, items: Any) -> list[dict[str, Any]]:
         """Secrets or configs of a service. Docker keeps them under their full names."""
         name = "SecretName" if kind == "secrets" else "ConfigName"
@@ -87,18 +46,25 @@ class Stack:
         for item in items:
             entry = {"source": item} if isinstance(item, str) else dict(item)
             source = str(entry["source"])
-            if not self.declared(kind, source).get("external"):
-                # Made by Docker from a file on the manager: its content is not known here.
-                raise CannotCompareError(source)
-            _only(entry, "source", "target", "uid", "gid", "mode")
+            mode = entry.get("mode")
             file = {
                 "Name": str(entry.get("target") or source),
                 "UID": str(entry.get("uid") or "0"),
                 "GID": str(entry.get("gid") or "0"),
-                "Mode": int(entry.get("mode", 0o444)),
+                "Mode": 0o444 if mode is None else int(mode),
             }
             result.append({"File": file, name: self.full_name(kind, source)})
         return sorted(result, key=lambda item: str(item[name]))
+
+    def credential_spec(self, value: Any) -> dict[str, Any]:
+        """A Windows credential specification, a config by its full name."""
+        _only(value, "config", "file", "registry")
+        config = value.get("config")
+        return {
+            "Config": self.full_name("configs", config) if config else None,
+            "File": value.get("file"),
+            "Registry": value.get("registry"),
+        }
 
 
 def networks(
@@ -107,61 +73,101 @@ def networks(
     """A service's networks by name, with its aliases; `default` where it names none."""
     try:
         # Every service joins the stack's own network unless the file says otherwise.
-        value = ["default"] if value is None else value
+        value = value or ["default"]
         items = value.items() if isinstance(value, Mapping) else [(key, None) for key in value]
         result = []
         for key, given in items:
             options = given or {}
-            _only(options, "aliases")
-            aliases = [*(str(alias) for alias in options.get("aliases") or ()), service]
-            result.append({"Target": around.network(str(key)), "Aliases": aliases})
+            # `docker stack deploy` passes over fixed addresses.
+            _only(options, "aliases", "driver_opts", "ipv4_address", "ipv6_address")
+            target = around.network(str(key))
+            aliases = [str(alias) for alias in options.get("aliases") or ()]
+            if target not in PREDEFINED:
+                aliases.append(service)
+            one: dict[str, Any] = {"Target": target, "Aliases": aliases}
+            if options.get("driver_opts"):
+                one["DriverOpts"] = labels(options["driver_opts"])
+            result.append(one)
     except (CannotCompareError, TypeError, AttributeError):
         unknown.append("networks")
         return None
-    # Docker sorts these by name, as it does secrets and configs below; mounts it leaves.
-    return sorted(result, key=lambda item: item["Target"])
+    # Docker sorts these by name, as it does secrets and configs; mounts it leaves.
+    return sorted(result, key=lambda item: str(item["Target"]))
 
 
-def environment(value: Any) -> list[str]:
-    """Environment as NAME=value. A bare name would come from the manager's own: not known."""
-    pairs = value.items() if isinstance(value, Mapping) else [i.partition("=")[::2] for i in value]
-    items = []
-    for key, content in pairs:
-        if content is None or isinstance(content, bool | float):
-            raise CannotCompareError(key)
-        items.append(f"{key}={content}")
-    if not isinstance(value, Mapping) and not all("=" in item for item in value):
-        raise CannotCompareError(value)
-    return sorted(items)
-
-
-def labels(value: Any) -> dict[str, str]:
-    """A mapping, or a list of name=value, as a mapping of texts."""
+def environment(value: Any, unknown: list[str]) -> list[str]:
+    """Environment as NAME=value. A bare name comes from the manager's own: noted in `unknown`."""
     if isinstance(value, Mapping):
-        if any(isinstance(item, bool | float) for item in value.values()):
-            raise CannotCompareError(value)
-        return {str(key): "" if item is None else str(item) for key, item in value.items()}
-    return dict(str(item).partition("=")[::2] for item in value)
+        pairs = {str(key): None if item is None else text(item) for key, item in value.items()}
+    else:
+        split = [str(item).partition("=") for item in value]
+        pairs = {name: content if equals else None for name, equals, content in split}
+    unknown += [f"environment.{name}" for name, content in pairs.items() if content is None]
+    return sorted(f"{name}={content}" for name, content in pairs.items() if content is not None)
+
+
+def hosts(value: Any) -> list[str]:
+    """extra_hosts as lines of /etc/hosts; a mapping is sorted, a list keeps its order."""
+    if isinstance(value, Mapping):
+        value = sorted(f"{name}:{text(ip)}" for name, ip in value.items() if ip is not None)
+    pairs = [str(item).partition(":") for item in value]
+    return [f"{ip} {name}" for name, colon, ip in pairs if colon]
+
+
+def ulimits(value: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Limits by name: one number is both the soft and the hard one."""
+    return [
+        {"Name": name, "Hard": int(limit["hard"]), "Soft": int(limit["soft"])}
+        if isinstance(limit, Mapping)
+        else {"Name": name, "Hard": int(limit), "Soft": int(limit)}
+        for name, limit in sorted(value.items())
+    ]
+
+
+def capabilities(added: Any, dropped: Any) -> tuple[list[str], list[str]]:
+    """What is added and dropped, as Docker writes it: ALL stands for every other, added wins."""
+    add, drop = ({_capability(item) for item in value or ()} for value in (added, dropped))
+    add, drop = ({"ALL"} if "ALL" in names else names for names in (add, drop))
+    return sorted(add - {"RESET"}), sorted(drop - add - {"RESET"})
+
+
+def _capability(value: Any) -> str:
+    name = str(value).strip().upper()
+    return name if name in ("ALL", "RESET") or name.startswith("CAP_") else f"CAP_{name}"
 
 
 def ports(items: Any) -> list[dict[str, Any]]:
-    """Published ports from the long form, or from "8080" and "8080:80" with /tcp or /udp."""
-    return [_port(item) for item in items]
+    """Published ports from the long form, or from "8080", "8080:80" and ranges, with /udp."""
+    return [port for item in items for port in _ports(item)]
 
 
-def _port(item: Any) -> dict[str, Any]:
-    if not isinstance(item, Mapping):
-        text, _, protocol = str(item).partition("/")
-        published, _, target = text.rpartition(":")
-        # Ranges and addresses end here: int() refuses them.
-        item = {"target": target, "published": published or 0, "protocol": protocol or "tcp"}
-    _only(item, "target", "published", "protocol", "mode", "name", "app_protocol")
-    return {
-        "TargetPort": int(item["target"]),
-        "PublishedPort": int(item.get("published") or 0),
-        "Protocol": str(item.get("protocol") or "tcp"),
-        "PublishMode": str(item.get("mode") or "ingress"),
-    }
+def _ports(item: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(item, Mapping):
+        _only(item, "target", "published", "protocol", "mode", "name", "app_protocol")
+        yield {
+            "TargetPort": int(item["target"]),
+            "PublishedPort": int(item.get("published") or 0),
+            "Protocol": str(item.get("protocol") or "tcp"),
+            "PublishMode": str(item.get("mode") or "ingress"),
+        }
+        return
+    content, _, protocol = str(item).partition("/")
+    # An address before them is passed over by Swarm.
+    outer, _, inner = content.rpartition(":")
+    targets = _range(inner)
+    published = _range(outer.rpartition(":")[2]) or [0] * len(targets)
+    if len(targets) == 1:
+        targets *= len(published)
+    for target, port in zip(targets, published, strict=True):
+        yield {"TargetPort": target, "PublishedPort": port, "Protocol": (protocol or "tcp").lower(),
+               "PublishMode": "ingress"}  # fmt: skip
+
+
+def _range(content: str) -> list[int]:
+    if not content:
+        return []
+    first, _, last = content.partition("-")
+    return list(range(int(first), int(last or first) + 1))
 
 
 def log_driver(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,19 +176,16 @@ def log_driver(value: Mapping[str, Any]) -> dict[str, Any]:
     return {"Name": value.get("driver"), "Options": labels(value.get("options") or {})}
 
 
-def size(value: Any) -> int:
-    """Bytes from Docker's sizes: a number with b, k, m, g or t, each 1024 times the last."""
-    text = str(value).lower().removesuffix("ib").removesuffix("b")
-    factor = 1024 ** ("kmgt".index(text[-1]) + 1) if text[-1:] in tuple("kmgt") else 1
-    return int(float(text.rstrip("kmgt")) * factor)
+def generic_resources(items: Any) -> list[dict[str, Any]]:
+    """Reserved resources of a kind that the nodes define themselves."""
+    specs = [item.get("discrete_resource_spec") or {} for item in items]
+    return [
+        {"DiscreteResourceSpec": {"Kind": str(spec.get("kind")), "Value": int(spec["value"])}}
+        for spec in specs
+        if spec
+    ]
 
 
 def _only(data: Mapping[str, Any], *known: str) -> None:
     if set(data) - set(known):
         raise CannotCompareError(data)
-
-
-def _refuse_text(item: Any) -> bool:
-    if isinstance(item, str):
-        raise CannotCompareError(item)
-    return False

@@ -8,11 +8,16 @@ Nothing is left out: a field that is not known here shows under its own name.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
+from decimal import Decimal
 from typing import Any
 
+from fabfile.servicespec_parts import PREDEFINED
 from fabfile.swarm import IMAGE_LABEL
 
+_ID = re.compile("[a-z0-9]{25}")
+"""What swarmkit names its objects by: identity/randomid.go."""
 # moby/swarmkit, api/defaults/service.go
 _SECOND = 10**9
 _UPDATE = {"Parallelism": 1, "FailureAction": "pause", "Monitor": 5 * _SECOND,
@@ -43,6 +48,7 @@ _READABLE = (
     ("EndpointSpec.Mode", "endpoint_mode"),
     ("EndpointSpec.Ports", "ports"),
     ("Mode.Replicated.Replicas", "replicas"),
+    ("Mode.Kind", "mode"),
     ("Labels", "deploy.labels"),
 )
 
@@ -66,12 +72,12 @@ def order(spec: Mapping[str, Any], networks: Mapping[str, str]) -> dict[str, lis
     found = {
         "Mounts": [str(mount["Target"]) for mount in container.get("Mounts") or ()],
         "Env": [item.partition("=")[0] for item in container.get("Env") or ()],
-        "Networks": [networks.get(item["Target"], item["Target"]) for item in attached],
+        "Networks": [_network_name(item["Target"], networks) for item in attached],
     }
     for kind in ("Secrets", "Configs"):
-        found[kind] = [
-            (item.get("File") or {}).get("Name", "") for item in container.get(kind) or ()
-        ]
+        # What has no file in the container (a credential_spec) is no part of the order.
+        files = [item["File"]["Name"] for item in container.get(kind) or () if item.get("File")]
+        found[kind] = files
     return found
 
 
@@ -81,8 +87,8 @@ def _flatten(value: Any, path: str, flat: dict[str, str]) -> None:
             _flatten(item, f"{path}.{key}" if path else str(key), flat)
         return
     key = path.rpartition(".")[2]
-    # A number of replicas is never empty: 0 is a wish.
-    if value == [] or (value in (None, "", 0, False) and key != "Replicas"):
+    # A number of replicas is never empty: 0 is a wish, as is `init: false`.
+    if value in ([], None, "") or (not value and key not in ("Replicas", "Init")):
         return
     flat[_readable(path)] = _text(key, value)
 
@@ -96,10 +102,12 @@ def _readable(path: str) -> str:
 
 def _text(key: str, value: Any) -> str:
     if key in _DURATIONS and isinstance(value, int):
-        return f"{value / _SECOND:g}s"
+        return f"{(Decimal(value) / _SECOND).normalize():f}s"
     if isinstance(value, list):
         plain = all(isinstance(item, str) for item in value)
-        return " ".join(_word(item) for item in value) if plain else json.dumps(value)
+        if plain:
+            return " ".join(_word(item) for item in value)
+        return json.dumps(value, sort_keys=True)
     if isinstance(value, float) and value == int(value):
         return str(int(value))
     return str(value)
@@ -120,7 +128,9 @@ def _one_form(spec: Mapping[str, Any], networks: Mapping[str, str]) -> dict[str,
     placement = dict(template.get("Placement") or {})
     # Noted by Docker when it asks a registry for the digest; no setting of ours either.
     placement.pop("Platforms", None)
-    policy = _filled(template.get("RestartPolicy"), {"Condition": "any", "Delay": 5 * _SECOND})
+    policy = _filled(
+        template.get("RestartPolicy"), {"Condition": "any", "Delay": 5 * _SECOND}, zero=("Delay",)
+    )
     template |= {
         "ContainerSpec": container,
         "Placement": placement,
@@ -136,6 +146,7 @@ def _one_form(spec: Mapping[str, Any], networks: Mapping[str, str]) -> dict[str,
     }  # fmt: skip
     rest = {k: v for k, v in spec.items() if k not in ("Name", "Networks")}
     return rest | {
+        "Mode": _one_mode(spec.get("Mode") or {}),
         "Labels": _keyed(labels),
         "TaskTemplate": template,
         "UpdateConfig": _filled(spec.get("UpdateConfig"), _UPDATE),
@@ -144,11 +155,31 @@ def _one_form(spec: Mapping[str, Any], networks: Mapping[str, str]) -> dict[str,
     }
 
 
+def _one_mode(mode: Mapping[str, Any]) -> dict[str, Any]:
+    """Replicated is what a service is unless told otherwise; a job runs once unless told."""
+    if "ReplicatedJob" in mode:
+        job = mode["ReplicatedJob"] or {}
+        # Docker fills in 1, and as many at once as there are.
+        total = job.get("TotalCompletions") or 1
+        return {
+            "Kind": "replicated-job",
+            "Total": total,
+            "AtOnce": job.get("MaxConcurrent") or total,
+        }
+    for key, name in (("Global", "global"), ("GlobalJob", "global-job")):
+        if key in mode:
+            return {"Kind": name}
+    return dict(mode)
+
+
 def _one_container(spec: Mapping[str, Any]) -> dict[str, Any]:
-    container = _filled(spec, {"StopGracePeriod": 10 * _SECOND})
+    container = _filled(spec, {"StopGracePeriod": 10 * _SECOND}, zero=("StopGracePeriod",))
+    if isinstance(spec.get("Init"), bool):
+        container["Init"] = spec["Init"]
     if container.get("Isolation") == "default":
         del container["Isolation"]
     container["Env"] = _keyed(dict(i.partition("=")[::2] for i in container.get("Env") or ()))
+    _name_credential_spec(container)
     container["Labels"] = _keyed(container.get("Labels") or {})
     container["Mounts"] = {
         mount["Target"]: {k: v for k, v in mount.items() if k != "Target"}
@@ -170,18 +201,45 @@ def _keyed(items: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _one_networks(items: Any, networks: Mapping[str, str]) -> dict[str, Any]:
-    """Networks by name: live ones are given by id."""
-    return {
-        networks.get(item["Target"], item["Target"]): " ".join(item.get("Aliases") or ("-",))
-        for item in items or ()
-    }
+    """Networks by name: live ones are given by id.
+
+    Docker's own networks (host, bridge) have an id there that no list shows.
+    """
+    found: dict[str, Any] = {}
+    for item in items or ():
+        name = _network_name(item["Target"], networks)
+        found[name] = " ".join(item.get("Aliases") or ("-",))
+        found[f"{name}.driver_opts"] = _keyed(item.get("DriverOpts") or {})
+    return found
 
 
-def _filled(value: Mapping[str, Any] | None, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults stand in for settings that are missing or empty; a parallelism of 0 is none."""
-    given = {
-        k: v for k, v in (value or {}).items() if v not in (None, "") and (v or k == "Parallelism")
-    }
-    if given.get("Parallelism") == 0:
+def _network_name(target: str, networks: Mapping[str, str]) -> str:
+    name = networks.get(target, target)
+    if name in PREDEFINED or (target not in networks and _ID.fullmatch(target)):
+        return "a network of the node's own"
+    return name
+
+
+def _name_credential_spec(container: dict[str, Any]) -> None:
+    """A live one names its config by id, which stands beside the name among the configs."""
+    spec = (container.get("Privileges") or {}).get("CredentialSpec") or {}
+    names = {c.get("ConfigID"): c["ConfigName"] for c in container.get("Configs") or ()}
+    if spec.get("Config"):
+        named = {**spec, "Config": names.get(spec["Config"], spec["Config"])}
+        container["Privileges"] = {**container["Privileges"], "CredentialSpec": named}
+    # It is not put into the container, so it is no file of the service.
+    container["Configs"] = [c for c in container.get("Configs") or () if "Runtime" not in c]
+
+
+def _filled(
+    value: Mapping[str, Any] | None, defaults: Mapping[str, Any], zero: Collection[str] = ()
+) -> dict[str, Any]:
+    """The defaults stand in for settings that are missing or empty; a parallelism of 0 is none.
+
+    `zero` names durations of which 0 is not the default, but a wish.
+    """
+    given = {k: v for k, v in (value or {}).items() if v}
+    if (value or {}).get("Parallelism") == 0:
         given["Parallelism"] = "all at once"
+    given |= {k: "0s" for k in zero if (value or {}).get(k) == 0}
     return {**defaults, **given}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fabfile import compose
+from fabfile import compose, composekeys, localfiles
 from fabfile import project as projects
 from fabfile.errors import ConfigError
 from fabfile.inventory import ROLE_LABEL
@@ -27,10 +27,12 @@ _HASH_DIGITS = 16
 
 @dataclass(frozen=True)
 class SecretContent:
-    """A secret version with what is in it, kept out of every repr."""
+    """A version of a secret or config with what is in it, kept out of every repr."""
 
     version: SecretVersion
     content: bytes
+    labels: tuple[tuple[str, str], ...] = ()
+    template_driver: str = ""
 
     def __repr__(self) -> str:
         return f"SecretContent({self.version.name})"
@@ -51,6 +53,10 @@ class Wanted:
     project: Project = field(default_factory=lambda: Project("", ""))
     name_key: bytes = field(default=b"", repr=False)
     """What the hashes in names of secret versions are made with."""
+    password: str = field(default="", repr=False)
+    """The database's."""
+    shown: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Of services that read environment files: the only variables whose values may be shown."""
 
     @property
     def services(self) -> tuple[str, ...]:
@@ -106,9 +112,9 @@ def database(inventory: Inventory, secrets: Secrets, folder: Path = COMPOSE_FOLD
         "network": inventory.network,
         "secret_postgres_password": secret.version.name,
     }
-    wanted = _wanted(
-        postgres.stack, "db", postgres.image, folder / "compose-db.yml", names, [secret], [password]
-    )
+    path = folder / "compose-db.yml"
+    key = secrets.name_key()
+    wanted = _wanted(postgres.stack, "db", postgres.image, path, names, key, [secret], [password])
     return labelled(wanted, inventory, secrets)
 
 
@@ -140,9 +146,9 @@ def application(inventory: Inventory, secrets: Secrets, folder: Path = COMPOSE_F
         "network": inventory.network,
         "secret_nocodb_database": secret.version.name,
     }
-    wanted = _wanted(
-        app.stack, "app", app.image, folder / "compose-app.yml", names, [secret], [password]
-    )
+    path = folder / "compose-app.yml"
+    key = secrets.name_key()
+    wanted = _wanted(app.stack, "app", app.image, path, names, key, [secret], [password])
     return labelled(wanted, inventory, secrets)
 
 
@@ -164,6 +170,7 @@ def labelled(wanted: Wanted, inventory: Inventory, secrets: Secrets) -> Wanted:
         compose={**wanted.compose, "services": services},
         project=project,
         name_key=secrets.name_key(),
+        password=secrets.require("vault_postgres_password").reveal(),
     )
 
 
@@ -197,16 +204,38 @@ def versioned(key: bytes, stack: str, base: str, content: bytes) -> SecretConten
     return SecretContent(SecretVersion(f"{name}_{digest[:_HASH_DIGITS]}", name), content)
 
 
+def versioned_file(key: bytes, stack: str, file: localfiles.LocalFile) -> SecretContent:
+    """A file of a compose file under a name that changes with all that it is made of."""
+    kind = file.kind.removesuffix("s")
+    made = json.dumps([kind, file.labels, file.template_driver]).encode()
+    digest = hmac.new(
+        key, f"{stack}/{file.base}\0".encode() + made + b"\0" + file.content, "sha256"
+    )
+    base = _short(file.base)
+    version = SecretVersion(f"{base}_{digest.hexdigest()[:_HASH_DIGITS]}", base, kind, stack)
+    return SecretContent(version, file.content, file.labels, file.template_driver)
+
+
+def _short(base: str) -> str:
+    """Names of secrets and configs have at most 64 characters."""
+    most = 64 - 1 - _HASH_DIGITS
+    if len(base) <= most:
+        return base
+    return f"{base[: most - 11].rstrip('._-')}-{hashlib.sha256(base.encode()).hexdigest()[:10]}"
+
+
 def _wanted(
     stack: str,
     role: str,
     image: str,
     path: Path,
     names: dict[str, compose.Value],
+    key: bytes,
     secrets: Sequence[SecretContent],
     hidden: Sequence[str],
 ) -> Wanted:
     data = compose.fill(compose.load(path), names, path.name)
+    composekeys.check_version(data, path.name)
     declared = {str(entry.get("name")) for entry in (data.get("secrets") or {}).values() if entry}
     missing = [s.version.base for s in secrets if s.version.name not in declared]
     if missing:
@@ -214,4 +243,19 @@ def _wanted(
             f"{path}: does not declare the secret {missing[0]}",
             hint="restore its 'secrets:' section: git diff compose/",
         )
-    return Wanted(stack, role, image, data, tuple(secrets), tuple(hidden))
+    found = localfiles.resolve(
+        data, path, stack, lambda file: versioned_file(key, stack, file).version.name
+    )
+    contents = [versioned_file(key, stack, file) for file in found.files]
+    everything = (*secrets, *contents)
+    texts = (*hidden, *_texts(contents))
+    return Wanted(stack, role, image, found.compose, everything, texts, shown=found.shown)
+
+
+def _texts(contents: Sequence[SecretContent]) -> list[str]:
+    """Secrets from files as they may come up in a log: without the line's end."""
+    found = [
+        c.content.decode(errors="ignore").strip() for c in contents if c.version.kind == "secret"
+    ]
+    # Shorter ones would take words out of everything that is shown.
+    return [text for text in found if len(text) >= 4]

@@ -6,8 +6,9 @@ https://docs.docker.com/reference/cli/docker/ tells what they do; `cluster.py` r
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 OLD_DATA_LABEL = "swarmkeep.pgdata"
 """What `data_label` was before 0.3: one key for all stacks, its value a stack's name."""
@@ -15,6 +16,10 @@ PROJECT_LABEL = "swarmkeep.project"
 """On every service of ours; its value names the project (see project.py)."""
 SECRET_LABEL = "swarmkeep.secret"  # noqa: S105 - the name of a label
 """On every secret version we made; its value is the secret's name without version."""
+CONFIG_LABEL = "swarmkeep.config"
+"""On every config version we made of a file; its value is the config's name without version."""
+FILE_LABEL = "swarmkeep.file"
+"""On secrets and configs made of a file that a compose file names; its value is the stack."""
 STACK_LABEL = "com.docker.stack.namespace"
 IMAGE_LABEL = "com.docker.stack.image"
 """Set by `docker stack deploy`: the image as the compose file names it, without a digest."""
@@ -48,10 +53,16 @@ def holds_data(labels: Mapping[str, str], stack: str) -> bool:
 
 @dataclass(frozen=True)
 class SecretVersion:
-    """A Docker secret that we made: `name` with version, `base` without."""
+    """A Docker secret or config that we made: `name` with version, `base` without.
+
+    `kind` is secret or config. `stack` is the stack whose compose file names its file, "" for
+    a secret from the vault.
+    """
 
     name: str
     base: str
+    kind: str = "secret"
+    stack: str = ""
 
 
 def label_node(node: str, labels: Mapping[str, str], remove: Iterable[str] = ()) -> str:
@@ -71,16 +82,40 @@ def create_network(name: str) -> str:
     return f"docker network create --driver overlay --attachable {shlex.quote(name)}"
 
 
-def create_secret(version: SecretVersion) -> str:
-    """The command that makes a secret from stdin."""
-    label = shlex.quote(f"{SECRET_LABEL}={version.base}")
-    return f"docker secret create --label {label} {shlex.quote(version.name)} -"
+def create_version(
+    version: SecretVersion, labels: Iterable[tuple[str, str]] = (), template_driver: str = ""
+) -> str:
+    """The command that makes a version of a secret or config from stdin."""
+    ours = [(SECRET_LABEL if version.kind == "secret" else CONFIG_LABEL, version.base)]
+    if version.kind == "config":
+        ours.append((RECORD_LABEL, "file"))
+    if version.stack:
+        ours.append((FILE_LABEL, version.stack))
+    words = [f"--label {shlex.quote(f'{key}={value}')}" for key, value in (*labels, *ours)]
+    if template_driver:
+        words.append(f"--template-driver {shlex.quote(template_driver)}")
+    return f"docker {version.kind} create {' '.join(words)} {shlex.quote(version.name)} -"
 
 
-def remove_secrets(names: Sequence[str]) -> str:
-    """The command that removes secrets that no service uses; one in use stays, silently."""
-    each = " ".join(shlex.quote(name) for name in names)
-    return f'for s in {each}; do docker secret rm "$s" >/dev/null 2>&1 || :; done'
+def remove_versions(versions: Iterable[SecretVersion]) -> str:
+    """The command that removes versions that no service uses; one in use stays, silently."""
+    lines = []
+    for kind in ("secret", "config"):
+        names = sorted(shlex.quote(v.name) for v in versions if v.kind == kind)
+        if names:
+            remove = f'docker {kind} rm "$s" >/dev/null 2>&1 || :'
+            lines.append(f"for s in {' '.join(names)}; do {remove}; done")
+    return "\n".join(lines)
+
+
+def versions_in_use(template: Mapping[str, Any]) -> set[str]:
+    """The names of the secrets and configs in a service's task template."""
+    container = template["ContainerSpec"]
+    return {
+        str(item[name])
+        for kind, name in (("Secrets", "SecretName"), ("Configs", "ConfigName"))
+        for item in container.get(kind) or ()
+    }
 
 
 def deploy_stack(

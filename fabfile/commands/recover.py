@@ -233,7 +233,7 @@ def _accept_cluster(fleet: Fleet, sets: dict[str, BackupSet], database: Wanted) 
     bucket = open_bucket(fleet.inventory)
     try:
         cluster = preflight.observe_any(fleet)[1]
-        identifier = server.system_identifier(fleet, cluster, database.hidden)
+        identifier = server.system_identifier(fleet, cluster, [database.password])
         for name, one in sets.items():
             before = one.manifest.cluster if one.manifest else ""
             if before not in ("", identifier):

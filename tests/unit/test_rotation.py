@@ -307,7 +307,11 @@ class World:
                 self.removed, self.audited = script, [*self.audited, script]
                 return Result("manager1", 0, "kept\n", "")
             *made, compose = (base64.b64decode(line).decode() for line in stdin.splitlines())
-            name = next(w for w in compose.split() if w.startswith("appstack_nocodb_database_"))
+            name = next(
+                w
+                for w in compose.replace('"', " ").split()
+                if w.startswith("appstack_nocodb_database_")
+            )
             for content in made:
                 self.known[name] = json.loads(content)["connection"]["password"]
             self.app, self.before = name, self.app if self.app != name else self.before

@@ -111,7 +111,7 @@ def test_swarm_without_quorum():
             "docker network create --driver overlay --attachable backend",
         ),
         (
-            swarm.create_secret(SecretVersion("dbstack_pw_1f", "dbstack_pw")),
+            swarm.create_version(SecretVersion("dbstack_pw_1f", "dbstack_pw")),
             "docker secret create --label swarmkeep.secret=dbstack_pw dbstack_pw_1f -",
         ),
         (
@@ -138,7 +138,7 @@ def test_exact_commands(command, expected):
     [
         swarm.label_node(HOSTILE, {HOSTILE: HOSTILE}, [HOSTILE]),
         swarm.create_network(HOSTILE),
-        swarm.create_secret(SecretVersion(HOSTILE, HOSTILE)),
+        swarm.create_version(SecretVersion(HOSTILE, HOSTILE)),
         swarm.deploy_stack(HOSTILE, cli_major=26, resolve_image="never"),
         swarm.task_logs(HOSTILE, 5),
     ],
