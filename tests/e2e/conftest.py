@@ -150,6 +150,26 @@ def variant(lab: Lab) -> Iterator[Callable[..., Path]]:
         path.unlink()
 
 
+@pytest.fixture
+def with_database(
+    variant: Callable[..., Path], lab: Lab
+) -> Iterator[Callable[[dict[str, Any]], Path]]:
+    """As `variant`, where `pg_db` is a database that is there: a deploy refuses any other."""
+    made: set[str] = set()
+
+    def make(changes: dict[str, Any]) -> Path:
+        name = changes.get("pg_db", "nocodb")
+        if name not in databases(lab):
+            sql(lab, f'CREATE DATABASE "{name}"')
+            made.add(name)
+        return variant(changes)
+
+    yield make
+    if container_of(lab, "db1", DB):
+        for name in made:
+            sql(lab, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Given a mapping and changes (None removes a key), return the changed mapping."""
     result = dict(base)

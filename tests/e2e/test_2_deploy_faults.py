@@ -139,7 +139,12 @@ def test_app_that_crashes_at_start_is_removed_again_and_its_log_shown(product, l
     # Also prints the connection it was given: our output must not.
     crash = image("crash", "echo sorry, no luck; cat /run/secrets/nocodb_database; exit 3")
     hosts = variant(
-        {"images": {"nocodb": crash}, "stacks": {"app": "newstack"}, "app": {"port": 8091}}
+        {
+            "project": "two",
+            "images": {"nocodb": crash},
+            "stacks": {"app": "newstack"},
+            "app": {"port": 8091},
+        }
     )
     ran = product.fails(1, "deploy-app", hosts=hosts)
     assert "newstack_nocodb: its task failed 3 times: task: non-zero exit (3)" in ran.err
@@ -178,8 +183,8 @@ def test_health_check_that_never_passes_ends_at_the_deadline(product, lab, varia
     assert "nothing to change" in product.ok("deploy-app").out
 
 
-def test_connection_cut_while_waiting_can_be_run_again(product, lab, variant):
-    hosts = variant({"pg_db": "cut"})
+def test_connection_cut_while_waiting_can_be_run_again(product, lab, with_database):
+    hosts = with_database({"pg_db": "cut"})
     run = subprocess.Popen(
         [sys.executable, "-m", "invoke", "deploy-db", "--yes"],
         cwd=ROOT,

@@ -33,6 +33,12 @@ def stacks(deployed):
 
 
 @pytest.fixture
+def variant(with_database):
+    """The other databases are there: a deploy refuses those that are not."""
+    return with_database
+
+
+@pytest.fixture
 def restored(product):
     """The lab's own hosts.yaml is deployed again after the test."""
     yield
@@ -231,8 +237,8 @@ class TestReleases:
     def test_way_back_that_lacks_its_secret_says_so_and_what_to_do(
         self, product, lab, variant, restored
     ):
-        product.ok("deploy-app", hosts=variant({"pg_db": "other"}))
-        product.ok("deploy-app")
+        product.ok("deploy", "--yes", hosts=variant(DB_CHANGED))
+        product.ok("deploy", "--yes")
         newest = json.loads(product.ok("releases", "--json").out)["stacks"]["appstack"]
         theirs, ours = newest[-2]["secrets"], newest[-1]["secrets"]
         present = docker(lab, "manager1", "secret", "ls", "--format", "{{.Name}}").split()

@@ -310,21 +310,21 @@ class TestVerify:
 
     def test_stale(self, product, hosts, lab, bucket):
         self.put(lab, bucket, 30 * 3600, 5000)
-        assert "1 of 7 checks: fresh" in product.fails(4, "backup.verify", hosts=hosts).err
+        assert "1 of 9 checks: fresh" in product.fails(4, "backup.verify", hosts=hosts).err
 
     def test_too_small(self, product, hosts, lab, bucket):
         self.put(lab, bucket, 60, 20)
-        assert "1 of 7 checks: size" in product.fails(4, "backup.verify", hosts=hosts).err
+        assert "1 of 9 checks: size" in product.fails(4, "backup.verify", hosts=hosts).err
 
     def test_shrunk(self, product, hosts, lab, bucket):
         for day in range(1, 6):
             self.put(lab, bucket, day * 86400, 50_000)
         self.put(lab, bucket, 60, 9_000)
-        assert "1 of 7 checks: shrunk" in product.fails(4, "backup.verify", hosts=hosts).err
+        assert "1 of 9 checks: shrunk" in product.fails(4, "backup.verify", hosts=hosts).err
 
     def test_truncated(self, product, hosts, lab, bucket):
         self.put(lab, bucket, 60, 5000, claimed=9000)
-        assert "1 of 7 checks: complete" in product.fails(4, "backup.verify", hosts=hosts).err
+        assert "1 of 9 checks: complete" in product.fails(4, "backup.verify", hosts=hosts).err
 
     @pytest.mark.parametrize(
         ("part", "end"), [("dump", ".dump.gz"), ("globals", ".globals.sql.gz")]
@@ -370,7 +370,7 @@ class TestVerify:
         beside = key.replace(".manifest.json", ".drill.json")
         bucket.put_object(Bucket=lab.bucket, Key=beside, Body=json.dumps(outcome).encode())
         ran = product.fails(4, "backup.verify", hosts=hosts)
-        assert "1 of 7 checks: proven" in ran.err
+        assert "1 of 9 checks: proven" in ran.err
         assert "public.t: 3 rows instead of 4" in ran.out
         assert "failed drill" in product.ok("backup.list", hosts=hosts).out
 
