@@ -22,7 +22,7 @@ _REFUSALS = (
     (r"[Uu]nsupported Compose file version",
      "write the highest 'version:' that the manager's Docker knows at the top of the compose file "
      "(3.9 from Docker 20.10 on, 3.13 from 28 on), or update Docker on the managers"),
-    (r"must be a |expected type|[Ii]nvalid type|invalid interpolation",
+    (r"must be a |Does not match|decoding|expected type|Unknown mode|can't be set|[Ii]nvalid type",
      "mend that value in the compose file: numbers and words such as yes and no stand in quotes "
      "where Docker wants a text"),
     (r"only updates to Labels are allowed",

@@ -41,6 +41,11 @@ class ServicePlan:
     unknown: tuple[str, ...] = ()
     restarts: bool = False
 
+    @property
+    def perhaps(self) -> bool:
+        """Whether a restart depends on nothing but what cannot be compared."""
+        return bool(self.unknown) and self.restarts and not any(map(_restarting, self.fields))
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -180,8 +185,12 @@ def _update_plan(
     # What only the manager knows is no difference by itself.
     found = tuple(field for field in found if field.name not in unknown)
     action = "update" if found or unknown else "unchanged"
-    restarts = bool(unknown) or any(not f.name.startswith(_WITHOUT_RESTART) for f in found)
+    restarts = bool(unknown) or any(map(_restarting, found))
     return ServicePlan(service.name, action, found, unknown, restarts or moved)
+
+
+def _restarting(field: Field) -> bool:
+    return not field.name.startswith(_WITHOUT_RESTART)
 
 
 def _asked_again(one: ServicePlan, drifted: Collection[str]) -> ServicePlan:
