@@ -81,6 +81,7 @@ def rollback(
         release = kept.choose(kept.read(fleet.first_manager(), present.name), present.name, number)
         print(f"{present.name}: going back to release {release.number} ({_words(release)})")
         wanted = kept.as_wanted(release, main_service(inventory, role), present.hidden)
+        wanted = kept.with_shown(wanted, present)
         if with_current_secrets:
             wanted = kept.with_secrets(wanted, release, present.secrets)
         seen = preflight.look(fleet, [wanted])

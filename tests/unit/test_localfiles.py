@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from fabfile import endings, plan, stacks
+from fabfile import endings, plan, releases, stacks
 from fabfile.cluster import Cluster, Record, _config, _service
 from fabfile.endings import Options
-from fabfile.errors import ConfigError
+from fabfile.errors import ConfigError, SwarmkeepError
 from fabfile.origin import Origin
 from fabfile.plan_text import summary, to_text
+from fabfile.releases import Release
 from fabfile.servicespec import specification
 from fabfile.stacks import COMPOSE_FOLDER, Wanted
 from fabfile.swarm import SecretVersion
@@ -236,3 +240,56 @@ def test_a_name_without_a_value_may_restart_and_says_what_to_do(tmp_path):
     assert "environment.TZ" in text
     assert "write its value" in text
     assert summary([result]).endswith("may restart or stop appstack_helper")
+
+
+class TestWayBack:
+    def kept(self, wanted: Wanted, there: Cluster) -> Release:
+        """What a release of it holds, as it is read again."""
+        _, script, stdin = releases.record_script(
+            wanted, there, who="a@b", commit="", command="deploy", origin=0
+        )
+        content = json.loads(stdin)
+        secrets = re.findall(r"swarmkeep.secrets=(\S*)", script)[0].split(":")
+        labels = {"swarmkeep.stack": wanted.name, "swarmkeep.number": "1",
+                  "swarmkeep.secrets": ":".join(secrets)}  # fmt: skip
+        data = base64.b64encode(json.dumps(content).encode()).decode()
+        return releases._release({"CreatedAt": "", "Spec": {"Labels": labels, "Data": data}})
+
+    def test_versions_of_files_are_kept_for_it(self, tmp_path):
+        wanted = make(tmp_path)
+        release = self.kept(wanted, live(wanted))
+        assert set(release.secrets) == set(versions(wanted).values())
+
+    def test_a_config_that_is_gone_is_named(self, tmp_path):
+        wanted = make(tmp_path)
+        there = live(wanted)
+        release = self.kept(wanted, there)
+        gone = versions(wanted)["appstack_conf"]
+        left = tuple(v for v in there.secrets if v.name != gone)
+        back = releases.as_wanted(release, "nocodb", ())
+        with pytest.raises(SwarmkeepError, match=f"needs the config {gone}, which is gone") as e:
+            releases.check_secrets(back, release, cluster(secrets=left))
+        assert "inv releases" in e.value.hint
+
+    def test_only_secrets_are_those_of_today(self, tmp_path):
+        before = make(tmp_path)
+        release = self.kept(before, live(before))
+        (tmp_path / "compose/nc.conf").write_text("listen 81\n")
+        (tmp_path / "compose/token").write_text("another-token\n")
+        today = make(tmp_path)
+        back = releases.as_wanted(release, "nocodb", ())
+        mended = releases.with_secrets(back, release, today.secrets)
+        assert mended.compose["configs"] == before.compose["configs"]
+        assert mended.compose["secrets"] == today.compose["secrets"]
+
+    def test_values_of_environment_files_are_not_shown_there_either(self, tmp_path):
+        before = make(tmp_path)
+        release = self.kept(before, live(before))
+        (tmp_path / "compose/nc.env").write_text("PASSWORD=other-other\n")
+        today = make(tmp_path)
+        there = live(today)
+        back = releases.with_shown(releases.as_wanted(release, "nocodb", ()), today)
+        text = to_text([planned(back, there)], str, all_services=True)
+        assert "environment.PASSWORD" in text
+        assert "hunter2" not in text
+        assert "other-other" not in text
