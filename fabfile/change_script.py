@@ -98,10 +98,18 @@ class ChangeScript:
         cli_major: int,
         resolve_image: str,
         registry_auth: bool,
+        unset: Sequence[str] = (),
     ) -> None:
-        """Deploy a stack. `registry_auth`: with the manager's login to a private registry."""
+        """Deploy a stack. `registry_auth`: with the manager's login to a private registry.
+
+        `unset` as in `swarm.deploy_stack`.
+        """
         command = swarm.deploy_stack(
-            name, cli_major=cli_major, resolve_image=resolve_image, registry_auth=registry_auth
+            name,
+            cli_major=cli_major,
+            resolve_image=resolve_image,
+            registry_auth=registry_auth,
+            unset=unset,
         )
         self._step(f"docker stack deploy {name}", command, compose.encode())
 

@@ -29,7 +29,7 @@ def with_helper(data):
         "image": nocodb["image"],
         "entrypoint": "sleep 86400",
         "env_file": "helper.env",
-        "environment": ["BOTH=own", "RATIO=1.50"],
+        "environment": ["BOTH=own", "RATIO=1.50", "LANG=", "SHELL="],
         "extra_hosts": ["ldap:10.0.0.5", "mail:10.0.0.6"],
         "ulimits": {"nofile": 4096, "core": {"soft": 0, "hard": 0}},
         "tmpfs": ["/run:size=1m"],

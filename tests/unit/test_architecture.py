@@ -17,7 +17,6 @@ STDLIB = sys.stdlib_module_names
 LAYERS = [
     ["errors", "units", "secret", "origin", "scram"],
     ["schema", "yamltext", "vault_format", "keys", "dockervalues", "composekeys", "envfile"],
-    ["localfiles"],
     ["sets", "newest"],
     ["verify", "choosing"],
     ["report"],
@@ -33,6 +32,7 @@ LAYERS = [
     ["channel", "ssh_connection"],
     ["transport"],
     ["swarm", "compose"],
+    ["localfiles"],
     ["cluster"],
     ["host_facts", "registry"],
     ["servicespec_parts", "servicemounts", "lock_text", "bootstrap_commands", "bootstrap_plan"],

@@ -293,3 +293,13 @@ class TestWayBack:
         assert "environment.PASSWORD" in text
         assert "hunter2" not in text
         assert "other-other" not in text
+
+
+def test_variables_that_are_to_be_empty_are_kept_from_the_managers_own(tmp_path):
+    given = ["LANG=", "TZ", "PATH=", "X=y"]
+    helper = {"image": "x", "env_file": "more.env", "environment": given}
+    wanted = make(tmp_path, helper)
+    assert wanted.empty_variables == ("LANG",)
+    assert make(tmp_path, {"image": "x", "environment": {"A": "", "B": None}}).empty_variables == (
+        "A",
+    )
