@@ -22,7 +22,7 @@ _REFUSALS = (
     (r"[Uu]nsupported Compose file version",
      "write the highest 'version:' that the manager's Docker knows at the top of the compose file "
      "(3.9 from Docker 20.10 on, 3.13 from 28 on), or update Docker on the managers"),
-    (r"must be a |expected type|[Ii]nvalid type|invalid interpolation",
+    (r"must be a |Does not match|decoding|expected type|Unknown mode|can't be set|[Ii]nvalid type",
      "mend that value in the compose file: numbers and words such as yes and no stand in quotes "
      "where Docker wants a text"),
     (r"only updates to Labels are allowed",
@@ -98,10 +98,18 @@ class ChangeScript:
         cli_major: int,
         resolve_image: str,
         registry_auth: bool,
+        unset: Sequence[str] = (),
     ) -> None:
-        """Deploy a stack. `registry_auth`: with the manager's login to a private registry."""
+        """Deploy a stack. `registry_auth`: with the manager's login to a private registry.
+
+        `unset` as in `swarm.deploy_stack`.
+        """
         command = swarm.deploy_stack(
-            name, cli_major=cli_major, resolve_image=resolve_image, registry_auth=registry_auth
+            name,
+            cli_major=cli_major,
+            resolve_image=resolve_image,
+            registry_auth=registry_auth,
+            unset=unset,
         )
         self._step(f"docker stack deploy {name}", command, compose.encode())
 

@@ -87,6 +87,15 @@ def fill(data: Any, names: Mapping[str, Value], where: str) -> Any:
     return _text(data, names, where)
 
 
+def environment(service: Mapping[str, Any]) -> dict[str, Any]:
+    """A service's variables by name, of either form. None: it has a name only."""
+    given = service.get("environment") if isinstance(service, Mapping) else None
+    if isinstance(given, Mapping):
+        return {str(name): value for name, value in given.items()}
+    split = [str(item).partition("=") for item in given or ()]
+    return {name: value if equals else None for name, equals, value in split}
+
+
 def to_stack_input(data: Any) -> str:
     """Given a filled compose file, return YAML for `docker stack deploy --compose-file -`.
 

@@ -259,6 +259,7 @@ class Deployment:
                 cli_major=before.cli_major,
                 resolve_image=plan.resolve_image,
                 registry_auth=bool(self.inventory.registry),
+                unset=step.empty_variables,
             )
         return script
 

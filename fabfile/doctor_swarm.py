@@ -160,12 +160,16 @@ def _secrets(cluster: Cluster, wanted: Sequence[Wanted] | None) -> Check:
         return Check("secrets", False, "cannot be compared", "see the checks 'vault' and 'compose'")
     present = {version.name for version in cluster.secrets}
     deployed = [stack for stack in wanted if cluster.stack(stack.name)]
-    old = [s.version.base for w in deployed for s in w.secrets if s.version.name not in present]
+    new = [s.version for w in deployed for s in w.secrets if s.version.name not in present]
+    old = [version.base for version in new if not version.stack]
+    files = [version.base for version in new if version.stack]
     missing = [w.name for w in wanted if w not in deployed]
     detail = f"not what the vault says: {', '.join(old)}" if old else "as the vault says"
+    if files:
+        detail += f"; not what the files of compose/ say: {', '.join(files)}"
     if missing:
         detail += f"; not deployed yet: {', '.join(missing)}"
-    return Check("secrets", not old, detail, "inv deploy brings the vault's secrets in")
+    return Check("secrets", not new, detail, "inv deploy brings them in")
 
 
 def _network(inventory: Inventory, cluster: Cluster) -> Finding:

@@ -31,7 +31,8 @@ def parse(content: bytes, path: Path, surrounding: Mapping[str, str]) -> dict[st
             raise _wrong(path, number, "has no name before =", "write NAME=value")
         if " " in name or "\t" in name:
             raise _wrong(path, number, "has a blank in the name before =", "write NAME=value")
-        name = name.strip()
+        # Only a name by itself is trimmed.
+        name = name if equals else name.strip()
         if not equals and name not in surrounding:
             raise _wrong(path, number, f"{name} has no value, and is not set here either",
                          f"write {name}=value there, or export {name} first")  # fmt: skip

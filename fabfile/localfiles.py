@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fabfile import envfile
+from fabfile import compose, envfile
 from fabfile.dockervalues import CannotCompareError, labels, strings, text
 from fabfile.errors import ConfigError
 
@@ -87,7 +87,7 @@ def resolve(data: Mapping[str, Any], path: Path, stack: str, version: Version) -
             if kind == "configs":
                 _credential_specs(result, names)
     shown = {
-        str(key): frozenset(_own_environment(service))
+        str(key): frozenset(compose.environment(service))
         for key, service in data["services"].items()
         if isinstance(service, Mapping) and service.get("env_file")
     }
@@ -133,15 +133,7 @@ def _with_env_files(service: Mapping[str, Any], folder: Path, where: str) -> Map
         path, content = _read(name, folder, place)
         found |= envfile.parse(content, path, os.environ)
     rest = {key: value for key, value in service.items() if key != "env_file"}
-    return {**rest, "environment": {**found, **_own_environment(service)}}
-
-
-def _own_environment(service: Mapping[str, Any]) -> dict[str, Any]:
-    given = service.get("environment") or {}
-    if isinstance(given, Mapping):
-        return dict(given)
-    split = [str(item).partition("=") for item in given]
-    return {name: value if equals else None for name, equals, value in split}
+    return {**rest, "environment": {**found, **compose.environment(service)}}
 
 
 def _read_entry(

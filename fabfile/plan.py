@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,6 +44,11 @@ class ServicePlan:
     restarts: bool = False
     note: str = ""
     """What else people should know of it."""
+
+    @property
+    def perhaps(self) -> bool:
+        """Whether a restart depends on nothing but what cannot be compared."""
+        return bool(self.unknown) and self.restarts and not any(map(_restarting, self.fields))
 
 
 @dataclass(frozen=True)
@@ -190,8 +196,12 @@ def _update_plan(
     # What only the manager knows is no difference by itself.
     found = tuple(field for field in found if field.name not in unknown)
     action = "update" if found or unknown else "unchanged"
-    restarts = bool(unknown) or any(not f.name.startswith(_WITHOUT_RESTART) for f in found)
+    restarts = bool(unknown) or any(map(_restarting, found))
     return ServicePlan(service.name, action, found, unknown, restarts or moved)
+
+
+def _restarting(field: Field) -> bool:
+    return not field.name.startswith(_WITHOUT_RESTART)
 
 
 def _asked_again(one: ServicePlan, drifted: Collection[str]) -> ServicePlan:
@@ -242,11 +252,14 @@ def _compared(
 
 
 def _field(name: str, old: str | None, new: str | None) -> Field:
-    return (
-        _nameless(Field(name, old, new), "version")
-        if name.startswith("secrets.")
-        else Field(name, old, new)
-    )
+    field = Field(name, old, new)
+    if name.startswith("secrets."):
+        return _nameless(field, "version")
+    if name.startswith("configs.") and old and new:
+        # Where only the config is another one, its name says enough.
+        (old_name, old_file), (new_name, new_file) = json.loads(old), json.loads(new)
+        return Field(name, old_name, new_name) if old_file == new_file else field
+    return field
 
 
 def _concealed(fields: tuple[Field, ...], shown: Collection[str] | None) -> tuple[Field, ...]:

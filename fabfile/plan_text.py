@@ -55,9 +55,11 @@ def summary(plans: Sequence[Plan]) -> str:
         for action in ("create", "update", "remove")
         if any(s.action == action for s in services)
     ]
-    touched = [name for plan in plans for name in plan.interrupts]
-    if touched:
-        parts.append(f"restarts or stops {', '.join(touched)}")
+    touched = [service for service in services if service.restarts]
+    for words, perhaps in (("restarts or stops", False), ("may restart or stop", True)):
+        names = [service.name for service in touched if service.perhaps is perhaps]
+        if names:
+            parts.append(f"{words} {', '.join(names)}")
     return "; ".join(parts) or "only what stands around the services changes"
 
 
@@ -110,8 +112,7 @@ def _service_rows(service: ServicePlan, cell: Callable[[str], str]) -> list[list
 def _update_text(service: ServicePlan) -> str:
     if not service.restarts:
         return "update without a restart"
-    surely = service.fields or not service.unknown
-    return "update; its tasks restart" if surely else "update; its tasks may restart"
+    return f"update; its tasks {'may ' if service.perhaps else ''}restart"
 
 
 def _why_unknown(key: str) -> str:

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fabfile import jsontext
@@ -56,6 +56,8 @@ class Release:
     images: Mapping[str, str]
     secrets: tuple[str, ...]
     origin: int
+    shown: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """See `Wanted.shown`."""
 
 
 def digest(wanted: Wanted, images: Mapping[str, str]) -> str:
@@ -118,6 +120,8 @@ def record_script(
         "compose": wanted.compose,
         "images": images,
     }
+    if wanted.shown:
+        content["shown"] = {key: sorted(names) for key, names in wanted.shown.items()}
     labels = {
         RECORD_LABEL: "release",
         _STACK: wanted.name,
@@ -173,6 +177,7 @@ def _release(item: Mapping[str, Any]) -> Release:
         images=content["images"],
         secrets=tuple(filter(None, labels[_SECRETS].split(":"))),
         origin=content["origin"],
+        shown=content.get("shown", {}),
     )
 
 
@@ -216,7 +221,15 @@ def as_wanted(release: Release, main: str, hidden: tuple[str, ...]) -> Wanted:
     }
     compose = {**release.compose, "services": services}
     image = (services.get(main) or next(iter(services.values())))["image"]
-    return Wanted(release.stack, release.role, image, compose, (), hidden)
+    shown = {key: frozenset(names) for key, names in release.shown.items()}
+    return Wanted(release.stack, release.role, image, compose, (), hidden, shown=shown)
+
+
+def with_shown(wanted: Wanted, present: Wanted) -> Wanted:
+    """The same stack, of which nothing is shown either that the present one keeps to itself."""
+    both = wanted.shown.keys() & present.shown.keys()
+    common = {key: wanted.shown[key] & present.shown[key] for key in both}
+    return replace(wanted, shown={**wanted.shown, **present.shown, **common})
 
 
 def with_secrets(wanted: Wanted, release: Release, current: Sequence[SecretContent]) -> Wanted:

@@ -280,6 +280,7 @@ class Rotation:
             cli_major=cluster.cli_major,
             resolve_image="changed",
             registry_auth=bool(self._inventory.registry),
+            unset=wanted.empty_variables,
         )
         script.check(lease.change(script.text, script.stdin))
         for line in script.done:

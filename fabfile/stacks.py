@@ -68,6 +68,16 @@ class Wanted:
         """What `docker stack deploy` reads."""
         return compose.to_stack_input(self.compose)
 
+    @property
+    def empty_variables(self) -> tuple[str, ...]:
+        """Variables that a service wants empty, but for what Docker itself cannot do without."""
+        empty: set[str] = set()
+        bare = {"", "HOME", "PATH"}
+        for service in self.compose["services"].values():
+            for name, value in compose.environment(service).items():
+                (bare if value is None else empty if value == "" else set()).add(name)
+        return tuple(sorted(empty - bare))
+
     def with_replicas(self, service: str, replicas: int) -> Wanted:
         """The same stack with another number of tasks for one service (name without stack)."""
         services = dict(self.compose["services"])

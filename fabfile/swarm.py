@@ -6,7 +6,7 @@ https://docs.docker.com/reference/cli/docker/ tells what they do; `cluster.py` r
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,7 +119,12 @@ def versions_in_use(template: Mapping[str, Any]) -> set[str]:
 
 
 def deploy_stack(
-    stack: str, *, cli_major: int, resolve_image: str, registry_auth: bool = False
+    stack: str,
+    *,
+    cli_major: int,
+    resolve_image: str,
+    registry_auth: bool = False,
+    unset: Sequence[str] = (),
 ) -> str:
     """The command that deploys a stack from compose YAML on stdin.
 
@@ -130,12 +135,17 @@ def deploy_stack(
     It returns before anything runs. CLI 26 brought --detach, with true as its default
     "for now"; we say it where it is known, since its waiting has no deadline and reports a
     rollback as success (docker/cli#6752, #5299).
+
+    `unset` are variables that are to be empty in a container: Docker would fill them from its own
+    environment.
     """
     login = " --with-registry-auth" if registry_auth else ""
     detach = " --detach=true" if cli_major >= 26 else ""
+    without = "".join(f" -u {shlex.quote(name)}" for name in unset)
+    prefix = f"env{without} " if without else ""
     return (
-        f"docker stack deploy --compose-file - --resolve-image {resolve_image}{login}{detach} "
-        f"{shlex.quote(stack)}"
+        f"{prefix}docker stack deploy --compose-file - --resolve-image {resolve_image}"
+        f"{login}{detach} {shlex.quote(stack)}"
     )
 
 

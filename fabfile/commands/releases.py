@@ -83,6 +83,7 @@ def rollback(
         print(f"{present.name}: going back to release {release.number} ({_words(release)})")
         wanted = kept.as_wanted(release, main_service(inventory, role), present.hidden)
         wanted = labelled(wanted, inventory, secrets)
+        wanted = kept.with_shown(wanted, present)
         if with_current_secrets:
             wanted = kept.with_secrets(wanted, release, present.secrets)
         seen = preflight.look(fleet, [wanted])

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from fabfile.change_script import ChangeScript
+from fabfile.change_script import ChangeScript, refusal_hint
 from fabfile.errors import SwarmkeepError
 from fabfile.placement import LabelChange
 from fabfile.stacks import SecretContent
@@ -17,7 +17,7 @@ from fabfile.transport import Result
 DOCKER = """#!/bin/sh
 echo "$*" >>"$LOG"
 case "$*" in
-  "secret inspect"*) exit ${HAS_SECRET:-1} ;;
+  *" inspect"*) exit ${HAS_SECRET:-1} ;;
   *" -") cat >>"$LOG"; echo >>"$LOG" ;;
   *"stack deploy"*)
     cat >>"$LOG"; echo >>"$LOG"
@@ -119,3 +119,50 @@ def test_what_was_done_is_told():
         "network backend: created",
         "secret db_pw: new version db_pw_1f",
     ]
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("services.a.deploy Additional property pids is not allowed", "'version:'"),
+        ("unsupported Compose file version: 3.13", "the highest 'version:'"),
+        ("Compose file contains unsupported options:\n\nmem_limit: Set limits", "compose/"),
+        ("services.a.environment.A must be a string, number or null", "in quotes"),
+        ("services.a.stop_grace_period Does not match format 'duration'", "mend that value"),
+        ("1 error(s) decoding:\n\n* error decoding 'Ports': Invalid containerPort: b", "mend that"),
+        ("service a: Unknown mode: globel", "mend that value"),
+        ("service a: test and disable can't be set at the same time", "mend that value"),
+        ('service a: undefined network "gone"', "mend the compose file"),
+        ('network "gone" is declared as external, but could not be found. You need', "external"),
+        ("service a: secret not found: gone", "external"),
+        ("failed to update service a: rpc error: code = Unimplemented desc = service mode change "
+         "is not allowed", "docker service rm"),
+        ("failed to update config c1: only updates to Labels are allowed", "another name"),
+        ("port '80' is already in use by service 'x'", "choose another"),
+        ("something that nobody has seen yet", "then run the same again"),
+        ("", "then run the same again"),
+    ],
+)  # fmt: skip
+def test_what_docker_refuses_comes_with_a_next_step(said, hint):
+    assert hint in refusal_hint(said)
+
+
+def test_the_next_step_is_part_of_the_failure(run):
+    script = everything()
+    result, _ = run(script, BROKEN="a.limits Additional property pids is not allowed")
+    with pytest.raises(SwarmkeepError) as caught:
+        script.check(result)
+    assert "'version:'" in caught.value.hint
+
+
+def test_a_config_of_a_file_is_made_with_all_that_belongs_to_it(run):
+    version = SecretVersion("s_conf_1f", "s_conf", "config", "s")
+    script = ChangeScript()
+    script.secrets([SecretContent(version, b"listen 80\n", (("a", "b c"),), "golang")])
+    assert script.done == ["config s_conf: new version s_conf_1f"]
+    result, log = run(script)
+    script.check(result)
+    assert (
+        b"config create --label a=b c --label swarmkeep.config=s_conf --label swarmkeep=file "
+        b"--label swarmkeep.file=s --template-driver golang s_conf_1f -" in log
+    )

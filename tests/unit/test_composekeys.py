@@ -143,10 +143,7 @@ def test_key_of_a_later_version_is_refused_with_that_version(version, services, 
 @pytest.mark.parametrize(
     "data",
     [
-        {
-            "version": "3.9",
-            "services": {"pids": {"deploy": {"resources": {"limits": {"pids": 5}}}}},
-        },
+        {"version": "3.9", "services": {"a": {"deploy": {"resources": {"limits": {"pids": 5}}}}}},
         {"version": "3.0", "services": {"a": {"oom_score": 5, "x-note": {"init": 1}}}},
         {"services": {"a": {"init": True}}},
         {"version": "2.4", "services": {"a": {"init": True}}},

@@ -304,6 +304,14 @@ def test_a_healthy_swarm_passes(tmp_path):
     }  # fmt: skip
 
 
+def test_a_file_of_compose_that_has_changed_is_told_apart_from_the_vault(tmp_path):
+    version = SecretVersion("dbstack_conf_2", "dbstack_conf", "config", "dbstack")
+    wanted = Wanted("dbstack", "db", "x", {"services": {}}, (SecretContent(version, b""),), ())
+    found = swarm_verdicts(tmp_path, cluster((service(),)), (wanted,))["secrets"]
+    assert not found.ok
+    assert found.detail == "as the vault says; not what the files of compose/ say: dbstack_conf"
+
+
 def test_a_swarm_before_its_first_deploy_lacks_the_network_only(tmp_path):
     nodes = (node("manager1"), node("db1", "db"), node("app1", "app"))
     checks = swarm_verdicts(tmp_path, cluster(nodes=nodes, network=None), (stack("pg-new"),))

@@ -119,6 +119,10 @@ def test_swarm_without_quorum():
             "docker stack deploy --compose-file - --resolve-image changed dbstack",
         ),
         (
+            swarm.deploy_stack("s", cli_major=20, resolve_image="changed", unset=["LANG", "A B"]),
+            "env -u LANG -u 'A B' docker stack deploy --compose-file - --resolve-image changed s",
+        ),
+        (
             swarm.deploy_stack("dbstack", cli_major=26, resolve_image="never"),
             "docker stack deploy --compose-file - --resolve-image never --detach=true dbstack",
         ),
