@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fabfile import jsontext
+from fabfile.errors import ConfigError
 from fabfile.keys import EPOCH, stamp
 from fabfile.project import Project
 
@@ -226,6 +227,18 @@ def divided(
     """
     ours = tuple(one for one in sets if not one.project.is_another(project_id))
     return ours, tuple(one for one in sets if one.project.is_another(project_id))
+
+
+def check_one_project(sets: Sequence[BackupSet], project_id: str, place: str) -> None:
+    """Raise ConfigError if it is not known which project we are, and the sets are of several."""
+    found = sorted({one.project.id for one in sets} - {""})
+    if not project_id and len(found) > 1:
+        raise ConfigError(
+            f"{place} holds sets of {len(found)} projects: {', '.join(found)}; which of them this "
+            "is, is not known",
+            hint="set project_id in hosts.yaml (inv doctor shows it), or have the vault's password "
+            "at hand",
+        )
 
 
 def parse_proof(text: str | bytes) -> Proof:

@@ -100,12 +100,13 @@ def _plan(bucket: Bucket, removal: Removal, database: str, policy: Retention) ->
     from dataclasses import replace
 
     from fabfile.retention import decide
-    from fabfile.sets import divided
+    from fabfile.sets import check_one_project, divided
     from fabfile.verify import unaccepted
 
     now = datetime.now(UTC)
     holding = bucket.latest(database, now, 0)
     read = bucket.with_proofs(database, holding.backups)
+    check_one_project(read, bucket.project_id, holding.place)
     ours, foreign = divided(read, bucket.project_id)
     holding = replace(holding, foreign=foreign)
     before = unaccepted(ours[0], "") if ours else ""

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from fabfile.transport import Fleet, Host
 
 
+_LOOKED_AT = 20
+"""Sets of which the projects are looked at, where it is not known which is ours."""
+
+
 def choose(
     inventory: Inventory, database: str, *, key: str, before: str, now: datetime
 ) -> BackupSet:
@@ -23,6 +27,7 @@ def choose(
     Raises ConfigError, UnreachableError, or CheckFailedError if there is no good one.
     """
     from fabfile import choosing
+    from fabfile.sets import check_one_project
     from fabfile.verify import CLOCK_TOLERANCE
 
     if key:
@@ -35,6 +40,11 @@ def choose(
         when, exact, what = now + timedelta(seconds=CLOCK_TOLERANCE), None, ""
     bucket = open_bucket(inventory)
     found = bucket.before(database, when, anybodys=bool(key))
+    if found and found.project.id and not key and not bucket.project_id:
+        others = bucket.latest(database, now, _LOOKED_AT).backups
+        check_one_project(
+            bucket.with_proofs(database, others), bucket.project_id, bucket.place(database)
+        )
     if found and exact and found.timestamp != exact:
         found = None
     one = choosing.usable(found, bucket.place(database), what)

@@ -95,3 +95,13 @@ def test_dry_and_wrong_flags(server, wrong, inv):
     assert (code, "drilled: " in out) == (0, False)
     assert out.endswith("dry run, nothing was changed\n")
     assert inv("backup.drill", "--key", "20260101T000000Z", "--before", "3d")[0] == 2
+
+
+def test_of_two_projects_none_is_drilled_where_it_is_not_known_which_is_ours(server, wrong, inv):
+    now = datetime.now(UTC).replace(microsecond=0)
+    for hours, identity in ((1, "a"), (2, "b")):
+        server.put(now - hours * HOUR, project={"name": "", "id": identity * 16})
+    code, _, err = inv("backup.drill", "--database", "nocodb")
+    assert code == 2
+    assert "holds sets of 2 projects" in err
+    assert wrong.drilled == []

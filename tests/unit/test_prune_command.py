@@ -446,3 +446,15 @@ def test_the_last_sets_of_a_lost_cluster_stay_until_the_new_one_is_accepted(serv
     server.put_object("postgres/nocodb/cluster.json", b'{"format": 1, "cluster": "9"}')
     assert inv("backup.prune", "--yes")[0] == 0
     assert stamps(server) == set(after[:3])
+
+
+def test_who_does_not_know_which_project_this_is_deletes_nothing_of_two(server, inv):
+    put(server, 5, project={"name": "", "id": "a" * 16})
+    for i in range(5):
+        server.put(noon(i) + HOUR, project={"name": "", "id": "b" * 16})
+    before = everything(server)
+    code, _, err = inv("backup.prune", "--yes")
+    assert code == 2
+    assert "holds sets of 2 projects: aaaaaaaaaaaaaaaa, bbbbbbbbbbbbbbbb" in err
+    assert "project_id" in err
+    assert everything(server) == before
