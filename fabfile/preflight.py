@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,10 @@ from fabfile.stacks import Wanted
 from fabfile.swarm import cluster_label, holds_data
 from fabfile.transport import Command, Fleet, Host, Outcome, values
 
+COMING_UP_SECONDS = 60.0
+"""How long a PostgreSQL that is starting is waited for."""
+POLL_SECONDS = 0.5
+_COMING = frozenset({"assigned", "accepted", "preparing", "ready", "starting"})
 PULL_TIMEOUT = 1800.0
 """Seconds of silence allowed to `docker pull`, which prints nothing without a terminal."""
 
@@ -101,8 +106,32 @@ def look(fleet: Fleet, stacks: Sequence[Wanted]) -> Look:
     cluster = seen.cluster
     database = by_role.get("db")
     if database and preflight_data.renamed(inventory, database, cluster):
-        return replace(seen, names=server.names(fleet, cluster, [database.password]))
+        return _with_names(fleet, seen, database)
     return seen
+
+
+def _with_names(fleet: Fleet, seen: Look, database: Wanted) -> Look:
+    """With what the running PostgreSQL has. One that restarts, as another deploy has it do, is
+    waited for; what does not run, or is just being stopped, is looked at once more.
+    """
+    end = time.monotonic() + COMING_UP_SECONDS
+    while (names := server.names(fleet, seen.cluster, [database.password])) is None:
+        late = time.monotonic() > end
+        cluster = observe(seen.manager).identified(seen.node_ids)
+        # As it was, and nothing on its way: another question would bring no other answer.
+        if late or (cluster == seen.cluster and not coming_up(fleet.inventory, cluster)):
+            break
+        seen = replace(seen, cluster=cluster)
+        time.sleep(POLL_SECONDS)
+    return replace(seen, names=names)
+
+
+def coming_up(inventory: Inventory, cluster: Cluster) -> bool:
+    """Whether PostgreSQL does not run, and is about to."""
+    service = cluster.service(inventory.postgres.service)
+    tasks = cluster.tasks_of(service) if service else ()
+    states = {task.state for task in tasks if task.desired in ("running", "ready")}
+    return "running" not in states and not states.isdisjoint(_COMING)
 
 
 def observe_any(fleet: Fleet) -> tuple[Host, Cluster]:

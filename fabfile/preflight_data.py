@@ -4,7 +4,7 @@ one, NocoDB on another database, attachments in another volume. Pure judgement.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,14 +137,16 @@ def _check_moved(
 def _check_names(
     inventory: Inventory, wanted: Wanted, cluster: Cluster, names: Names | None
 ) -> None:
-    known: Mapping[str, Collection[str]] = {
-        "POSTGRES_DB": names.databases if names else (),
-        "POSTGRES_USER": names.roles if names else (),
-    }
     keys = {name: (key, what) for name, key, what in _NAMES}
     for name, now, then in renamed(inventory, wanted, cluster):
-        if then not in known[name]:
-            key, what = keys[name]
+        key, what = keys[name]
+        if names is None:
+            raise ConfigError(
+                f"{key}: PostgreSQL does not answer, so whether it has a {what} {then!r} cannot be "
+                f"seen; the one in use is {now!r}",
+                hint=f"try again when it runs (inv status), or set {key} back to {now}",
+            )
+        if then not in (names.databases if name == "POSTGRES_DB" else names.roles):
             raise ConfigError(
                 f"{key}: the running PostgreSQL has no {what} {then!r}; the one in use is {now!r}: "
                 "NocoDB would begin anew, and backups would fail",

@@ -24,10 +24,6 @@ from fabfile.transport import Fleet, Host, Outcome, values
 DIFFERENT, TRANSFER_FAILED = 19, 18
 """Exit codes of backup-files.sh: files and objects differ; no bucket."""
 
-COMING_UP_SECONDS = 60
-"""How long a PostgreSQL that is starting is waited for."""
-POLL_SECONDS = 0.5
-_COMING = frozenset({"assigned", "accepted", "preparing", "ready", "starting"})
 
 # One line of SQL each. Views of extensions and the like are no data.
 _DATABASES = "SELECT datname FROM pg_database WHERE NOT datistemplate"
@@ -64,15 +60,12 @@ class Site:
 
 def look(fleet: Fleet, wanted: Sequence[Wanted]) -> Look:
     """Look at the cluster; where PostgreSQL is just coming up, once it has."""
-    end = time.monotonic() + COMING_UP_SECONDS
+    end = time.monotonic() + preflight.COMING_UP_SECONDS
     while True:
         seen = preflight.look(fleet, wanted)
-        service = seen.cluster.service(fleet.inventory.postgres.service)
-        tasks = seen.cluster.tasks_of(service) if service else ()
-        states = {task.state for task in tasks if task.desired == "running"}
-        if "running" in states or not states & _COMING or time.monotonic() > end:
+        if not preflight.coming_up(fleet.inventory, seen.cluster) or time.monotonic() > end:
             return seen
-        time.sleep(POLL_SECONDS)
+        time.sleep(preflight.POLL_SECONDS)
 
 
 def check_versions(inventory: Inventory, sets: Mapping[str, BackupSet]) -> None:

@@ -22,7 +22,7 @@ import yaml
 from lab import cluster, demo, engine, s3
 from lab.model import Lab
 from lab.progress import Progress
-from tests.e2e.live import DB, container_of, databases, sql
+from tests.e2e.live import DB, container_of, databases, eventually, sql
 
 ROOT = Path(__file__).parents[2]
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
@@ -159,10 +159,18 @@ def with_database(
 
     def make(changes: dict[str, Any]) -> Path:
         name = changes.get("pg_db", "nocodb")
-        if name not in databases(lab):
-            sql(lab, f'CREATE DATABASE "{name}"')
-            made.add(name)
+        made.update({name} - {"nocodb"})
+        # A deploy may just be restarting PostgreSQL.
+        eventually(lambda: there(name), 60)
         return variant(changes)
+
+    def there(name: str) -> bool:
+        try:
+            if name not in databases(lab):
+                sql(lab, f'CREATE DATABASE "{name}"')
+        except AssertionError:
+            return False
+        return True
 
     yield make
     if container_of(lab, "db1", DB):

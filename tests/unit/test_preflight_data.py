@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from fabfile import preflight_data, stacks
+from fabfile import preflight, preflight_data, stacks
 from fabfile.errors import CONFIG, ConfigError
 from fabfile.pgdata import DataFolder
 from fabfile.preflight_data import Found, Names
 from fabfile.servicespec import specification
-from tests.unit.clusters import cluster, service
+from tests.unit.clusters import cluster, service, task
 from tests.unit.test_stacks import Vault, inventory
 
 FULL = DataFolder("pgdata", 15, "7")
@@ -110,10 +112,14 @@ def test_a_renamed_service_would_be_a_second_server_on_the_same_files(tmp_path):
 def test_a_database_or_role_that_is_not_there_is_refused(tmp_path, key, value, what):
     running = live(tmp_path, **OLD)
     there = Names(frozenset({"nocodb"}), frozenset({"nocodb"}))
-    for names in (None, there):
-        error = refused(tmp_path, running, names=names, **{key: value})
-        assert f"{key}: the running PostgreSQL has no {what} '{value}'" in error.message
-        assert f"set {key} back to nocodb" in error.hint
+    error = refused(tmp_path, running, names=there, **{key: value})
+    assert f"{key}: the running PostgreSQL has no {what} '{value}'" in error.message
+    assert f"set {key} back to nocodb" in error.hint
+    error = refused(tmp_path, running, names=None, **{key: value})
+    assert (
+        f"{key}: PostgreSQL does not answer, so whether it has a {what} '{value}'" in error.message
+    )
+    assert f"set {key} back to nocodb" in error.hint
     more = Names(there.databases | {"other"}, there.roles | {"someone"})
     assert check(tmp_path, running, names=more, **{key: value}) == "7"
 
@@ -170,3 +176,29 @@ def test_one_stack_alone_is_not_taken_to_another_network(tmp_path, role):
     same = inventory(tmp_path)
     for make in (stacks.database, stacks.application):
         preflight_data.check_networks(same, make(same, Vault()), seen, together=False)
+
+
+THERE = Names(frozenset({"nocodb"}), frozenset({"nocodb"}))
+
+
+@pytest.mark.parametrize(
+    ("states", "answers"),
+    [
+        (["starting", "starting", "running"], [None, None, THERE]),
+        (["running", "shutdown", "starting", "running"], [None, None, None, THERE]),
+        (["running", "running"], [None]),
+    ],
+    ids=["starts", "is just being stopped", "is deaf"],
+)
+def test_a_postgresql_that_restarts_is_waited_for(monkeypatch, tmp_path, states, answers):
+    running = live(tmp_path, **OLD)
+    looks = iter([cluster((running,), (task(running, state),)) for state in states])
+    left = list(answers)
+    monkeypatch.setattr(preflight, "POLL_SECONDS", 0)
+    monkeypatch.setattr(preflight.server, "names", lambda *args: left.pop(0))
+    monkeypatch.setattr(preflight, "observe", lambda manager: next(looks))
+    fleet: Any = SimpleNamespace(inventory=inventory(tmp_path, **OLD))
+    wanted = stacks.database(fleet.inventory, Vault())
+    seen: Any = preflight.Look(None, next(looks), {})  # type: ignore[arg-type]
+    assert preflight._with_names(fleet, seen, wanted).names is answers[-1]
+    assert left == []

@@ -155,7 +155,7 @@ def test_a_task_of_a_node_that_is_down_is_not_waited_for_nor_taken_for_one_that_
         ]
     )
     monkeypatch.setattr(preflight, "look", lambda *args: next(looks))
-    monkeypatch.setattr(recovery, "POLL_SECONDS", 0)
+    monkeypatch.setattr(preflight, "POLL_SECONDS", 0)
     fleet = SimpleNamespace(inventory=make())
     found = recovery.look(fleet, [])  # type: ignore[arg-type]
     assert {task.slot for task in found.cluster.tasks if task.desired == "running"} == {2}
