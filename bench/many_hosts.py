@@ -19,8 +19,10 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from fabfile import backup_host, hosts_file, vault
-from fabfile.transport import connect
+from fabfile.backup import host_install
+from fabfile.config import hosts_file
+from fabfile.ssh.fleet import connect
+from fabfile.vault import reading
 
 FEW, MANY, DEAD = 10, 100, 3
 ROUNDS = 5
@@ -46,7 +48,7 @@ def serve(folder: Path, live: int, ports: list[int], pipe: Connection) -> None:
     dead = {f"a-dead{i}": port for i, port in enumerate(ports)}
     path = write_inventory(folder, hosts, dead, connect_timeout=CONNECT_TIMEOUT)
     known = hosts_file.load(path)
-    crowd.answer = all_right(known, vault.load(known.vault))
+    crowd.answer = all_right(known, reading.load(known.vault))
     pipe.send(path)
     pipe.recv()
 
@@ -56,7 +58,7 @@ def simulated(live: int, dead: int) -> Iterator[Path]:
     """A hosts file with so many live and dead db hosts, for the block."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        text = vault.encrypt(b"vault_postgres_password: bench\n", PASSWORD)
+        text = reading.encrypt(b"vault_postgres_password: bench\n", PASSWORD)
         (folder / "vault.yml").write_text(text)
         (folder / "vault-password").write_text(PASSWORD)
         # They accept and stay silent: the slowest way to be dead.
@@ -76,10 +78,10 @@ def simulated(live: int, dead: int) -> Iterator[Path]:
 def install(path: Path, live: int, dead: int) -> float:
     """Seconds of one installation on all hosts; raises if a host did not do as it should."""
     known = hosts_file.load(path)
-    secrets = vault.load(known.vault)
+    secrets = reading.load(known.vault)
     start = time.perf_counter()
     with connect(known) as fleet:
-        outcomes = backup_host.install(fleet, known, secrets)
+        outcomes = host_install.install(fleet, known, secrets)
     seconds = time.perf_counter() - start
     failed = sorted(outcome.entry.name for outcome in outcomes if outcome.error)
     if failed != [f"a-dead{i}" for i in range(dead)] or len(outcomes) != live + dead:

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from fabfile.keys import EPOCH, Keys
+from fabfile.backup.object_keys import EPOCH, Keys
 from lab import s3
 from lab.model import DEFAULT_NAME, Lab
 

@@ -2,8 +2,7 @@
 
 from invoke.collection import Collection
 
-# Under names of their own: as `swarm` or `deploy` they would hide the rooms fabfile/swarm.py
-# and fabfile/deploy.py from `from fabfile import swarm`.
+# Under names of their own: as `swarm` or `deploy` they would hide the packages of these names.
 from fabfile.commands import backup as _backup
 from fabfile.commands import backup_hosts as _backup_hosts
 from fabfile.commands import bucket as _bucket
@@ -22,7 +21,7 @@ from fabfile.commands import secrets as _secrets
 from fabfile.commands import status as _status
 from fabfile.commands import swarm as _swarm
 from fabfile.commands import swarm_nodes as _swarm_nodes
-from fabfile.commands.edge import own_usage_errors as _own_usage_errors
+from fabfile.terminal.command import own_usage_errors as _own_usage_errors
 
 _own_usage_errors()
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from fabfile.errors import ConfigError, SwarmkeepError
+from fabfile.base.errors import ConfigError, SwarmkeepError
 from lab import docker, engine, files, images, locks, members, network, s3, swarm, waiting
 from lab.model import DEFAULT_NAME, LABEL, MEMBERS, NODES, S3, Lab, directory_of
 from lab.progress import Progress, Step

@@ -11,7 +11,7 @@ import secrets
 import sys
 from typing import Any
 
-from fabfile.errors import SwarmkeepError
+from fabfile.base.errors import SwarmkeepError
 from lab import files
 from lab.model import DEFAULT_NAME, Lab
 from lab.nocodb_api import ApiError, NocoDB

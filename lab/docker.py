@@ -8,7 +8,7 @@ from collections.abc import Callable
 from subprocess import CompletedProcess
 from typing import Any
 
-from fabfile.errors import SwarmkeepError
+from fabfile.base.errors import SwarmkeepError
 
 LAST_LINES = 12
 

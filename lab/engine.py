@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from fabfile.errors import SwarmkeepError
+from fabfile.base.errors import SwarmkeepError
 from lab import docker, locks, packages, waiting
 from lab.progress import Progress
 

@@ -102,7 +102,7 @@ def write_all(lab: Lab, values: dict[str, Any], *, vault_is_stale: bool) -> None
 
 
 def _vault(values: dict[str, Any]) -> str:
-    from fabfile.vault import encrypt
+    from fabfile.vault.reading import encrypt
 
     entries = {
         "vault_postgres_password": values["postgres_password"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from fabfile.errors import SwarmkeepError
+from fabfile.base.errors import SwarmkeepError
 from lab import capabilities, docker, images, waiting
 from lab.model import LABEL, MEMBERS, NODES, ROLE_LABEL, S3, S3_PORT, Lab
 

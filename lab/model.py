@@ -10,7 +10,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
-from fabfile.errors import ConfigError
+from fabfile.base.errors import ConfigError
 from lab import docker
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -7,7 +7,7 @@ import json
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from fabfile.errors import SwarmkeepError
+from fabfile.base.errors import SwarmkeepError
 from lab import docker, locks
 from lab.model import LABEL, Lab
 

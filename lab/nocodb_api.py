@@ -9,7 +9,7 @@ import urllib.request
 import uuid
 from typing import Any
 
-from fabfile.errors import SwarmkeepError, UnreachableError
+from fabfile.base.errors import SwarmkeepError, UnreachableError
 
 TIMEOUT = 60.0  # seconds
 

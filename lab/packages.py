@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from fabfile.errors import SwarmkeepError
+from fabfile.base.errors import SwarmkeepError
 from lab import docker
 from lab.progress import Progress
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from fabfile.errors import SwarmkeepError
+from fabfile.base.errors import SwarmkeepError
 
 SIGN_OF_LIFE = 5.0  # seconds
 

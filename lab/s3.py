@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from fabfile.bucket_policies import policies
-from fabfile.errors import SwarmkeepError
+from fabfile.base.errors import SwarmkeepError
+from fabfile.s3.policies import policies
 from lab import docker
 from lab.model import REGION, S3, Lab
 

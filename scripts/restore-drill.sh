@@ -38,7 +38,7 @@ await() {
 }
 
 # Starts NocoDB in the throwaway server's network and asks what it needs its database for
-# (fabfile/probe.py says why that). wget comes with the official image.
+# (fabfile/swarm/app_health.py says why that). wget comes with the official image.
 # shellcheck disable=SC2016 # expanded in the container
 ask_app() {
   local app json="{\"client\":\"pg\",\"connection\":{\"host\":\"127.0.0.1\",\"port\":5432,\"user\":\"$PG_USER\",\"password\":\"\",\"database\":\"$DATABASE\"}}"

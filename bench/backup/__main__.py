@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from bench.backup.subject import ROOT, Subject, end, inv
 from bench.backup.watch import Watched, run
-from fabfile.errors import SwarmkeepError
-from fabfile.report import table
+from fabfile.base.errors import SwarmkeepError
+from fabfile.terminal.tables import table
 from lab.model import DEFAULT_NAME, Lab
 
 ROWS = 450_000

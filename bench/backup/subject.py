@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from fabfile.errors import SwarmkeepError
-from fabfile.units import format_size
+from fabfile.base.errors import SwarmkeepError
+from fabfile.base.units import format_size
 from lab import docker, s3
 from lab.model import Lab
 

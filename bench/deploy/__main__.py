@@ -17,7 +17,7 @@ from bench.deploy import cluster, folder, table
 from bench.deploy.delay_proxy import proxies
 from bench.deploy.table import AGAIN, AGAIN_FAR, FIRST, FIRST_FAR
 from bench.deploy.tools import PEERS, SWARMKEEP, TOOLS, Tool
-from fabfile.errors import SwarmkeepError
+from fabfile.base.errors import SwarmkeepError
 from lab import cluster as labs
 from lab.model import NODES, Lab, directory_of
 

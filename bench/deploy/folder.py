@@ -14,7 +14,10 @@ from typing import Any
 
 import yaml
 
-from fabfile import backup_kits, compose, hosts_file, stacks, vault
+from fabfile.backup import host_files
+from fabfile.config import hosts_file
+from fabfile.deploy import compose_file, stacks
+from fabfile.vault import reading
 from lab.files import SSH_KEY
 from lab.model import NODES, Lab
 
@@ -88,15 +91,15 @@ def _ansible_inventory(folder: Path) -> None:
 def _content(folder: Path) -> None:
     """Compose files, backup files and secrets, as Swarmkeep itself would have them."""
     known = hosts_file.load(folder / "hosts.yaml")
-    secrets = vault.load(known.vault)
+    secrets = reading.load(known.vault)
     contents = {}
     for stack in (stacks.database(known, secrets), stacks.application(known, secrets)):
         (folder / f"compose-{stack.role}.yml").write_text(_compose_file(stack))
         for secret in stack.secrets:
             contents[_plain_name(secret, stack)] = secret.content.decode()
-    for file in backup_kits.files(known.with_role("db")[0], known, secrets):
+    for file in host_files.files(known.with_role("db")[0], known, secrets):
         text = file.content.decode()
-        if file.path == backup_kits.DATABASE.credentials:
+        if file.path == host_files.DATABASE.credentials:
             contents["aws"] = text
         elif file.path in _FILES:
             (folder / _FILES[file.path]).write_text(text)
@@ -107,11 +110,11 @@ def _content(folder: Path) -> None:
 
 # The peers are spared the scripts of the way back, which they have nothing like.
 _FILES = {
-    backup_kits.DATABASE.script: "backup-pg.sh",
-    backup_kits.COMMON: "backup-common.sh",
-    backup_kits.DATABASE.config: "backup-pg.conf",
-    backup_kits.DATABASE.cron: "backup-pg.cron",
-    backup_kits.DATABASE.logrotate: "backup-pg.logrotate",
+    host_files.DATABASE.script: "backup-pg.sh",
+    host_files.COMMON: "backup-common.sh",
+    host_files.DATABASE.config: "backup-pg.conf",
+    host_files.DATABASE.cron: "backup-pg.cron",
+    host_files.DATABASE.logrotate: "backup-pg.logrotate",
 }
 
 
@@ -128,4 +131,4 @@ def _compose_file(stack: stacks.Wanted) -> str:
     for service in data["services"].values():
         placement = service["deploy"]["placement"]
         placement["constraints"] = [c for c in placement["constraints"] if "swarmkeep" not in c]
-    return compose.to_stack_input(data)
+    return compose_file.to_stack_input(data)

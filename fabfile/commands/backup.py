@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
-from fabfile.commands.edge import command, open_bucket, read_inventory, show_error
-from fabfile.errors import ConfigError
+from fabfile.base.errors import ConfigError
+from fabfile.terminal.command import command, open_bucket, read_inventory, show_error
 
 if TYPE_CHECKING:
-    from fabfile.inventory import Inventory
-    from fabfile.sets import BackupSet
-    from fabfile.verify import Holding
+    from fabfile.backup.sets import BackupSet
+    from fabfile.backup.verify import Holding
+    from fabfile.config.inventory import Inventory
 
 
 DATABASE_HELP = "only this one of the databases in hosts.yaml"
@@ -38,8 +38,8 @@ def list_(
     """List the backups in the bucket and how far each is proven."""
     from dataclasses import replace
 
-    from fabfile.commands import verifying
-    from fabfile.report import to_json
+    from fabfile.terminal import verify_dialog
+    from fabfile.terminal.tables import to_json
 
     if limit < 0:
         raise ConfigError(f"--limit {limit}: want a number of backups, or 0 for all of them")
@@ -56,7 +56,7 @@ def list_(
                 "bucket": bucket.name,
                 "place": holding.place,
                 "database": name,
-                "backups": [verifying.as_data(one, now) for one in shown],
+                "backups": [verify_dialog.as_data(one, now) for one in shown],
                 "requests": bucket.requests,
             }
         )
@@ -81,14 +81,14 @@ def verify(
     json: bool = False,
 ) -> None:
     """Check that the last backup has landed and is good."""
-    from fabfile.commands import verifying
-    from fabfile.report import to_json
+    from fabfile.terminal import verify_dialog
+    from fabfile.terminal.tables import to_json
 
     inventory = read_inventory(hosts)
     bucket = open_bucket(inventory)
     verdicts = []
     for name in chosen_databases(inventory, database):
-        verdicts.append(verifying.look(ctx, inventory, bucket, name, deep=deep))
+        verdicts.append(verify_dialog.look(ctx, inventory, bucket, name, deep=deep))
         if not json:
             print(verdicts[-1].text())
     if json:
@@ -110,9 +110,9 @@ def accept_cluster(
     _ctx: Context, hosts: str | None = None, database: str = "", yes: bool = False
 ) -> None:
     """Accept that the newest backup is of another cluster."""
-    from fabfile import origin
-    from fabfile.commands.carrying_out import ask
-    from fabfile.verify import unaccepted
+    from fabfile.backup.verify import unaccepted
+    from fabfile.swarm import operator
+    from fabfile.terminal.deploy_dialog import ask
 
     inventory = read_inventory(hosts)
     bucket = open_bucket(inventory)
@@ -126,7 +126,7 @@ def accept_cluster(
         cluster = newest.manifest.cluster
         said = f"{name}: set {newest.stamp} is of cluster {cluster}, those before of {before}"
         ask(f"{said}. Is the new one right?", yes=yes, refusal=said)
-        bucket.accept_cluster(name, cluster, before, origin.find().who)
+        bucket.accept_cluster(name, cluster, before, operator.find().who)
         print(f"accepted: {name} is cluster {cluster} from now on; next: inv backup.verify")
 
 
@@ -142,9 +142,9 @@ def chosen_databases(inventory: Inventory, database: str) -> tuple[str, ...]:
 
 
 def _listing(holding: Holding, now: datetime, project_id: str) -> str:
-    from fabfile.report import plain, table
-    from fabfile.units import format_size
-    from fabfile.verify import how_far
+    from fabfile.backup.verify import how_far
+    from fabfile.base.units import format_size
+    from fabfile.terminal.tables import plain, table
 
     lines = []
     if holding.backups:
@@ -176,7 +176,7 @@ def _whose(one: BackupSet, project_id: str) -> str:
 
 def age_of(one: BackupSet, now: datetime) -> str:
     """How long ago a set was made, or in how long it will be, in words."""
-    from fabfile.units import format_duration
+    from fabfile.base.units import format_duration
 
     seconds = (now - one.timestamp).total_seconds()
     return format_duration(seconds) if seconds >= 0 else f"in {format_duration(-seconds)}"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from fabfile.commands.carrying_out import hosts_on_record, show_round_trips
-from fabfile.commands.edge import (
+from fabfile.base.errors import ConfigError, SwarmkeepError
+from fabfile.terminal.command import (
     command,
     connected,
     is_dry,
@@ -17,12 +17,12 @@ from fabfile.commands.edge import (
     read_vault,
     show_error,
 )
-from fabfile.errors import ConfigError, SwarmkeepError
+from fabfile.terminal.deploy_dialog import hosts_on_record, show_round_trips
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fabfile.transport import Fleet, Outcome
+    from fabfile.ssh.fleet import Fleet, Outcome
 
 T = TypeVar("T")
 
@@ -35,8 +35,8 @@ def install(ctx: Context, hosts: str | None = None, take_over: bool = False) -> 
     inventory = read_inventory(hosts)
     secrets = read_vault(inventory)
 
-    from fabfile import backup_host
-    from fabfile.backup_host import Installed
+    from fabfile.backup import host_install
+    from fabfile.backup.host_install import Installed
 
     def show(name: str, done: Installed) -> None:
         for change in done.changes:
@@ -52,7 +52,7 @@ def install(ctx: Context, hosts: str | None = None, take_over: bool = False) -> 
         outcomes = hosts_on_record(
             fleet,
             "backup.install",
-            lambda: backup_host.install(fleet, inventory, secrets, take_over=take_over),
+            lambda: host_install.install(fleet, inventory, secrets, take_over=take_over),
             lambda done: done.changes if done else (),
         )
         if not all(o.value.knows_images for o in outcomes if o.value):
@@ -65,12 +65,13 @@ def _note_images(fleet: Fleet) -> None:
     """Tell the db hosts what runs now. The next deploy does it too: nothing depends on it here."""
     from contextlib import suppress
 
-    from fabfile import backup_host, preflight
-    from fabfile.cluster import images_of
+    from fabfile.backup import host_install
+    from fabfile.deploy import preflight
+    from fabfile.swarm.state import images_of
 
     with suppress(SwarmkeepError):
         cluster = preflight.observe_any(fleet)[1]
-        backup_host.note_images(fleet, images_of(cluster, fleet.inventory.stacks))
+        host_install.note_images(fleet, images_of(cluster, fleet.inventory.stacks))
 
 
 @command()
@@ -78,19 +79,19 @@ def run(ctx: Context, hosts: str | None = None) -> None:
     """Make a backup now, database and attachments."""
     inventory = read_inventory(hosts)
 
-    from fabfile import backup_host, backup_kits
+    from fabfile.backup import host_files, host_install
 
     codes = []
     with connected(ctx, inventory) as fleet:
         # Each host that is needed is found before the first one begins.
-        hosts_ = [backup_host.find_host(fleet, inventory)]
+        hosts_ = [host_install.find_host(fleet, inventory)]
         if inventory.backup.files:
             hosts_ += [fleet.host(entry) for entry in inventory.with_role("app")]
         for host in hosts_:
-            print(f"{host.name}: {backup_kits.kit_of(host.entry, inventory).script}", flush=True)
-            codes.append(backup_host.run(host, lambda line: print(line, flush=True)))
-            if codes[-1] == backup_host.NO_CONTAINER and host.entry.role == "app":
-                print(f"{host.name}: {backup_kits.ATTACHMENTS.absent}")
+            print(f"{host.name}: {host_files.kit_of(host.entry, inventory).script}", flush=True)
+            codes.append(host_install.run(host, lambda line: print(line, flush=True)))
+            if codes[-1] == host_install.NO_CONTAINER and host.entry.role == "app":
+                print(f"{host.name}: {host_files.ATTACHMENTS.absent}")
                 codes.pop()
     if is_dry(ctx):
         print(DRY)
@@ -105,14 +106,14 @@ def logs(ctx: Context, hosts: str | None = None, lines: int = 50) -> None:
         raise ConfigError(f"--lines {lines}: want a number of lines, 1 or more")
     inventory = read_inventory(hosts)
 
-    from fabfile import backup_host
+    from fabfile.backup import host_install
 
     def show(name: str, text: str) -> None:
         for line in text.splitlines() or ["no log yet"]:
             print(f"{name}: {line}")
 
     with connected(ctx, inventory) as fleet:
-        _show_each(backup_host.logs(fleet, inventory, lines), show)
+        _show_each(host_install.logs(fleet, inventory, lines), show)
 
 
 @command()
@@ -120,7 +121,7 @@ def uninstall(ctx: Context, hosts: str | None = None) -> None:
     """Take the backup off the hosts; dumps and logs stay."""
     inventory = read_inventory(hosts)
 
-    from fabfile import backup_host
+    from fabfile.backup import host_install
 
     def show(name: str, paths: list[str]) -> None:
         for path in paths:
@@ -132,7 +133,7 @@ def uninstall(ctx: Context, hosts: str | None = None) -> None:
         outcomes = hosts_on_record(
             fleet,
             "backup.uninstall",
-            lambda: backup_host.uninstall(fleet, inventory),
+            lambda: host_install.uninstall(fleet, inventory),
             lambda paths: [f"removed {path}" for path in paths or ()],
         )
         _show_each(outcomes, show, dry=is_dry(ctx))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from invoke.context import Context
 
+from fabfile.base.errors import CheckFailedError, ConfigError, SwarmkeepError
 from fabfile.commands.backup import JSON_HELP
-from fabfile.commands.edge import command, is_dry, read_inventory, show_error
-from fabfile.errors import CheckFailedError, ConfigError, SwarmkeepError
+from fabfile.terminal.command import command, is_dry, read_inventory, show_error
 
 OLD_DAYS = 30
 
@@ -14,16 +14,17 @@ OLD_DAYS = 30
 @command(help={"json": JSON_HELP})
 def check(_ctx: Context, hosts: str | None = None, json: bool = False) -> None:
     """Check the bucket's settings; changes nothing."""
-    from fabfile import bucket_settings, report
-    from fabfile.s3_connection import Connection
+    from fabfile.s3 import bucket_settings
+    from fabfile.s3.connection import Connection
+    from fabfile.terminal import tables
 
     backup = read_inventory(hosts).backup
     connection = Connection(backup)
     checks = bucket_settings.judge(bucket_settings.read(connection), backup)
     if json:
-        print(report.checks_json(checks, bucket=backup.bucket, requests=connection.requests))
+        print(tables.checks_json(checks, bucket=backup.bucket, requests=connection.requests))
     else:
-        print(f"{connection.where}\n{report.checks(checks)}")
+        print(f"{connection.where}\n{tables.checks(checks)}")
     failed = [one for one in checks if not one.ok]
     if failed:
         names = ", ".join(one.name for one in failed)
@@ -43,8 +44,8 @@ def setup(
     ctx: Context, hosts: str | None = None, yes: bool = False, old_versions: int = OLD_DAYS
 ) -> None:
     """Create the bucket, set what is missing (--yes)."""
-    from fabfile import bucket_settings
-    from fabfile.s3_connection import Connection
+    from fabfile.s3 import bucket_settings
+    from fabfile.s3.connection import Connection
 
     if old_versions < 1:
         raise ConfigError(f"--old-versions {old_versions}: want a number of days, 1 or more")
@@ -83,8 +84,8 @@ def setup(
 @command(help={"party": "node, operator, pruner or owner (default: all)"})
 def policies(_ctx: Context, hosts: str | None = None, party: str = "") -> None:
     """Print the least-privilege policies, as JSON."""
-    from fabfile import bucket_policies
-    from fabfile.report import to_json
+    from fabfile.s3 import policies as bucket_policies
+    from fabfile.terminal.tables import to_json
 
     if party and party not in bucket_policies.PARTIES:
         raise ConfigError(f"--party {party}: want one of {', '.join(bucket_policies.PARTIES)}")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from invoke.context import Context
 
-from fabfile.commands.carrying_out import WAIT_HELP, YES_HELP
-from fabfile.commands.edge import command, connected, is_dry, read_inventory, read_vault
 from fabfile.commands.plan import (
     LEAVE_HELP,
     MOVE_HELP,
@@ -14,6 +12,8 @@ from fabfile.commands.plan import (
     TAKE_OVER_HELP,
     check_resolve,
 )
+from fabfile.terminal.command import command, connected, is_dry, read_inventory, read_vault
+from fabfile.terminal.deploy_dialog import WAIT_HELP, YES_HELP
 
 _HELP = {
     "yes": YES_HELP,
@@ -102,13 +102,14 @@ def _deploy(
     # All stacks are rendered before anything is contacted.
     wanted = [wanted_stack(role, inventory, secrets) for role in roles]
 
-    from fabfile import origin, preflight
-    from fabfile.commands.carrying_out import carry_out, show_round_trips
-    from fabfile.endings import Options
+    from fabfile.deploy import preflight
+    from fabfile.deploy.finish_script import Options
+    from fabfile.swarm import operator
+    from fabfile.terminal.deploy_dialog import carry_out, show_round_trips
 
     options = Options(
         name,
-        origin.find(),
+        operator.find(),
         resolve=resolve,
         allowed=preflight.Allowed(
             # A dry run does not bring the database up that the app is checked for.

@@ -7,18 +7,12 @@ from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
-from fabfile.commands.edge import (
-    command,
-    connected,
-    known_project,
-    read_inventory,
-    read_vault,
-)
-from fabfile.errors import SwarmkeepError, UnreachableError
+from fabfile.base.errors import SwarmkeepError, UnreachableError
+from fabfile.terminal.command import command, connected, known_project, read_inventory, read_vault
 
 if TYPE_CHECKING:
-    from fabfile.doctor import Finding
-    from fabfile.inventory import Inventory
+    from fabfile.config.inventory import Inventory
+    from fabfile.doctor.host_checks import Finding
 
 
 @command(help={"json": "print one JSON document for programs"})
@@ -46,15 +40,15 @@ def judge(findings: Sequence[Finding]) -> None:
 def _examine(ctx: Context, inventory: Inventory) -> list[Finding]:
     from concurrent.futures import ThreadPoolExecutor
 
-    from fabfile import doctor_here
-    from fabfile.doctor import Expected, failure, judge_host
-    from fabfile.doctor_facts import ask
-    from fabfile.doctor_swarm import judge_swarm
+    from fabfile.doctor import local_checks
+    from fabfile.doctor.facts import ask
+    from fabfile.doctor.host_checks import Expected, failure, judge_host
+    from fabfile.doctor.swarm_checks import judge_swarm
 
     # The vault first: its password may have to be typed.
-    here = doctor_here.look(inventory, lambda: read_vault(inventory))
+    here = local_checks.look(inventory, lambda: read_vault(inventory))
     with ThreadPoolExecutor(1) as pool, connected(ctx, inventory) as fleet:
-        asking = pool.submit(doctor_here.bucket, inventory, known_project(inventory))
+        asking = pool.submit(local_checks.bucket, inventory, known_project(inventory))
         outcomes = fleet.fan_out(inventory.hosts, ask)
         bucket, newest = asking.result()
     facts = {outcome.entry.name: outcome.value for outcome in outcomes if outcome.value}
@@ -70,21 +64,21 @@ def _examine(ctx: Context, inventory: Inventory) -> list[Finding]:
 
 
 def _text(findings: Sequence[Finding]) -> str:
-    from fabfile import report
+    from fabfile.terminal import tables
 
     parts = []
     for group in dict.fromkeys(finding.group for finding in findings):
         checks = [finding.check for finding in findings if finding.group == group]
-        parts.append(f"{report.plain(group)}\n{report.checks(checks)}")
+        parts.append(f"{tables.plain(group)}\n{tables.checks(checks)}")
     good = sum(finding.check.ok for finding in findings)
     parts.append(f"{good} of {len(findings)} checks ok")
     return "\n\n".join(parts)
 
 
 def _as_json(findings: Sequence[Finding]) -> str:
-    from fabfile import report
+    from fabfile.terminal import tables
 
-    return report.to_json(
+    return tables.to_json(
         {
             "ok": all(finding.check.ok for finding in findings),
             "checks": [

@@ -9,8 +9,8 @@ from typing import Any
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from fabfile.commands.edge import command
-from fabfile.errors import FAILED
+from fabfile.base.errors import FAILED
+from fabfile.terminal.command import command
 
 NAME = "swarmkeep"
 NAME_HELP = f"the lab's name, {NAME} by default; labs of different names live side by side"
@@ -19,7 +19,7 @@ NAME_HELP = f"the lab's name, {NAME} by default; labs of different names live si
 @command(help={"name": NAME_HELP})
 def up(_ctx: Context, name: str = NAME) -> None:
     """Make or repair the lab: a Swarm with S3 on this machine."""
-    from fabfile.units import format_duration
+    from fabfile.base.units import format_duration
     from lab import cluster
 
     started = time.monotonic()
@@ -31,11 +31,11 @@ def up(_ctx: Context, name: str = NAME) -> None:
 @command(help={"name": NAME_HELP, "json": "print one JSON document for programs"})
 def status(_ctx: Context, name: str = NAME, json: bool = False) -> None:
     """Show the lab; exit code 1 if it is not healthy."""
-    from fabfile import report
+    from fabfile.terminal import tables
     from lab import cluster
 
     found = cluster.status(name)
-    _say(report.to_json(found) if json else _as_text(found))
+    _say(tables.to_json(found) if json else _as_text(found))
     if not found["ok"]:
         raise Exit(code=FAILED)
 
@@ -52,7 +52,7 @@ def down(_ctx: Context, name: str = NAME, images: bool = False) -> None:
 
 
 def _as_text(found: dict[str, Any]) -> str:
-    from fabfile import report
+    from fabfile.terminal import tables
     from lab import model
 
     parts = []
@@ -63,12 +63,12 @@ def _as_text(found: dict[str, Any]) -> str:
                 member["address"],
                 "[green]healthy[/]"
                 if member["ok"]
-                else f"[red]{report.plain(member['problem'])}[/]",
+                else f"[red]{tables.plain(member['problem'])}[/]",
                 _swarm_state(found["swarm"], member["name"]),
             ]
             for member in found["containers"]
         ]
-        parts.append(report.table(["member", "address", "health", "swarm"], rows))
+        parts.append(tables.table(["member", "address", "health", "swarm"], rows))
         parts.append(f"S3  {found['s3']['url']}  bucket {found['s3']['bucket']}")
         parts.append(f"use it with: . {found['directory']}/env")
     verdict = "healthy" if found["ok"] else f"NOT healthy: {found['problem']}"

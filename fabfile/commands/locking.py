@@ -7,9 +7,9 @@ from typing import Any
 
 from invoke.context import Context
 
-from fabfile.commands.edge import command, is_dry, read_inventory, sudo_password
+from fabfile.base.errors import ConfigError
 from fabfile.commands.plan import JSON_HELP
-from fabfile.errors import ConfigError
+from fabfile.terminal.command import command, is_dry, read_inventory, sudo_password
 
 
 @command(help={"yes": "do not ask"})
@@ -17,27 +17,28 @@ def unlock(ctx: Context, hosts: str = "", yes: bool = False) -> None:
     """Take the deploy lock away from a client that is gone."""
     inventory = read_inventory(hosts)
 
-    from fabfile import audit, lock, origin
-    from fabfile.commands.carrying_out import ask
-    from fabfile.preflight import observe_any
-    from fabfile.transport import connect
+    from fabfile.deploy.preflight import observe_any
+    from fabfile.ssh.fleet import connect
+    from fabfile.swarm import audit_log as audit
+    from fabfile.swarm import deploy_lock, operator
+    from fabfile.terminal.deploy_dialog import ask
 
     with connect(inventory, sudo_password=sudo_password(ctx), dry=is_dry(ctx), echo=print) as fleet:
         manager = observe_any(fleet)[0]
-        holder = lock.peek(manager)
+        holder = deploy_lock.peek(manager)
         if holder is None:
             print("unlock: nobody holds the lock")
             return
         print(f"the lock is held by {holder}")
         refusal = f"unlock: this ends the lock of {holder.who}"
         ask("Take it away? Its deploy will stop at its next step.", yes=yes, refusal=refusal)
-        if not lock.take_away(manager, holder):
+        if not deploy_lock.take_away(manager, holder):
             print("unlock: it has just been given back")
             return
         if fleet.dry:
             return
         change = f"lock of {holder.who} for '{holder.why}' taken away"
-        entry = audit.entry(origin.find(), "unlock", "ok", changes=[change])
+        entry = audit.entry(operator.find(), "unlock", "ok", changes=[change])
         audit.write(manager, audit.append_script(entry, inventory.project))
     print("unlock: the lock is free")
 
@@ -49,15 +50,16 @@ def audit_log(ctx: Context, hosts: str = "", lines: int = 20, json: bool = False
         raise ConfigError(f"--lines: {lines} is too few", hint="say how many lines, at least 1")
     inventory = read_inventory(hosts)
 
-    from fabfile import audit, report
-    from fabfile.transport import connect
+    from fabfile.ssh.fleet import connect
+    from fabfile.swarm import audit_log as audit
+    from fabfile.terminal import tables
 
     with connect(inventory, sudo_password=sudo_password(ctx)) as fleet:
         log = audit.read(fleet, lines)
     if json:
-        print(report.to_json(log.entries))
+        print(tables.to_json(log.entries))
     elif log.entries:
-        print(report.entries([_entry(entry) for entry in log.entries]))
+        print(tables.entries([_entry(entry) for entry in log.entries]))
     else:
         print("audit: nothing is on record yet")
     for manager, count in log.damaged.items():
@@ -71,7 +73,7 @@ def audit_log(ctx: Context, hosts: str = "", lines: int = 20, json: bool = False
 
 def _entry(entry: dict[str, Any]) -> tuple[list[str], list[str]]:
     """An entry's words for a line, and what it changed, a line each."""
-    from fabfile.report import printable
+    from fabfile.terminal.tables import printable
 
     words = [str(entry.get(key, "")) for key in ("time", "who", "command", "stack", "outcome")]
     what = [f"error: {entry['error']}"] if "error" in entry else []

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from fabfile.commands.edge import command, read_inventory, read_vault, sudo_password
-from fabfile.errors import ConfigError
+from fabfile.base.errors import ConfigError
+from fabfile.terminal.command import command, read_inventory, read_vault, sudo_password
 
 if TYPE_CHECKING:
-    from fabfile.inventory import Inventory
-    from fabfile.stacks import Wanted
-    from fabfile.vault import Secrets
+    from fabfile.config.inventory import Inventory
+    from fabfile.deploy.stacks import Wanted
+    from fabfile.vault.reading import Secrets
 
 CHANGES = 5
 """Exit code of a plan that has something to do."""
@@ -54,9 +54,10 @@ def plan(
     secrets = read_vault(inventory)
     wanted = [wanted_stack(role, inventory, secrets) for role in roles(stack)]
 
-    from fabfile import plan_text, preflight, report
-    from fabfile.deploy import make_plan
-    from fabfile.transport import connect
+    from fabfile.deploy import preflight
+    from fabfile.deploy.deployment import make_plan
+    from fabfile.ssh.fleet import connect
+    from fabfile.terminal import plan_table, tables
 
     both = len(wanted) > 1
     allowed = preflight.Allowed(move_data_host, leave_data, take_over, both, both)
@@ -75,11 +76,11 @@ def plan(
         ]
         trips = fleet.round_trips
     if json:
-        data = plan_text.to_data(plans, wanted[0].redact) | {"round_trips": trips}
-        print(report.to_json(data))
+        data = plan_table.to_data(plans, wanted[0].redact) | {"round_trips": trips}
+        print(tables.to_json(data))
     else:
-        print(plan_text.to_text(plans, wanted[0].redact, all_services=True))
-        print(f"\nplan: {plan_text.summary(plans)}")
+        print(plan_table.to_text(plans, wanted[0].redact, all_services=True))
+        print(f"\nplan: {plan_table.summary(plans)}")
     if any(one.changes for one in plans):
         raise Exit(code=CHANGES)
 
@@ -100,7 +101,7 @@ def check_role(stack: str) -> str:
 
 def check_resolve(resolve: str) -> None:
     """Raise ConfigError unless this is a value of the --resolve flag, or "" for none."""
-    from fabfile.inventory import RESOLVE_IMAGE
+    from fabfile.config.inventory import RESOLVE_IMAGE
 
     if resolve and resolve not in RESOLVE_IMAGE:
         raise ConfigError(
@@ -111,7 +112,7 @@ def check_resolve(resolve: str) -> None:
 
 def wanted_stack(role: str, inventory: Inventory, secrets: Secrets) -> Wanted:
     """The stack of a role as hosts.yaml, the vault and its compose file want it."""
-    from fabfile import stacks
+    from fabfile.deploy import stacks
 
     make = stacks.database if role == "db" else stacks.application
     return make(inventory, secrets)

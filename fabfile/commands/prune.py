@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from invoke.context import Context
 
+from fabfile.base.errors import SwarmkeepError
 from fabfile.commands.backup import DATABASE_HELP, JSON_HELP, age_of, chosen_databases
-from fabfile.commands.edge import command, is_dry, open_bucket, read_inventory, show_error
-from fabfile.errors import SwarmkeepError
+from fabfile.terminal.command import command, is_dry, open_bucket, read_inventory, show_error
 
 if TYPE_CHECKING:
-    from fabfile.bucket import Bucket
-    from fabfile.inventory import Retention
-    from fabfile.removal import Lock, Protection, Removal, Removed
-    from fabfile.retention import Decision
-    from fabfile.sets import BackupSet
-    from fabfile.verify import Holding
+    from fabfile.backup.bucket import Bucket
+    from fabfile.backup.deletion import Lock, Protection, Removal, Removed
+    from fabfile.backup.retention import Decision
+    from fabfile.backup.sets import BackupSet
+    from fabfile.backup.verify import Holding
+    from fabfile.config.inventory import Retention
 
 _SHOWN = 10
 """Keys and times that are listed one by one."""
@@ -68,8 +68,8 @@ def prune(
     json: bool = False,
 ) -> None:
     """Show which old backups may go; --yes deletes them."""
-    from fabfile.removal import Removal
-    from fabfile.report import to_json
+    from fabfile.backup.deletion import Removal
+    from fabfile.terminal.tables import to_json
 
     inventory = read_inventory(hosts)
     bucket = open_bucket(inventory)
@@ -99,9 +99,9 @@ def _plan(bucket: Bucket, removal: Removal, database: str, policy: Retention) ->
     """Look at what the bucket holds of a database and decide."""
     from dataclasses import replace
 
-    from fabfile.retention import decide
-    from fabfile.sets import check_one_project, divided
-    from fabfile.verify import unaccepted
+    from fabfile.backup.retention import decide
+    from fabfile.backup.sets import check_one_project, divided
+    from fabfile.backup.verify import unaccepted
 
     now = datetime.now(UTC)
     holding = bucket.latest(database, now, 0)
@@ -122,8 +122,8 @@ def _plan(bucket: Bucket, removal: Removal, database: str, policy: Retention) ->
 
 
 def _table(plan: Plan) -> str:
-    from fabfile.report import plain, table
-    from fabfile.units import format_size
+    from fabfile.base.units import format_size
+    from fabfile.terminal.tables import plain, table
 
     policy = plan.policy
     lines = [
@@ -159,7 +159,7 @@ def _table(plan: Plan) -> str:
 
 def _outcome(plan: Plan, results: list[Removed], *, really: bool) -> list[str]:
     """What was done, or would be."""
-    from fabfile.units import format_size
+    from fabfile.base.units import format_size
 
     count, going = len(plan.decisions), plan.going
     if not going:

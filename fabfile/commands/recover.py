@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
-from fabfile.commands.carrying_out import WAIT_HELP, ask, carry_out, say
-from fabfile.commands.edge import (
+from fabfile.base.errors import ConfigError, SwarmkeepError
+from fabfile.commands.restore import BEFORE_HELP, DRY, KEY_HELP
+from fabfile.terminal.command import (
     command,
     connected,
     open_bucket,
@@ -18,19 +19,18 @@ from fabfile.commands.edge import (
     read_vault,
     show_error,
 )
-from fabfile.commands.restore import BEFORE_HELP, DRY, KEY_HELP
-from fabfile.commands.restoring import bring_files, choose, contents, counted, made
-from fabfile.commands.restoring import carry_out as carry_out_restore
-from fabfile.errors import ConfigError, SwarmkeepError
+from fabfile.terminal.deploy_dialog import WAIT_HELP, ask, carry_out, say
+from fabfile.terminal.restore_dialog import bring_files, choose, contents, counted, made
+from fabfile.terminal.restore_dialog import carry_out as carry_out_restore
 
 if TYPE_CHECKING:
-    from fabfile.inventory import Inventory
-    from fabfile.recovery import Site
-    from fabfile.restore import Restored
-    from fabfile.sets import BackupSet
-    from fabfile.stacks import Wanted
-    from fabfile.transport import Fleet
-    from fabfile.vault import Secrets
+    from fabfile.backup.sets import BackupSet
+    from fabfile.config.inventory import Inventory
+    from fabfile.deploy.stacks import Wanted
+    from fabfile.restore.recovery import Site
+    from fabfile.restore.restore_script import Restored
+    from fabfile.ssh.fleet import Fleet
+    from fabfile.vault.reading import Secrets
 
 _LOOKED_AT = 20
 """Sets of a database, the newest, among which the one to restore is looked for."""
@@ -55,12 +55,13 @@ def recover(
     wait: bool = False,
 ) -> None:
     """Bring all back from the bucket onto an empty db host."""
-    from fabfile import origin, recovery
     from fabfile.commands.plan import wanted_stack
-    from fabfile.deploy import make_plan
-    from fabfile.endings import Options
-    from fabfile.preflight import Allowed
-    from fabfile.vault import POSTGRES_PASSWORD
+    from fabfile.deploy.deployment import make_plan
+    from fabfile.deploy.finish_script import Options
+    from fabfile.deploy.preflight import Allowed
+    from fabfile.restore import recovery
+    from fabfile.swarm import operator
+    from fabfile.vault.reading import POSTGRES_PASSWORD
 
     if key and before:
         raise ConfigError("--key and --before: want one of them at most")
@@ -85,7 +86,7 @@ def recover(
             yes=yes,
             refusal=f"this would bring back {_named(sets)}",
         )
-        options = Options("recover", origin.find(), wait=wait, allowed=allowed)
+        options = Options("recover", operator.find(), wait=wait, allowed=allowed)
         database, app = wanted
         carry_out(fleet, database, options, yes=True, seen=seen)
         if fleet.dry:
@@ -113,8 +114,8 @@ class _Came:
 
 def _sets(inventory: Inventory, *, key: str, before: str) -> dict[str, BackupSet]:
     """The set of every database that is to come back."""
-    from fabfile import choosing
-    from fabfile.sets import divided
+    from fabfile.backup import selection
+    from fabfile.backup.sets import divided
 
     now = datetime.now(UTC)
     first, *others = inventory.postgres.databases
@@ -135,7 +136,7 @@ def _sets(inventory: Inventory, *, key: str, before: str) -> dict[str, BackupSet
         ours, foreign = divided(bucket.with_proofs(name, listed), bucket.project_id)
         for other in foreign:
             print(f"set {other.stamp} of {name} is passed over: it is of {other.project}")
-        one, passed = choosing.newest_proven(ours, bucket.place(name), inventory.backup.min_size)
+        one, passed = selection.newest_proven(ours, bucket.place(name), inventory.backup.min_size)
         for other, why in passed:
             print(f"set {other.stamp} of {name} is passed over: {why}")
         said = f"{made(one, now)}; {contents(one)}; {one.rung}"
@@ -166,11 +167,11 @@ def _install(fleet: Fleet, inventory: Inventory, secrets: Secrets) -> None:
     """Put the backup's scripts in place, by which the restore is done: on the database's host
     they must be, any other may be down.
     """
-    from fabfile import backup_host
+    from fabfile.backup import host_install
 
     print("backup.install", flush=True)
-    host = backup_host.find_host(fleet, inventory)
-    for outcome in backup_host.install(fleet, inventory, secrets, check=False):
+    host = host_install.find_host(fleet, inventory)
+    for outcome in host_install.install(fleet, inventory, secrets, check=False):
         for change in outcome.value.changes if outcome.value else ():
             say(f"{outcome.entry.name}: {change}")
         if outcome.error and outcome.entry == host.entry:
@@ -183,7 +184,7 @@ def _bring_the_rest(fleet: Fleet, inventory: Inventory, secrets: Secrets) -> lis
     """Attachments, and the backup's own check, now that there is something to back up; what
     fails of it, now that the database is back.
     """
-    from fabfile import backup_host
+    from fabfile.backup import host_install
 
     failures = []
     try:
@@ -192,8 +193,8 @@ def _bring_the_rest(fleet: Fleet, inventory: Inventory, secrets: Secrets) -> lis
     except SwarmkeepError as error:
         failures.append(error)
     try:
-        host = backup_host.find_host(fleet, inventory)
-        outcomes = backup_host.install(fleet, inventory, secrets)
+        host = host_install.find_host(fleet, inventory)
+        outcomes = host_install.install(fleet, inventory, secrets)
         failures += [o.error for o in outcomes if o.error and o.entry == host.entry]
         for outcome in outcomes:
             if outcome.error and outcome.entry != host.entry:
@@ -207,15 +208,15 @@ def _restore(
     fleet: Fleet, sets: dict[str, BackupSet], *, replaced: frozenset[str], wait: bool
 ) -> dict[str, _Came]:
     """Restore every set; where NocoDB runs or has begun anew, it takes the place of that."""
-    from fabfile import backup_host, choosing
-    from fabfile.restore import restore_command
+    from fabfile.backup import host_install, selection
+    from fabfile.restore.restore_script import restore_command
 
-    host = backup_host.find_host(fleet, fleet.inventory)
+    host = host_install.find_host(fleet, fleet.inventory)
     now = datetime.now(UTC)
     came = {}
     for name, one in sets.items():
-        fresh = choosing.new_name(name, "restored", now) if name in replaced else name
-        kept = choosing.new_name(name, "replaced", now) if name in replaced else ""
+        fresh = selection.new_name(name, "restored", now) if name in replaced else name
+        kept = selection.new_name(name, "replaced", now) if name in replaced else ""
         print(f"restoring {name}", flush=True)
         line = restore_command(name, one.stamp, fresh, 0, goes_live=True)
         label = f"recover {one.stamp}"
@@ -228,16 +229,17 @@ def _restore(
 
 def _accept_cluster(fleet: Fleet, sets: dict[str, BackupSet], database: Wanted) -> None:
     """Have the bucket know that the cluster is another one on purpose: backup.verify asks."""
-    from fabfile import origin, preflight, server
+    from fabfile.deploy import preflight
+    from fabfile.swarm import operator, postgres
 
     bucket = open_bucket(fleet.inventory)
     try:
         cluster = preflight.observe_any(fleet)[1]
-        identifier = server.system_identifier(fleet, cluster, [database.password])
+        identifier = postgres.system_identifier(fleet, cluster, [database.password])
         for name, one in sets.items():
             before = one.manifest.cluster if one.manifest else ""
             if before not in ("", identifier):
-                bucket.accept_cluster(name, identifier, before, origin.find().who)
+                bucket.accept_cluster(name, identifier, before, operator.find().who)
     except SwarmkeepError as error:
         say(f"warning: the new cluster could not be accepted in the bucket: {error.message}")
         say("next: inv backup.accept, after the next backup")
@@ -245,7 +247,7 @@ def _accept_cluster(fleet: Fleet, sets: dict[str, BackupSet], database: Wanted) 
 
 def _print_result(came: dict[str, _Came], seconds: float, failures: list[SwarmkeepError]) -> None:
     """Say what has come back. Raises the last of the failures, if there are any."""
-    from fabfile.units import format_duration
+    from fabfile.base.units import format_duration
 
     for name, that in came.items():
         when = f"{that.one.timestamp:%Y-%m-%d %H:%M:%S} UTC"

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from fabfile.commands.carrying_out import hosts_on_record
-from fabfile.commands.edge import (
+from fabfile.terminal.command import (
     command,
     connected,
     is_dry,
@@ -18,9 +17,10 @@ from fabfile.commands.edge import (
     read_vault,
     show_error,
 )
+from fabfile.terminal.deploy_dialog import hosts_on_record
 
 if TYPE_CHECKING:
-    from fabfile.transport import Outcome
+    from fabfile.ssh.fleet import Outcome
 
 T = TypeVar("T")
 
@@ -30,15 +30,15 @@ def login(ctx: Context, hosts: str | None = None) -> None:
     """Log every host in to the registry of hosts.yaml."""
     inventory = read_inventory(hosts)
 
-    from fabfile import registry
+    from fabfile.nodes import registry_login
 
-    name = registry.required(inventory)
+    name = registry_login.required(inventory)
     secrets = read_vault(inventory)
     with connected(ctx, inventory) as fleet:
         outcomes = hosts_on_record(
             fleet,
             "registry.login",
-            lambda: registry.login(fleet, secrets),
+            lambda: registry_login.login(fleet, secrets),
             lambda _: [f"logged in to {name}"],
         )
     _show(outcomes, lambda _: f"logged in to {name}", dry=is_dry(ctx))
@@ -49,15 +49,15 @@ def logout(ctx: Context, hosts: str | None = None) -> None:
     """Make every host forget its login to the registry."""
     inventory = read_inventory(hosts)
 
-    from fabfile import registry
+    from fabfile.nodes import registry_login
 
-    name = registry.required(inventory)
+    name = registry_login.required(inventory)
     words = {True: f"logged out of {name}", False: "had no login, nothing to change"}
     with connected(ctx, inventory) as fleet:
         outcomes = hosts_on_record(
             fleet,
             "registry.logout",
-            lambda: registry.logout(fleet),
+            lambda: registry_login.logout(fleet),
             lambda had: [words[True]] if had else [],
         )
     _show(outcomes, lambda had: words[bool(had)], dry=is_dry(ctx))

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from invoke.context import Context
 
-from fabfile.commands.carrying_out import WAIT_HELP, YES_HELP
-from fabfile.commands.edge import command, is_dry, read_inventory, read_vault, sudo_password
+from fabfile.base.errors import ConfigError
 from fabfile.commands.plan import JSON_HELP, STACK_HELP, check_role, roles, wanted_stack
-from fabfile.errors import ConfigError
+from fabfile.terminal.command import command, is_dry, read_inventory, read_vault, sudo_password
+from fabfile.terminal.deploy_dialog import WAIT_HELP, YES_HELP
 
 if TYPE_CHECKING:
-    from fabfile.inventory import Inventory
-    from fabfile.releases import Release
+    from fabfile.config.inventory import Inventory
+    from fabfile.deploy.releases import Release
 
 _TO_HELP = "number of the release to go back to; else the one before the current one"
 _SECRETS_HELP = "with the vault's secrets of today, where those of the release are gone"
@@ -26,9 +26,9 @@ def releases(ctx: Context, hosts: str = "", stack: str = "", json: bool = False)
     inventory = read_inventory(hosts)
     names = [_stack_name(inventory, role) for role in roles(stack)]
 
-    from fabfile import releases as kept
-    from fabfile import report
-    from fabfile.transport import connect
+    from fabfile.deploy import releases as kept
+    from fabfile.ssh.fleet import connect
+    from fabfile.terminal import tables as report
 
     with connect(inventory, sudo_password=sudo_password(ctx)) as fleet:
         manager = fleet.first_manager()
@@ -71,12 +71,13 @@ def rollback(
     secrets = read_vault(inventory)
     present = wanted_stack(role, inventory, secrets)
 
-    from fabfile import origin, preflight
-    from fabfile import releases as kept
-    from fabfile.commands.carrying_out import carry_out, show_round_trips
-    from fabfile.endings import Options
-    from fabfile.stacks import labelled, main_service
-    from fabfile.transport import connect
+    from fabfile.deploy import preflight
+    from fabfile.deploy import releases as kept
+    from fabfile.deploy.finish_script import Options
+    from fabfile.deploy.stacks import labelled, main_service
+    from fabfile.ssh.fleet import connect
+    from fabfile.swarm import operator
+    from fabfile.terminal.deploy_dialog import carry_out, show_round_trips
 
     with connect(inventory, sudo_password=sudo_password(ctx), dry=is_dry(ctx), echo=print) as fleet:
         release = kept.choose(kept.read(fleet.first_manager(), present.name), present.name, number)
@@ -90,7 +91,7 @@ def rollback(
         kept.check_secrets(wanted, release, seen.cluster)
         options = Options(
             f"rollback {role} --to {release.number}",
-            origin.find(),
+            operator.find(),
             keep_failed=keep_failed,
             prune=prune,
             wait=wait,
@@ -127,7 +128,7 @@ def _when(release: Release) -> str:
 
 
 def _as_table(name: str, items: list[Release]) -> str:
-    from fabfile.report import plain, table
+    from fabfile.terminal.tables import plain, table
 
     current = items[-1].number
     rows = [

@@ -8,16 +8,23 @@ from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
+from fabfile.base.errors import CheckFailedError, ConfigError, SwarmkeepError
 from fabfile.commands.backup import DATABASE_HELP, chosen_databases
-from fabfile.commands.carrying_out import WAIT_HELP, ask
-from fabfile.commands.edge import command, connected, read_inventory, show_error
-from fabfile.commands.restoring import bring_files, carry_out, choose, counted, made, run_script
-from fabfile.errors import CheckFailedError, ConfigError, SwarmkeepError
+from fabfile.terminal.command import command, connected, read_inventory, show_error
+from fabfile.terminal.deploy_dialog import WAIT_HELP, ask
+from fabfile.terminal.restore_dialog import (
+    bring_files,
+    carry_out,
+    choose,
+    counted,
+    made,
+    run_script,
+)
 
 if TYPE_CHECKING:
-    from fabfile.inventory import Inventory
-    from fabfile.restore import Restored
-    from fabfile.sets import BackupSet
+    from fabfile.backup.sets import BackupSet
+    from fabfile.config.inventory import Inventory
+    from fabfile.restore.restore_script import Restored
 
 KEY_HELP = "a set's time stamp (inv backup.list), or the key of any of its parts"
 BEFORE_HELP = "the newest set made before a time: 2026-11-22, 2026-11-22T02:15Z, 3d (days ago)"
@@ -53,8 +60,8 @@ def restore(
     wait: bool = False,
 ) -> None:
     """Bring a backup back as a new database."""
-    from fabfile import backup_host, choosing
-    from fabfile.restore import restore_command
+    from fabfile.backup import host_install, selection
+    from fabfile.restore.restore_script import restore_command
 
     if sum((latest, bool(key), bool(before))) > 1:
         raise ConfigError("--latest, --key and --before: want one of them at most")
@@ -66,17 +73,17 @@ def restore(
     name = chosen_databases(inventory, database)[0]
     now = datetime.now(UTC)
     if into:
-        choosing.check_name("--into", into)
+        selection.check_name("--into", into)
     one = choose(inventory, name, key=key, before=before, now=now)
     if replace:
         _confirm(f"database {name} by what it was {made(one, now)}", yes=yes)
-        fresh, kept = (choosing.new_name(name, word, now) for word in ("restored", "replaced"))
+        fresh, kept = (selection.new_name(name, word, now) for word in ("restored", "replaced"))
     else:
-        fresh, kept = into or choosing.new_name(name, "", one.timestamp), ""
+        fresh, kept = into or selection.new_name(name, "", one.timestamp), ""
     line = restore_command(name, one.stamp, fresh, jobs, goes_live=replace)
     start = time.monotonic()
     with connected(ctx, inventory) as fleet:
-        host = backup_host.find_host(fleet, inventory)
+        host = host_install.find_host(fleet, inventory)
         label = f"backup.restore {one.stamp} {'--replace' if replace else f'--into {fresh}'}"
         done = carry_out(fleet, host, label, line, (name, fresh, kept), wait=wait)
         if files:
@@ -140,13 +147,13 @@ def _drill_each(
     ctx: Context, inventory: Inventory, chosen: dict[str, BackupSet], *, app: bool
 ) -> list[SwarmkeepError]:
     """Drill a set of each database, NocoDB's with NocoDB on it if `app`; return what failed."""
-    from fabfile import backup_host
-    from fabfile.restore import drill_command
-    from fabfile.units import format_duration
+    from fabfile.backup import host_install
+    from fabfile.base.units import format_duration
+    from fabfile.restore.restore_script import drill_command
 
     errors: list[SwarmkeepError] = []
     with connected(ctx, inventory) as fleet:
-        host = backup_host.find_host(fleet, inventory)
+        host = host_install.find_host(fleet, inventory)
         for name, one in chosen.items():
             with_app = app and name == inventory.postgres.database
             image = inventory.app.image if with_app else ""
@@ -187,17 +194,17 @@ def swap(
     wait: bool = False,
 ) -> None:
     """Let another database take the live one's place."""
-    from fabfile import backup_host, choosing
+    from fabfile.backup import host_install, selection
 
     inventory = read_inventory(hosts)
-    choosing.check_name("NAME", name)
+    selection.check_name("NAME", name)
     live = chosen_databases(inventory, database)[0]
     if name == live:
         raise ConfigError(f"{name}: is the live database")
     _confirm(f"database {live} by {name}", yes=yes)
-    kept = choosing.new_name(live, "replaced", datetime.now(UTC))
+    kept = selection.new_name(live, "replaced", datetime.now(UTC))
     with connected(ctx, inventory) as fleet:
-        host = backup_host.find_host(fleet, inventory)
+        host = host_install.find_host(fleet, inventory)
         label = f"backup.swap {name}"
         if carry_out(fleet, host, label, "", (live, name, kept), wait=wait) is None:
             print(DRY)
@@ -215,7 +222,7 @@ def _confirm(what: str, *, yes: bool) -> None:
 
 
 def _print_result(done: Restored, name: str, into: str, one: BackupSet, seconds: float) -> None:
-    from fabfile.units import format_duration
+    from fabfile.base.units import format_duration
 
     where = f"{name}, into {into}" if into else name
     print(

@@ -6,8 +6,8 @@ import sys
 
 from invoke.context import Context
 
-from fabfile.commands.carrying_out import WAIT_HELP, say
-from fabfile.commands.edge import ask_secret, command, connected, is_dry, read_inventory
+from fabfile.terminal.command import ask_secret, command, connected, is_dry, read_inventory
+from fabfile.terminal.deploy_dialog import WAIT_HELP, say
 
 
 @command(help={"wait": WAIT_HELP})
@@ -15,16 +15,16 @@ def rotate(ctx: Context, hosts: str | None = None, wait: bool = False) -> None:
     """Give the database a new password."""
     import time
 
-    from fabfile import origin
-    from fabfile.endings import Options
-    from fabfile.rotation import Rotation
-    from fabfile.rotation_vault import RotatingVault
-    from fabfile.units import format_duration
+    from fabfile.base.units import format_duration
+    from fabfile.deploy.finish_script import Options
+    from fabfile.rotation.rotate import Rotation
+    from fabfile.rotation.vault_entries import RotatingVault
+    from fabfile.swarm import operator
 
     start = time.monotonic()
     inventory = read_inventory(hosts)
     vault = RotatingVault(inventory.vault, ask_secret if sys.stdin.isatty() else None)
-    options = Options("secrets.rotate", origin.find(), wait=wait)
+    options = Options("secrets.rotate", operator.find(), wait=wait)
     user = inventory.postgres.user
     print(f"rotating the password of {user}: checking", flush=True)
     with connected(ctx, inventory) as fleet:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
-from fabfile.commands.edge import ask_secret, command, is_dry, read_inventory, show_error
-from fabfile.errors import ConfigError
+from fabfile.base.errors import ConfigError
+from fabfile.terminal.command import ask_secret, command, is_dry, read_inventory, show_error
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fabfile.inventory import Vault
-    from fabfile.vault import Secrets
-    from fabfile.vault_edit import Document
+    from fabfile.config.inventory import Vault
+    from fabfile.vault.editing import Document
+    from fabfile.vault.reading import Secrets
 
 
 @command(help={"generate": "make a random vault password too, in a new password file"})
@@ -24,23 +24,24 @@ def init(ctx: Context, generate: bool = False, hosts: str | None = None) -> None
     """Make a new vault with random secrets (never overwrites)."""
     import secrets
 
-    from fabfile import vault as vaults
-    from fabfile import vault_edit, vault_password
+    from fabfile.vault import editing
+    from fabfile.vault import password as vault_password
+    from fabfile.vault import reading as vaults
 
     vault = read_inventory(hosts).vault
-    vault_edit.refuse_existing(vault.file, "inv secrets.edit changes it, secrets.view shows it")
+    editing.refuse_existing(vault.file, "inv secrets.edit changes it, secrets.view shows it")
     new_file = _new_password_file(vault) if generate else None
     names = (vaults.POSTGRES_PASSWORD, vaults.NAME_KEY)
     if is_dry(ctx):
         print(f"would write {vault.file} with {' and '.join(names)}")
         return
     if new_file:
-        password = vault_edit.create_password_file(new_file)
+        password = editing.create_password_file(new_file)
     else:
         password = vault_password.read_password(vault, _ask_twice)
     lines = [f'{name}: "{secrets.token_urlsafe(32)}"\n' for name in names]
     try:
-        vault_edit.create(vault, "".join(lines), password)
+        editing.create(vault, "".join(lines), password)
     except BaseException:
         if new_file:
             new_file.unlink()  # made a moment ago, and good for nothing now
@@ -64,7 +65,7 @@ def view(
     hosts: str | None = None,
 ) -> None:
     """List the entries of the vault, --reveal for the values."""
-    from fabfile import vault as vaults
+    from fabfile.vault import reading as vaults
 
     found = vaults.load(read_inventory(hosts).vault, ask_secret)
     if name is not None:
@@ -78,27 +79,27 @@ def view(
 @command()
 def edit(ctx: Context, hosts: str | None = None) -> None:
     """Edit the vault in $VISUAL, $EDITOR or vi."""
-    from fabfile import vault_edit
+    from fabfile.vault import editing
 
     vault = read_inventory(hosts).vault
     if is_dry(ctx):
         print(f"would edit {vault.file}")
         return
-    document = vault_edit.open_document(vault, ask_secret)
-    edited = vault_edit.edit(document, _again)
+    document = editing.open_document(vault, ask_secret)
+    edited = editing.edit(document, _again)
     _save(document, edited)
 
 
 @command(name="set", help={"name": "the entry, such as vault_aws_secret_access_key"})
 def set_(ctx: Context, name: str, hosts: str | None = None) -> None:
     """Set one entry of the vault, its value read from stdin."""
-    from fabfile import vault_edit
+    from fabfile.vault import editing
 
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", name):
         raise ConfigError(f"{name!r} is not a name for an entry: want letters, digits and _")
     vault = read_inventory(hosts).vault
-    document = vault_edit.open_document(vault, ask_secret)
-    changed = vault_edit.set_entry(document, name, _read_value(name))
+    document = editing.open_document(vault, ask_secret)
+    changed = editing.set_entry(document, name, _read_value(name))
     if is_dry(ctx):
         print(f"would set {name} in {vault.file}")
         return
@@ -118,7 +119,8 @@ def _new_password_file(vault: Vault) -> Path:
     """Where --generate puts the new password: where the next command will look for it."""
     import os
 
-    from fabfile import vault_edit, vault_password
+    from fabfile.vault import editing
+    from fabfile.vault import password as vault_password
 
     path = vault.password_file
     if path is None:
@@ -135,7 +137,7 @@ def _new_password_file(vault: Vault) -> Path:
                 f"or in ${vault_password.PASSWORD_FILE}",
             )
         path = vault_password.environment_path(named)
-    vault_edit.refuse_existing(path, "leave --generate out to use the password in it")
+    editing.refuse_existing(path, "leave --generate out to use the password in it")
     return path
 
 

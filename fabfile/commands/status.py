@@ -7,8 +7,8 @@ from typing import Any
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from fabfile.commands.edge import command, read_inventory, sudo_password
-from fabfile.errors import FAILED
+from fabfile.base.errors import FAILED
+from fabfile.terminal.command import command, read_inventory, sudo_password
 
 
 @command(help={"json": "print one JSON document for programs"})
@@ -16,25 +16,25 @@ def status(ctx: Context, hosts: str = "", json: bool = False) -> None:
     """Show nodes and services; exit code 1 if one is amiss."""
     inventory = read_inventory(hosts)
 
-    from fabfile import report
-    from fabfile.preflight import observe_any
-    from fabfile.status import summarise
-    from fabfile.transport import connect
+    from fabfile.deploy.preflight import observe_any
+    from fabfile.ssh.fleet import connect
+    from fabfile.swarm.status import summarise
+    from fabfile.terminal import tables
 
     with connect(inventory, sudo_password=sudo_password(ctx)) as fleet:
         cluster = observe_any(fleet)[1]
     summary = summarise(inventory, cluster)
-    print(report.to_json(summary) if json else _text(summary, cluster.now))
+    print(tables.to_json(summary) if json else _text(summary, cluster.now))
     if not summary["ok"]:
         raise Exit(code=FAILED)
 
 
 def _text(summary: dict[str, Any], now: str) -> str:
-    from fabfile import report
+    from fabfile.terminal import tables
 
     parts = [
-        report.table(["node", "swarm", "role", "state"], [_node(n) for n in summary["nodes"]]),
-        report.table(
+        tables.table(["node", "swarm", "role", "state"], [_node(n) for n in summary["nodes"]]),
+        tables.table(
             ["service", "tasks", "image", "on", "since", "last error"],
             [_service(s, now) for s in summary["services"]],
         ),
@@ -46,7 +46,7 @@ def _text(summary: dict[str, Any], now: str) -> str:
 
 
 def _node(node: dict[str, Any]) -> list[str]:
-    from fabfile.report import plain
+    from fabfile.terminal.tables import plain
 
     role = plain(node["role"]) + (" (data)" if node["holds_data"] else "")
     if node["host"] and node["role"] != node["role_wanted"]:
@@ -62,8 +62,8 @@ def _node(node: dict[str, Any]) -> list[str]:
 
 
 def _service(service: dict[str, Any], now: str) -> list[str]:
-    from fabfile.report import plain
-    from fabfile.status import age
+    from fabfile.swarm.status import age
+    from fabfile.terminal.tables import plain
 
     colour = "green" if service["converged"] else "red"
     tasks = f"[{colour}]{service['running']}/{service['wanted']}[/]"

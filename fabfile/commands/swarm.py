@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
-from fabfile.commands.carrying_out import WAIT_HELP
-from fabfile.commands.edge import command, is_dry, read_inventory, sudo_password
+from fabfile.terminal.command import command, is_dry, read_inventory, sudo_password
+from fabfile.terminal.deploy_dialog import WAIT_HELP
 
 if TYPE_CHECKING:
-    from fabfile.cluster import Cluster
-    from fabfile.inventory import Inventory
-    from fabfile.placement import LabelChange
+    from fabfile.config.inventory import Inventory
+    from fabfile.swarm.placement import LabelChange
+    from fabfile.swarm.state import Cluster
 
 
 @command(help={"wait": WAIT_HELP})
@@ -21,7 +21,7 @@ def label(ctx: Context, hosts: str = "", wait: bool = False) -> None:
     """Give every node the role label that hosts.yaml says."""
 
     def prepare(inventory: Inventory, cluster: Cluster) -> tuple[list[LabelChange], str]:
-        from fabfile.placement import check_nodes, role_changes, strangers
+        from fabfile.swarm.placement import check_nodes, role_changes, strangers
 
         check_nodes(inventory, cluster)
         for name in strangers(inventory, cluster):
@@ -36,7 +36,7 @@ def network(ctx: Context, hosts: str = "", wait: bool = False) -> None:
     """Create the shared overlay network, or check it."""
 
     def prepare(inventory: Inventory, cluster: Cluster) -> tuple[list[LabelChange], str]:
-        from fabfile.preflight import check_network
+        from fabfile.deploy.preflight import check_network
 
         check_network(inventory.network, cluster)
         return [], "" if cluster.network else inventory.network
@@ -53,14 +53,14 @@ def _prepare(
 ) -> None:
     inventory = read_inventory(hosts)
 
-    from fabfile import origin
-    from fabfile.commands.carrying_out import say
-    from fabfile.endings import Options
-    from fabfile.preflight import observe_any
-    from fabfile.preparing import prepare_swarm
-    from fabfile.transport import connect
+    from fabfile.deploy.finish_script import Options
+    from fabfile.deploy.labels_and_network import prepare_swarm
+    from fabfile.deploy.preflight import observe_any
+    from fabfile.ssh.fleet import connect
+    from fabfile.swarm import operator
+    from fabfile.terminal.deploy_dialog import say
 
-    options = Options(f"swarm.{what}", origin.find(), wait=wait)
+    options = Options(f"swarm.{what}", operator.find(), wait=wait)
     with connect(inventory, sudo_password=sudo_password(ctx), dry=is_dry(ctx), echo=print) as fleet:
         labels, network = prepare(inventory, observe_any(fleet)[1])
         lines = prepare_swarm(fleet, labels, network=network, options=options, say=say)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
-from fabfile.commands.carrying_out import WAIT_HELP
-from fabfile.commands.edge import command, connected, is_dry, read_inventory
-from fabfile.errors import ConfigError
+from fabfile.base.errors import ConfigError
+from fabfile.terminal.command import command, connected, is_dry, read_inventory
+from fabfile.terminal.deploy_dialog import WAIT_HELP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fabfile.drain import Move
+    from fabfile.nodes.drain import Move
 
 _NODE = "the host as hosts.yaml calls it, or the node as 'docker node ls' does"
 _TIMEOUT = "how long to wait, such as 90s or 5m (default: deploy.timeout of the hosts file)"
@@ -25,13 +25,13 @@ def init(ctx: Context, hosts: str | None = None, wait: bool = False) -> None:
     """Make bare hosts a Swarm, with labels and network."""
     inventory = read_inventory(hosts)
 
-    from fabfile import origin
-    from fabfile.bootstrap import Bootstrap
-    from fabfile.endings import Options
-    from fabfile.units import format_duration
+    from fabfile.base.units import format_duration
+    from fabfile.deploy.finish_script import Options
+    from fabfile.nodes.swarm_init import Bootstrap
+    from fabfile.swarm import operator
 
     start = time.monotonic()
-    options = Options("swarm.init", origin.find(), wait=wait)
+    options = Options("swarm.init", operator.find(), wait=wait)
     with connected(ctx, inventory) as fleet:
         changes = Bootstrap(fleet, options, _say).run()
     seconds = format_duration(time.monotonic() - start)
@@ -95,7 +95,7 @@ def _move(
     timeout: str,
     wait: bool,
 ) -> None:
-    from fabfile.units import parse_duration
+    from fabfile.base.units import parse_duration
 
     inventory = read_inventory(hosts)
     try:
@@ -103,11 +103,11 @@ def _move(
     except ValueError as error:
         raise ConfigError(f"--timeout {timeout}: {error}") from None
 
-    from fabfile import origin
-    from fabfile.drain import Move
-    from fabfile.endings import Options
+    from fabfile.deploy.finish_script import Options
+    from fabfile.nodes.drain import Move
+    from fabfile.swarm import operator
 
-    options = Options(name, origin.find(), wait=wait)
+    options = Options(name, operator.find(), wait=wait)
     with connected(ctx, inventory) as fleet:
         act(Move(fleet, seconds, options, _say))
     if is_dry(ctx):

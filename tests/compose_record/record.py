@@ -15,7 +15,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from fabfile.compose import to_stack_input
+from fabfile.deploy.compose_file import to_stack_input
 from tests.compose_record.services import TOP, generate
 
 STACK = "rec"

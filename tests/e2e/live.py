@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fabfile.errors import SwarmkeepError
+from fabfile.base.errors import SwarmkeepError
 from lab import demo
 from lab.model import Lab
 

@@ -59,7 +59,7 @@ class TestRefusedBeforeAnyChange:
         assert "the password is wrong" in product.fails(2, "deploy-app", hosts=hosts).err
 
     def test_missing_vault_entry(self, product, variant, lab, tmp_path):
-        from fabfile.vault import encrypt
+        from fabfile.vault.reading import encrypt
 
         (tmp_path / "vault.yml").write_text(encrypt(b"other: x\n", lab.secrets["vault_password"]))
         hosts = variant({"vault": {"file": str(tmp_path / "vault.yml")}})

@@ -158,7 +158,9 @@ class TestPlan:
         assert container_of(lab, "app1", APP) == app
 
     def test_stack_deployed_by_plain_docker_is_taken_over_without_a_restart(self, product, lab):
-        from fabfile import hosts_file, stacks, vault
+        from fabfile.config import hosts_file
+        from fabfile.deploy import stacks
+        from fabfile.vault import reading
 
         # Twice: versions that only former releases needed go with the first deploy.
         for _ in range(2):
@@ -167,7 +169,7 @@ class TestPlan:
                 docker(lab, "manager1", "config", "rm", name)
         before = cluster_state(lab), containers(lab)
         hosts = hosts_file.load(lab.hosts_file)
-        wanted = stacks.application(hosts, vault.load(hosts.vault, ask=None))
+        wanted = stacks.application(hosts, reading.load(hosts.vault, ask=None))
         plain = ("docker", "stack", "deploy", "--resolve-image", "never", "-c", "-", "appstack")
         done = lab.exec("manager1", *plain, input=wanted.stack_input.encode())
         assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from fabfile.keys import Keys
+from fabfile.backup.object_keys import Keys
 from lab.members import wait_until_healthy
 from tests.e2e.live import container_of
 from tests.unit.s3_server import manifest_of

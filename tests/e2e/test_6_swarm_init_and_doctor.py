@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fabfile import vault_format
+from fabfile.vault import encryption
 from lab import docker as lab_docker
 from lab import images
 from lab.model import Lab
@@ -224,7 +224,7 @@ def write_vault(bare: Bare, password: str) -> None:
     )
     folder = bare.lab.directory
     (folder / "vault-pass").write_text("for-the-test")
-    (folder / "vault.yml").write_text(vault_format.encrypt(entries.encode(), "for-the-test"))
+    (folder / "vault.yml").write_text(encryption.encrypt(entries.encode(), "for-the-test"))
 
 
 # An image is saved, loaded, pushed and pulled, and PostgreSQL starts three times.

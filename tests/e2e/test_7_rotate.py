@@ -18,9 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from fabfile import hosts_file, scram, vault
-from fabfile.rotation_vault import NEXT, PREVIOUS
-from fabfile.vault import POSTGRES_PASSWORD
+from fabfile.config import hosts_file
+from fabfile.rotation import scram
+from fabfile.rotation.vault_entries import NEXT, PREVIOUS
+from fabfile.vault import reading
+from fabfile.vault.reading import POSTGRES_PASSWORD
 from tests.e2e.conftest import ROOT
 from tests.e2e.live import APP, DB, cluster_state, container_of, docker
 
@@ -76,7 +78,7 @@ def command_lines(seen: set[bytes]) -> None:
 
 
 def entries(lab) -> dict[str, str]:
-    found = vault.load(hosts_file.load(lab.hosts_file).vault)
+    found = reading.load(hosts_file.load(lab.hosts_file).vault)
     return {name: found.require(name).reveal() for name in found.names()}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fabfile.bucket_policies import policies
+from fabfile.s3.policies import policies
 from lab import s3
 from lab.model import NOCODB_PORT, REGION
 from lab.nocodb_api import NocoDB

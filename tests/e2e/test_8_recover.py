@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fabfile.errors import SwarmkeepError
+from fabfile.base.errors import SwarmkeepError
 from lab import demo
 from lab.model import NODES
 from tests.e2e.live import (
@@ -153,8 +153,8 @@ def _answers(lab) -> bool:
 
 def _later(stamp: str) -> str:
     """One second after, within the clocks' tolerance."""
-    from fabfile.keys import second_of
-    from fabfile.keys import stamp as text
+    from fabfile.backup.object_keys import second_of
+    from fabfile.backup.object_keys import stamp as text
 
     second = second_of(stamp)
     assert second is not None

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fabfile.keys import EPOCH, Keys
+from fabfile.backup.object_keys import EPOCH, Keys
 from lab import s3
 from tests.unit.s3_server import manifest_of
 

@@ -10,8 +10,8 @@ import paramiko
 import pytest
 import yaml
 
-from fabfile import hosts_file
-from fabfile.inventory import Inventory
+from fabfile.config import hosts_file
+from fabfile.config.inventory import Inventory
 from tests.ssh.server import SshServer
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import paramiko
 import yaml
 
-from fabfile import backup_kits, hosts_file
-from fabfile.channel import BEGIN
-from fabfile.inventory import Inventory
+from fabfile.backup import host_files
+from fabfile.config import hosts_file
+from fabfile.config.inventory import Inventory
+from fabfile.ssh.channel import BEGIN
 from tests.ssh.server import DEADLINE, SshServer
 
 
@@ -61,9 +62,9 @@ class SimulatedHost(SshServer):
 
 def all_right(inventory: Inventory, secrets: Any) -> str:
     """What a host says on which everything is installed and was checked."""
-    wanted = backup_kits.files(inventory.with_role("db")[0], inventory, secrets)
+    wanted = host_files.files(inventory.with_role("db")[0], inventory, secrets)
     lines = [f"same {file.path}" for file in wanted]
-    return "\n".join([*lines, f"checked {backup_kits.fingerprint(wanted)}", ""])
+    return "\n".join([*lines, f"checked {host_files.fingerprint(wanted)}", ""])
 
 
 def write_inventory(

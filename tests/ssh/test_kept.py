@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from fabfile.commands import kept
-from fabfile.errors import SwarmkeepError
-from fabfile.transport import Command, Host
+from fabfile.base.errors import SwarmkeepError
+from fabfile.ssh.fleet import Command, Host
+from fabfile.terminal import process_cache
 from tests.ssh.conftest import with_ssh
 
 LOOK = Command("echo hello", changes=False)
@@ -17,12 +17,12 @@ LOOK = Command("echo hello", changes=False)
 @pytest.fixture(autouse=True)
 def nothing_kept():
     yield
-    kept.close()
+    process_cache.close()
 
 
 def one_command(inventory, dry: bool = False) -> int:
     """Run something on the first host, as a command does; return its round trips."""
-    with kept.fleet(inventory, sudo_password=None, dry=dry, echo=print) as fleet:
+    with process_cache.fleet(inventory, sudo_password=None, dry=dry, echo=print) as fleet:
         assert fleet.host(inventory.hosts[0]).run(LOOK).stdout == "hello\n"
         return fleet.round_trips
 
@@ -42,7 +42,7 @@ def test_other_settings_mean_another_connection(server, make_inventory):
 
 
 def kept_host(inventory) -> Host:
-    with kept.fleet(inventory, sudo_password=None, dry=False, echo=print) as fleet:
+    with process_cache.fleet(inventory, sudo_password=None, dry=False, echo=print) as fleet:
         return fleet.host(inventory.hosts[0])
 
 
@@ -62,7 +62,7 @@ def test_command_that_fails_leaves_no_connection_open(server, make_inventory):
     host = kept_host(inventory)
 
     def fail() -> None:
-        with kept.fleet(inventory, sudo_password=None, dry=False, echo=print):
+        with process_cache.fleet(inventory, sudo_password=None, dry=False, echo=print):
             assert host.is_connected
             raise SwarmkeepError("no")
 
@@ -82,9 +82,9 @@ def test_file_is_read_again_when_its_content_has_changed(tmp_path):
         calls.append(path.read_text())
         return calls[-1]
 
-    assert [kept.read(path, path, load) for _ in range(2)] == ["one", "one"]
+    assert [process_cache.read(path, path, load) for _ in range(2)] == ["one", "one"]
     path.write_text("two")
-    assert [kept.read(path, path, load) for _ in range(2)] == ["two", "two"]
+    assert [process_cache.read(path, path, load) for _ in range(2)] == ["two", "two"]
     assert calls == ["one", "two"]
 
 
@@ -93,4 +93,4 @@ def test_file_that_cannot_be_read_is_the_loaders_to_report(tmp_path):
         raise SwarmkeepError("no such file")
 
     with pytest.raises(SwarmkeepError, match="no such file"):
-        kept.read(tmp_path / "absent", "key", load)
+        process_cache.read(tmp_path / "absent", "key", load)

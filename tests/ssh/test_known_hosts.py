@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from fabfile.transport import Command, connect
+from fabfile.ssh.fleet import Command, connect
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from fabfile import lock, lock_text, origin
-from fabfile.inventory import Inventory
-from fabfile.lock import Lease, LockedError, LockLostError
-from fabfile.origin import Origin
-from fabfile.transport import Command, connect
+from fabfile.config.inventory import Inventory
+from fabfile.ssh.fleet import Command, connect
+from fabfile.swarm import deploy_lock, deploy_lock_scripts, operator
+from fabfile.swarm.deploy_lock import Lease, LockedError, LockLostError
+from fabfile.swarm.operator import Origin
 
 pytestmark = pytest.mark.thorough
 
@@ -27,7 +27,7 @@ LONG_AGO = "2026-01-01T00:00:00.0Z"
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(deploy_lock, "POLL_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def client(inventory) -> Callable[..., AbstractContextManager[Lease]]:
         with connect(inventory) as fleet:
             manager = fleet.first_manager()
             say = (said if said is not None else []).append
-            with lock.held(manager, Origin(who, ""), "deploy", wait=wait, say=say) as lease:
+            with deploy_lock.held(manager, Origin(who, ""), "deploy", wait=wait, say=say) as lease:
                 yield lease
 
     return hold
@@ -67,7 +67,7 @@ def peek(inventory):
 
     def look():
         with connect(inventory) as fleet:
-            return lock.peek(fleet.first_manager())
+            return deploy_lock.peek(fleet.first_manager())
 
     return look
 
@@ -77,7 +77,7 @@ def of_another_process(swarm: Path, mark: str = "") -> None:
     import base64
     import json
 
-    data = swarm / lock_text.Names().lock / "data"
+    data = swarm / deploy_lock_scripts.Names().lock / "data"
     said = json.loads(base64.b64decode(data.read_text()))
     data.write_text(base64.b64encode(json.dumps(said | {"process": mark}).encode()).decode())
 
@@ -104,7 +104,9 @@ def test_what_is_asked_for_comes_in_the_same_round_trip(inventory):
     with connect(inventory) as fleet:
         manager = fleet.first_manager()
         also = "echo; echo '--swarmkeep more--'; echo hello\n"
-        with lock.held(manager, Origin("a", ""), "x", wait=False, say=print, also=also) as lease:
+        with deploy_lock.held(
+            manager, Origin("a", ""), "x", wait=False, say=print, also=also
+        ) as lease:
             assert lease.output["more"].strip() == "hello"
             lease.release()
     assert fleet.round_trips == 2
@@ -115,22 +117,22 @@ def test_two_projects_have_locks_of_their_own(client, inventory, swarm):
     other = replace(inventory, project="staging")
     with connect(other) as fleet, client("alice") as first:
         manager = fleet.first_manager()
-        with lock.held(manager, Origin("bob", ""), "x", wait=False, say=print) as second:
+        with deploy_lock.held(manager, Origin("bob", ""), "x", wait=False, say=print) as second:
             inside = "docker config ls -q >/dev/null\n"
             assert first.change(inside).exit_code == 0
             assert second.change(inside).exit_code == 0
-            assert lock.peek(manager).who == "bob"
+            assert deploy_lock.peek(manager).who == "bob"
             assert (swarm / "swarmkeep-lock-staging").exists()
-        assert lock.peek(manager) is None
+        assert deploy_lock.peek(manager) is None
         assert first.change(inside).exit_code == 0
     assert list(swarm.iterdir()) == []
 
 
 def test_a_running_change_of_another_project_keeps_nobody_waiting(inventory, swarm, client):
     with connect(replace(inventory, project="staging")) as fleet:
-        mark = lock_text.guard_script(lock_text.Names("staging"), "gone", "t", 1, "").splitlines()[
-            0
-        ]
+        mark = deploy_lock_scripts.guard_script(
+            deploy_lock_scripts.Names("staging"), "gone", "t", 1, ""
+        ).splitlines()[0]
         fleet.first_manager().run(Command(mark))
     (left,) = swarm.iterdir()
     with client("alice"):
@@ -205,7 +207,7 @@ def test_client_that_ended_on_this_machine_is_gone_at_once(client, swarm):
 
 
 def test_beats_keep_a_lock_beyond_its_lease(client, swarm, monkeypatch):
-    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(deploy_lock, "BEAT_SECONDS", 0.1)
     seen: set[str] = set()
     with client("alice"):
         of_another_process(swarm)
@@ -218,7 +220,7 @@ def test_beats_keep_a_lock_beyond_its_lease(client, swarm, monkeypatch):
             time.sleep(0.02)
         assert len(seen) >= 3
         # As old as can be, but a beat is young.
-        (swarm / lock_text.Names().lock / "created").write_text(LONG_AGO)
+        (swarm / deploy_lock_scripts.Names().lock / "created").write_text(LONG_AGO)
         with pytest.raises(LockedError), client("bob"):
             pass
     assert list(swarm.iterdir()) == []
@@ -227,7 +229,7 @@ def test_beats_keep_a_lock_beyond_its_lease(client, swarm, monkeypatch):
 def test_last_change_and_the_end_of_the_lock_are_one_round_trip(inventory, swarm, tmp_path):
     with connect(inventory) as fleet:
         manager = fleet.first_manager()
-        with lock.held(manager, Origin("a", ""), "x", wait=False, say=print) as lease:
+        with deploy_lock.held(manager, Origin("a", ""), "x", wait=False, say=print) as lease:
             before = fleet.round_trips
             result = lease.finish(f"cat >{tmp_path}/kept; echo done; exit 7", b"release")
             assert (result.stdout, result.exit_code) == ("done\n", 7)
@@ -267,7 +269,7 @@ def test_what_a_machine_that_ended_hard_has_left_is_tidied_up(client, swarm):
 def test_attempt_of_a_client_that_was_killed_meanwhile_leaves_nothing(client, swarm):
     with client("alice"):
         before = set(swarm.iterdir())
-        script = lock_text.attempt_script(lock_text.Names(), "dead")
+        script = deploy_lock_scripts.attempt_script(deploy_lock_scripts.Names(), "dead")
         run = subprocess.Popen(
             ["sh", "-c", script],
             env={"PATH": f"{swarm.parent}:/usr/bin:/bin"},
@@ -294,7 +296,7 @@ def test_change_of_a_lost_client_is_waited_for(client, swarm, tmp_path):
         end = time.monotonic() + 20
         while not log.exists() and time.monotonic() < end:
             time.sleep(0.05)
-        shutil.rmtree(swarm / lock_text.Names().lock)  # as inv unlock does
+        shutil.rmtree(swarm / deploy_lock_scripts.Names().lock)  # as inv unlock does
         with client("bob", wait=False, said=said) as bob:
             bob.change(f"echo bob >>{log}")
         thread.join(20)
@@ -303,9 +305,9 @@ def test_change_of_a_lost_client_is_waited_for(client, swarm, tmp_path):
 
 
 def test_change_that_hangs_is_ended_well_within_the_lease(client, monkeypatch):
-    assert lock_text.CHANGE_SECONDS < lock_text.LEASE_SECONDS - 10
-    monkeypatch.setattr(lock_text, "CHANGE_SECONDS", 1)
-    with client() as lease, pytest.raises(lock.SwarmkeepError, match="took longer than"):
+    assert deploy_lock_scripts.CHANGE_SECONDS < deploy_lock_scripts.LEASE_SECONDS - 10
+    monkeypatch.setattr(deploy_lock_scripts, "CHANGE_SECONDS", 1)
+    with client() as lease, pytest.raises(deploy_lock.SwarmkeepError, match="took longer than"):
         lease.change("sleep 30")
 
 
@@ -330,13 +332,13 @@ def test_many_at_once_never_overlap(client, tmp_path):
 def test_unlock_takes_it_away_once(client, inventory):
     with connect(inventory) as fleet:
         manager = fleet.first_manager()
-        assert lock.peek(manager) is None
+        assert deploy_lock.peek(manager) is None
         with client("alice") as alice:
-            holder = lock.peek(manager)
+            holder = deploy_lock.peek(manager)
             assert holder
             assert holder.who == "alice"
-            assert lock.take_away(manager, holder)
-            assert not lock.take_away(manager, holder)
+            assert deploy_lock.take_away(manager, holder)
+            assert not deploy_lock.take_away(manager, holder)
             with pytest.raises(LockLostError):
                 alice.change("true")
 
@@ -347,18 +349,18 @@ def test_swarm_that_does_not_answer_is_named(make_server, make_inventory, tmp_pa
     with connect(make_inventory(make_server(path=tmp_path))) as fleet:
         manager = fleet.first_manager()
         with (
-            pytest.raises(lock.SwarmkeepError, match="rpc error: no leader"),
-            lock.held(manager, Origin("a", ""), "x", wait=True, say=print),
+            pytest.raises(deploy_lock.SwarmkeepError, match="rpc error: no leader"),
+            deploy_lock.held(manager, Origin("a", ""), "x", wait=True, say=print),
         ):
             pass
         # Nobody who cannot see says that nobody holds it.
-        with pytest.raises(lock.SwarmkeepError, match="rpc error: no leader"):
-            lock.peek(manager)
+        with pytest.raises(deploy_lock.SwarmkeepError, match="rpc error: no leader"):
+            deploy_lock.peek(manager)
 
 
 def test_this_process_lives():
-    mark = origin.process()
+    mark = operator.process()
     assert mark.count(":") >= 2
-    assert not origin.has_ended(mark)
-    assert not origin.has_ended("")
-    assert not origin.has_ended("another-machine/pid:[1]:1:1")
+    assert not operator.has_ended(mark)
+    assert not operator.has_ended("")
+    assert not operator.has_ended("another-machine/pid:[1]:1:1")

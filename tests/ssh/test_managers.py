@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fabfile import preflight
-from fabfile.errors import SwarmkeepError, UnreachableError
-from fabfile.transport import connect
+from fabfile.base.errors import SwarmkeepError, UnreachableError
+from fabfile.deploy import preflight
+from fabfile.ssh.fleet import connect
 
 GOOD = """#!/bin/sh
 case "$*" in

@@ -13,9 +13,12 @@ import yaml
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from fabfile import hosts_file, transport, vault
-from fabfile.commands import backup_hosts, kept
-from fabfile.errors import UNREACHABLE
+from fabfile.base.errors import UNREACHABLE
+from fabfile.commands import backup_hosts
+from fabfile.config import hosts_file
+from fabfile.ssh import fleet
+from fabfile.terminal import process_cache
+from fabfile.vault import reading
 from tests.ssh.many import Crowd, SimulatedHost, all_right, write_inventory
 
 pytestmark = pytest.mark.thorough
@@ -45,14 +48,14 @@ def crowd(tmp_path: Path, client_key) -> Iterator[dict[str, SimulatedHost]]:
     shared = Crowd("")
     hosts = {f"db{i:02}": SimulatedHost(shared, client_key) for i in range(1, SERVERS + 1)}
     yield hosts
-    kept.close()
+    process_cache.close()
     for host in hosts.values():
         host.close()
 
 
 def test_hundred_hosts_three_of_them_dead(crowd, silent, refused, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("SWARMKEEP_DEBUG", "1")
-    text = vault.encrypt(b"vault_postgres_password: secret-of-the-database\n", PASSWORD)
+    text = reading.encrypt(b"vault_postgres_password: secret-of-the-database\n", PASSWORD)
     (tmp_path / "vault.yml").write_text(text)
     (tmp_path / "vault-password").write_text(PASSWORD)
     # db01 shows another key than known_hosts says: it is not who it claims to be.
@@ -67,7 +70,7 @@ def test_hundred_hosts_three_of_them_dead(crowd, silent, refused, tmp_path, caps
     (tmp_path / "known_hosts").write_text(changed)
     shared = first.crowd
     inventory = hosts_file.load(path)
-    shared.answer = all_right(inventory, vault.load(inventory.vault))
+    shared.answer = all_right(inventory, reading.load(inventory.vault))
 
     with pytest.raises(Exit) as ended:
         backup_hosts.install(Context(), hosts=str(path))
@@ -87,7 +90,7 @@ def test_hundred_hosts_three_of_them_dead(crowd, silent, refused, tmp_path, caps
     # One connection and one command per host, and never more of them at once than allowed.
     assert [len(crowd[name].commands) for name in alive] == [1] * len(alive)
     assert [len(crowd[name].transports) for name in alive] == [1] * len(alive)
-    assert 2 <= shared.busiest <= transport.MOST_AT_ONCE
+    assert 2 <= shared.busiest <= fleet.MOST_AT_ONCE
 
 
 def test_many_silent_hosts_are_a_line_each_and_no_traceback(silent, tmp_path):

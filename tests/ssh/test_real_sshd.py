@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fabfile import hosts_file
-from fabfile.errors import UNREACHABLE, SwarmkeepError
-from fabfile.inventory import Inventory
-from fabfile.transport import Command, connect
+from fabfile.base.errors import UNREACHABLE, SwarmkeepError
+from fabfile.config import hosts_file
+from fabfile.config.inventory import Inventory
+from fabfile.ssh.fleet import Command, connect
 
 pytestmark = pytest.mark.thorough
 

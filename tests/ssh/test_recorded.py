@@ -12,20 +12,21 @@ import pytest
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from fabfile import audit, bootstrap, lock, lock_text
+from fabfile.base.errors import SwarmkeepError
 from fabfile.commands import registry as registry_commands
-from fabfile.commands.carrying_out import hosts_on_record
-from fabfile.drain import Move
-from fabfile.endings import Options
-from fabfile.errors import SwarmkeepError
-from fabfile.inventory import Inventory
-from fabfile.lock import LockedError
-from fabfile.origin import Origin
-from fabfile.placement import LabelChange
-from fabfile.preparing import prepare_swarm
-from fabfile.recorded import Record, locked, on_record
-from fabfile.transport import Fleet, connect
-from fabfile.vault_format import encrypt
+from fabfile.config.inventory import Inventory
+from fabfile.deploy.finish_script import Options
+from fabfile.deploy.labels_and_network import prepare_swarm
+from fabfile.deploy.locked_change import Record, locked, on_record
+from fabfile.nodes import swarm_init
+from fabfile.nodes.drain import Move
+from fabfile.ssh.fleet import Fleet, connect
+from fabfile.swarm import audit_log, deploy_lock, deploy_lock_scripts
+from fabfile.swarm.deploy_lock import LockedError
+from fabfile.swarm.operator import Origin
+from fabfile.swarm.placement import LabelChange
+from fabfile.terminal.deploy_dialog import hosts_on_record
+from fabfile.vault.encryption import encrypt
 
 pytestmark = pytest.mark.thorough
 
@@ -87,21 +88,21 @@ class World:
 
     @property
     def is_locked(self) -> bool:
-        return (self.folder / "configs" / lock_text.Names().lock).exists()
+        return (self.folder / "configs" / deploy_lock_scripts.Names().lock).exists()
 
     @property
     def log(self) -> list[dict[str, Any]]:
         """The lines on record, without their times, and after the lock was given back."""
         assert not self.is_locked
-        path = Path(audit.path(""))
+        path = Path(audit_log.path(""))
         lines = path.read_text().splitlines() if path.exists() else []
         return [{k: v for k, v in json.loads(line).items() if k != "time"} for line in lines]
 
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr(audit, "path", lambda project: str(tmp_path / "audit.jsonl"))
-    monkeypatch.setattr(lock, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(audit_log, "path", lambda project: str(tmp_path / "audit.jsonl"))
+    monkeypatch.setattr(deploy_lock, "POLL_SECONDS", 0.05)
     folder = tmp_path / "bin"
     folder.mkdir()
     return World(folder)
@@ -154,7 +155,7 @@ def test_what_is_so_already_and_what_is_refused_leave_no_line(world, move):
 
 def test_a_drain_waits_its_turn(world, fleet, move):
     with (
-        lock.held(fleet.first_manager(), WHO, "deploy-app", wait=False, say=print),
+        deploy_lock.held(fleet.first_manager(), WHO, "deploy-app", wait=False, say=print),
         pytest.raises(LockedError, match=r"ann@desk since .* for 'deploy-app'"),
     ):
         move("swarm.drain app1").drain("app1", force=False)
@@ -241,13 +242,13 @@ def test_a_record_that_cannot_be_written_hides_no_verdict(world, make_server, ma
 
 
 def init(fleet: Fleet) -> list[str]:
-    return bootstrap.Bootstrap(fleet, Options("swarm.init", WHO), lambda line: None).run()
+    return swarm_init.Bootstrap(fleet, Options("swarm.init", WHO), lambda line: None).run()
 
 
 def test_making_a_swarm_is_on_record(world, fleet, monkeypatch):
     """The machines are in a Swarm already; a label and the network are missing."""
-    monkeypatch.setattr(bootstrap.Bootstrap, "_gather", lambda self: {})
-    monkeypatch.setattr(bootstrap, "plan", lambda inventory, facts: bootstrap.Plan())
+    monkeypatch.setattr(swarm_init.Bootstrap, "_gather", lambda self: {})
+    monkeypatch.setattr(swarm_init, "plan", lambda inventory, facts: swarm_init.Plan())
     world.nodes(node("host1", "none"))
     world.write("network", "")
     done = ["node host1: role=db", "network backend: created"]
@@ -293,7 +294,7 @@ def test_registry_logins_are_on_record_with_those_that_failed(
     assert (line["command"], line["outcome"]) == ("registry.login", "failed")
     assert line["changes"] == ["host1: logged in to reg.example.com"]
     assert "host2: docker login reg.example.com failed: Error: unauthorized" in line["error"]
-    assert "geheim" not in Path(audit.path("")).read_text()
+    assert "geheim" not in Path(audit_log.path("")).read_text()
     assert "host1: logged in" in capsys.readouterr().out
 
 

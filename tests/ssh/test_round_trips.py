@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from fabfile import preflight, releases, stacks
-from fabfile.deploy import Deployment, make_plan
-from fabfile.endings import Options
-from fabfile.inventory import Inventory
-from fabfile.origin import Origin
-from fabfile.servicespec import specification
-from fabfile.stacks import Wanted
-from fabfile.transport import connect
-from tests.unit.test_stacks import Vault
+from fabfile.config.inventory import Inventory
+from fabfile.deploy import preflight, releases, stacks
+from fabfile.deploy.deployment import Deployment, make_plan
+from fabfile.deploy.finish_script import Options
+from fabfile.deploy.service_spec import specification
+from fabfile.deploy.stacks import Wanted
+from fabfile.ssh.fleet import connect
+from fabfile.swarm.operator import Origin
+from tests.unit.deploy.test_stacks import Vault
 
 NOW = "2026-11-22T10:00:00.0Z"
 

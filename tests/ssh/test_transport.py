@@ -11,9 +11,9 @@ from pathlib import Path
 import paramiko
 import pytest
 
-from fabfile.errors import SwarmkeepError, UnreachableError
-from fabfile.inventory import HostEntry, Inventory
-from fabfile.transport import Command, RemoteFile, connect, values
+from fabfile.base.errors import SwarmkeepError, UnreachableError
+from fabfile.config.inventory import HostEntry, Inventory
+from fabfile.ssh.fleet import Command, RemoteFile, connect, values
 
 ME = __import__("getpass").getuser()
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fabfile.cluster import Cluster, Node, Service, Task
-from fabfile.inventory import ROLE_LABEL
-from fabfile.swarm import data_label
+from fabfile.config.inventory import ROLE_LABEL
+from fabfile.swarm.docker_commands import data_label
+from fabfile.swarm.state import Cluster, Node, Service, Task
 
 NOW = "2026-11-22T10:00:00Z"
 EARLIER = "2026-11-22T09:00:00.123456789Z"

@@ -25,7 +25,7 @@ from moto.s3.responses import S3Response
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Response
 
-from fabfile.keys import EPOCH, Keys, moment
+from fabfile.backup.object_keys import EPOCH, Keys, moment
 
 BUCKET = "test-bucket"
 DATABASE = "nocodb"

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fabfile import bucket_policies, hosts_file, vault
-from fabfile.errors import ConfigError, SwarmkeepError
+from fabfile.base.errors import ConfigError, SwarmkeepError
+from fabfile.config import hosts_file
+from fabfile.s3 import policies
+from fabfile.vault import reading
 from lab import (
     capabilities,
     docker,
@@ -151,7 +153,7 @@ def test_the_hosts_file_is_one_that_the_commands_accept(lab):
 def test_the_vault_opens_with_its_password_file_and_holds_the_nodes_key(lab):
     values = make_files(lab)
     password = (lab.directory / "vault-password").read_text().strip()
-    entries = yaml.safe_load(vault.decrypt((lab.directory / "vault.yml").read_text(), password))
+    entries = yaml.safe_load(reading.decrypt((lab.directory / "vault.yml").read_text(), password))
     assert entries == {
         "vault_postgres_password": values["postgres_password"],
         "vault_aws_access_key_id": "NODE",
@@ -362,7 +364,7 @@ def test_the_nodes_may_write_and_list_and_are_denied_deletion():
     every = json.loads(s3.policy("b"))["Statement"]
     of_node = [s for s in every if s["Principal"] == node]
     printed = [
-        {**s, "Principal": node} for s in bucket_policies.policies("b", REGION)["node"]["Statement"]
+        {**s, "Principal": node} for s in policies.policies("b", REGION)["node"]["Statement"]
     ]
     assert of_node[:-1] == printed
     denied = of_node[-1]

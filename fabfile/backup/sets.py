@@ -1,0 +1,322 @@
+"""A backup as it lies in the bucket: a set of parts, its manifest, and how far it is proven. Pure.
+
+Times are UTC, sizes are bytes. docs/backup.md describes the manifest and the outcomes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from fabfile.backup.object_keys import EPOCH, stamp
+from fabfile.base import json_text
+from fabfile.base.errors import ConfigError
+from fabfile.config.project import Project
+
+FORMAT = 1
+"""The version of manifests and outcomes that is written and read here."""
+RUNGS = ("landed", "complete", "deep-read", "drilled")
+"""How far a set can be proven, each including the one before."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+NOBODYS = Project("", "")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One object of a set."""
+
+    key: str
+    size: int
+    last_modified: datetime
+    etag: str = ""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a manifest says about one part."""
+
+    key: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What backup-pg.sh recorded about a set when all its parts had been uploaded.
+
+    `size` is what the database took on disk. `rows` maps each table (quoted, with its schema)
+    to its exact number of rows in the snapshot that was dumped; None where counting is off.
+    """
+
+    tool: str
+    database: str
+    started: str
+    seconds: int
+    parts: Mapping[str, Recorded]
+    server_version: str
+    major: int
+    size: int
+    images: Mapping[str, str]
+    rows: Mapping[str, int] | None
+    data: Mapping[str, Any] = field(repr=False)
+    """All of it, as it was written."""
+    project: Project = NOBODYS
+    """Whose it is; without an identity where it was made before there were projects."""
+    cluster: str = ""
+    """PostgreSQL's system identifier; "" where it was not recorded."""
+    expected_cluster: str = ""
+    """That of the sets before it, as far as a person has accepted it."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The outcome of reading a set completely, or of restoring it in a drill."""
+
+    ok: bool
+    finished: str
+    seconds: float
+    reason: str = ""
+    project: Project = NOBODYS
+
+
+@dataclass(frozen=True)
+class BackupSet:
+    """One set in the bucket. `parts` are those that are there, by name (see keys.PARTS).
+
+    `manifest` is None as long as nobody has read it, or where it is `damaged` (says how).
+    `proofs` holds what was read of the outcomes "deep" and "drill".
+    """
+
+    timestamp: datetime
+    parts: Mapping[str, Part]
+    manifest: Manifest | None = None
+    damaged: str = ""
+    proofs: Mapping[str, Proof] = field(default_factory=dict)
+
+    @property
+    def stamp(self) -> str:
+        """The time in its keys, such as "20261122T021500Z"."""
+        return stamp(int((self.timestamp - EPOCH).total_seconds()))
+
+    @property
+    def key(self) -> str:
+        """The manifest's key, by which a set is known."""
+        return self.parts["manifest"].key
+
+    @property
+    def size(self) -> int:
+        """Bytes of the dump; 0 where it is missing."""
+        return self.parts["dump"].size if "dump" in self.parts else 0
+
+    @property
+    def stored(self) -> int:
+        """Bytes of all its objects."""
+        return sum(part.size for part in self.parts.values())
+
+    @property
+    def project(self) -> Project:
+        """Whose it is, as far as its manifest was read and says so."""
+        return self.manifest.project if self.manifest else NOBODYS
+
+    @property
+    def last_modified(self) -> datetime:
+        """When the bucket received the manifest: then the set was complete."""
+        return self.parts["manifest"].last_modified
+
+    @property
+    def flaw(self) -> str:
+        """What is wrong with its parts, as far as sizes tell; "" if nothing is."""
+        if self.manifest is None:
+            return self.damaged or "its manifest has not been read"
+        for name, recorded in self.manifest.parts.items():
+            part = self.parts.get(name)
+            if part is None:
+                return f"{recorded.key} is missing"
+            if part.key != recorded.key:
+                return f"its manifest is of another set: it names {recorded.key}"
+            if part.size != recorded.size:
+                return f"{part.key} has {part.size} bytes, {recorded.size} were uploaded"
+        return ""
+
+    @property
+    def rung(self) -> str:
+        """How far it is proven: one of RUNGS, or "failed ..." where a proof failed."""
+        if self.flaw:
+            return RUNGS[0]
+        for name, failed in (("drill", "failed drill"), ("deep", "failed deep read")):
+            # A good drill of last month says nothing of a dump that cannot be read today.
+            if name in self.proofs and not self.proofs[name].ok:
+                return failed
+        for name, rung in (("drill", RUNGS[3]), ("deep", RUNGS[2])):
+            if name in self.proofs:
+                return rung
+        return RUNGS[1]
+
+
+@dataclass(frozen=True)
+class FilesState:
+    """What backup-files.sh recorded when every file of a node was in the bucket."""
+
+    finished: datetime
+    files: int
+    size: int
+    project: Project = NOBODYS
+
+
+def parse_files_state(text: str | bytes) -> FilesState:
+    """Given a recorded state's text, return it. Raises ValueError that says what is wrong."""
+    data = _object(text)
+    try:
+        if data["format"] != FORMAT:
+            raise ValueError("is of no known format")
+        finished = datetime.fromisoformat(_text(data["finished"]))
+        if finished.tzinfo is None:
+            raise ValueError(f"its time {data['finished']!r} has no zone")
+        return FilesState(finished, _count(data["files"]), _count(data["bytes"]), _project(data))
+    except KeyError as error:
+        raise ValueError(f"lacks {error}") from None
+
+
+def parse_manifest(text: str | bytes, database: str) -> Manifest:
+    """Given a manifest's text, return it. Raises ValueError that says what is wrong with it."""
+    data = _object(text)
+    if data.get("format") != FORMAT:
+        raise ValueError(f"its manifest has format {data.get('format')!r}, known is {FORMAT}")
+    if data.get("database") != database:
+        raise ValueError(f"its manifest says that it is of database {data.get('database')!r}")
+    try:
+        rows = data["rows"]
+        return Manifest(
+            tool=_text(data["tool"]),
+            database=database,
+            started=_text(data["started"]),
+            seconds=_count(data["seconds"]),
+            parts={name: _recorded(part) for name, part in _mapping(data["parts"]).items()}
+            | {"dump": _recorded(data["parts"]["dump"])},
+            server_version=_text(data["server_version"]),
+            major=_count(data["server_version_num"]) // 10000,
+            size=_count(data["size"]),
+            images={name: _text(image) for name, image in _mapping(data["images"]).items()},
+            rows=None if rows is None else {t: _count(n) for t, n in _mapping(rows).items()},
+            data=data,
+            project=_project(data),
+            cluster=_identifier(data.get("cluster")),
+            expected_cluster=_identifier(data.get("expected_cluster")),
+        )
+    except KeyError as error:
+        raise ValueError(f"its manifest lacks {error}") from None
+
+
+def parse_accepted(text: str | bytes) -> str:
+    """Given the text of an acceptance, return the cluster that it accepts. Raises ValueError."""
+    return _identifier(_object(text).get("cluster"))
+
+
+def divided(
+    sets: Sequence[BackupSet], project_id: str
+) -> tuple[tuple[BackupSet, ...], tuple[BackupSet, ...]]:
+    """Given sets with their manifests, return ours and those of other projects.
+
+    What names no project is ours; so is everything where it is not known which we are ("").
+    """
+    ours = tuple(one for one in sets if not one.project.is_another(project_id))
+    return ours, tuple(one for one in sets if one.project.is_another(project_id))
+
+
+def check_one_project(sets: Sequence[BackupSet], project_id: str, place: str) -> None:
+    """Raise ConfigError if it is not known which project we are, and the sets are of several."""
+    found = sorted({one.project.id for one in sets} - {""})
+    if not project_id and len(found) > 1:
+        raise ConfigError(
+            f"{place} holds sets of {len(found)} projects: {', '.join(found)}; which of them this "
+            "is, is not known",
+            hint="set project_id in hosts.yaml (inv doctor shows it), or have the vault's password "
+            "at hand",
+        )
+
+
+def parse_proof(text: str | bytes) -> Proof:
+    """Given an outcome's text, return it. Raises ValueError that says what is wrong with it."""
+    data = _object(text)
+    try:
+        if data["format"] != FORMAT or data["outcome"] not in ("ok", "failed"):
+            raise ValueError("is of no known format")
+        seconds = data["seconds"]
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            raise ValueError(f"{seconds!r} is no number of seconds")
+        return Proof(
+            data["outcome"] == "ok",
+            _text(data["finished"]),
+            seconds,
+            _text(data.get("reason", "")),
+            _project(data),
+        )
+    except KeyError as error:
+        raise ValueError(f"lacks {error}") from None
+
+
+def outcome(of: str, reason: str, seconds: float) -> dict[str, Any]:
+    """Given a set's time stamp, what failed ("" for nothing) and how long it took, return the
+    outcome as it is written into the bucket.
+    """
+    return {
+        "format": FORMAT,
+        "set": of,
+        "outcome": "failed" if reason else "ok",
+        "reason": reason,
+        "finished": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "seconds": round(seconds, 1),
+    }
+
+
+def _project(data: Mapping[str, Any]) -> Project:
+    """Whose something is; nobody's where it does not say."""
+    said = _mapping(data.get("project") or {})
+    return Project(_text(said.get("name", "")), _text(said.get("id", "")))
+
+
+def _identifier(value: object) -> str:
+    text = _text(value or "")
+    if text and not (text.isascii() and text.isdecimal()):
+        raise ValueError(f"its manifest has {value!r} where a system identifier belongs")
+    return text
+
+
+def _object(text: str | bytes) -> dict[str, Any]:
+    try:
+        data = json_text.parse(text)
+    except ValueError:
+        raise ValueError("its manifest is no JSON") from None
+    return _mapping(data)
+
+
+def _recorded(value: object) -> Recorded:
+    part = _mapping(value)
+    sha256 = _text(part["sha256"])
+    if not _SHA256.fullmatch(sha256):
+        raise ValueError(f"its manifest names {sha256!r}, which is no SHA-256")
+    return Recorded(_text(part["key"]), _count(part["bytes"]), sha256)
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"its manifest has {value!r} where a mapping belongs")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not (value.isprintable() or value == ""):
+        raise ValueError(f"its manifest has {value!r} where a text belongs")
+    return value
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"its manifest has {value!r} where a count belongs")
+    return value

@@ -1,0 +1,209 @@
+"""What hosts.yaml says, as frozen dataclasses. config/hosts_file.py reads the file.
+
+Durations are seconds, sizes are bytes, paths are absolute.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROLE_LABEL = "role"
+"""The node label of the project without a name; others add theirs: see Inventory.role_label."""
+RESOLVE_IMAGE = ("always", "changed", "never")
+"""When a deploy asks the registry for an image's digest: as `docker stack deploy` calls it."""
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """The one host that others are reached through (ssh -J)."""
+
+    address: str
+    port: int
+    user: str
+    key: Path | None
+
+
+@dataclass(frozen=True)
+class Ssh:
+    """How hosts are reached. `connect_timeout` is in seconds."""
+
+    user: str
+    port: int
+    key: Path | None
+    known_hosts: Path
+    connect_timeout: int
+    become: bool
+    gateway: Gateway | None
+    config: Path | None = None
+    """The ~/.ssh/config to read for what this file leaves open; None for none."""
+    given: frozenset[str] = field(default=frozenset(), compare=False)
+    """Which of user, port, key and known_hosts the file really names."""
+
+
+@dataclass(frozen=True)
+class HostEntry:
+    """One machine. `node` is its name in the Swarm, `role` is "db", "app" or ""."""
+
+    name: str
+    address: str
+    port: int
+    user: str
+    swarm: str
+    role: str
+    node: str
+    advertise_addr: str = ""
+    """The address (or network interface) by which the other nodes reach it; "": found out."""
+    given: frozenset[str] = field(default=frozenset(), compare=False)
+    """Which of user and port the file really names."""
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """The database stack."""
+
+    stack: str
+    service: str
+    """The service's full name, e.g. dbstack_root_db: also its DNS name on the network."""
+    image: str
+    major: int
+    databases: tuple[str, ...]
+    """What is backed up; the first one is NocoDB's."""
+    user: str
+    data_host: str
+    """Name of the host that holds the data; "" where only one host has role db."""
+    endpoint_mode: str
+
+    @property
+    def database(self) -> str:
+        """NocoDB's database."""
+        return self.databases[0]
+
+
+@dataclass(frozen=True)
+class App:
+    """The NocoDB stack."""
+
+    stack: str
+    image: str
+    replicas: int
+    port: int
+    port_mode: str
+    endpoint_mode: str
+    public_url: str
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How many sets prune keeps: of the newest days, weeks, months and years that have one."""
+
+    daily: int
+    weekly: int
+    monthly: int
+    yearly: int
+    minimum: int
+    """Fewer sets than this are never left."""
+
+
+@dataclass(frozen=True)
+class Backup:
+    """Where backups go and what a good one is."""
+
+    bucket: str
+    region: str
+    schedule: str
+    directory: str
+    keep_local_days: int
+    compression: str
+    max_age: int
+    min_size: int
+    endpoint_url: str
+    """"" for AWS itself."""
+    node_endpoint_url: str
+    """The same store as the nodes see it."""
+    count_rows: bool
+    """Whether every table's rows are counted for the manifest."""
+    files: bool
+    """Whether the app hosts back up NocoDB's attachments."""
+    encryption: str
+    """How the bucket encrypts: "", "AES256" or "aws:kms"."""
+    kms_key_id: str
+    drill_schedule: str
+    """"" for no drills by cron."""
+    drill_with_app: bool
+    drill_memory: int
+    """Bytes that a drill's PostgreSQL may use, and its NocoDB as many."""
+    drill_cpus: int
+    max_drill_age: int
+    """0: verify does not ask when the last good drill was."""
+    retention: Retention
+    profile: str
+    """The team member's own AWS profile; "" for the default chain."""
+    project: str = ""
+    """The project's name, with which all its keys begin; "" for none."""
+
+    @property
+    def prefix(self) -> str:
+        """What all keys begin with: "" or "project/"."""
+        return f"{self.project}/" if self.project else ""
+
+    @property
+    def folders(self) -> tuple[str, str]:
+        """What the keys of all backups begin with: the databases', the attachments'."""
+        return (f"{self.prefix}postgres/", f"{self.prefix}files/")
+
+
+@dataclass(frozen=True)
+class Vault:
+    """The encrypted file, and the file that holds its password (None: ask)."""
+
+    file: Path
+    password_file: Path | None
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Everything hosts.yaml says."""
+
+    path: Path
+    ssh: Ssh
+    hosts: tuple[HostEntry, ...]
+    network: str
+    postgres: Postgres
+    app: App
+    backup: Backup
+    vault: Vault
+    deploy_timeout: int
+    resolve_image: str
+    registry: str = ""
+    """The private registry to log in to, as docker login names it; "" for none."""
+    project: str = ""
+    """The project's name; "" for the one project that needs none."""
+    project_id: str = ""
+    """Its identity, for whoever cannot read the vault; "" where not given."""
+
+    @property
+    def role_label(self) -> str:
+        """The node label whose value is a node's role in this project."""
+        return f"{ROLE_LABEL}.{self.project}" if self.project else ROLE_LABEL
+
+    def named(self, base: str) -> str:
+        """What is called `base` without a project, as this project calls it: "base-project"."""
+        return f"{base}-{self.project}" if self.project else base
+
+    @property
+    def stacks(self) -> tuple[str, str]:
+        """The names of both stacks: the database's, the app's."""
+        return (self.postgres.stack, self.app.stack)
+
+    def managers(self) -> tuple[HostEntry, ...]:
+        """The Swarm managers, in the order of the file."""
+        return tuple(host for host in self.hosts if host.swarm == "manager")
+
+    def with_role(self, role: str) -> tuple[HostEntry, ...]:
+        """The hosts of a role, in the order of the file."""
+        return tuple(host for host in self.hosts if host.role == role)
+
+    def host_of_node(self, node: str) -> HostEntry | None:
+        """The host whose Swarm node has this name."""
+        return next((host for host in self.hosts if host.node == node), None)

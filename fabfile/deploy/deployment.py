@@ -1,0 +1,352 @@
+"""Deploying a stack: look, plan, ask; then, under the lock, change, and wait for the truth.
+
+Nothing is changed before everything that can be checked has been checked; a stack that is
+right already is not touched; and a change that fails is taken back as far as Swarm can.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from fabfile.base.errors import SwarmkeepError, UnreachableError
+from fabfile.config.inventory import Inventory
+from fabfile.deploy import finish_script, preflight_data, releases
+from fabfile.deploy import plan as plans
+from fabfile.deploy.change_script import ChangeScript
+from fabfile.deploy.finish_script import Options, Report
+from fabfile.deploy.locked_change import give_up
+from fabfile.deploy.plan import Plan
+from fabfile.deploy.preflight import (
+    Allowed,
+    Look,
+    check,
+    known_cluster,
+    lacking_image,
+    look,
+    observe,
+    observe_command,
+    pull,
+)
+from fabfile.deploy.stacks import Wanted
+from fabfile.deploy.waiting import await_stack, take_back
+from fabfile.ssh.fleet import Command, Fleet, Host, values
+from fabfile.swarm import audit_log, convergence, deploy_lock, docker_commands, postgres
+from fabfile.swarm.deploy_lock import Lease, LockLostError
+from fabfile.swarm.placement import LabelChange
+from fabfile.swarm.state import Cluster, images_of, parse_sections
+
+Say = Callable[[str], None]
+
+
+def make_plan(
+    inventory: Inventory,
+    wanted: Wanted,
+    seen: Look,
+    allowed: Allowed,
+    *,
+    resolve: str = "",
+    prune: bool = False,
+) -> Plan:
+    """Check what can be checked and return what a deploy would change. Raises SwarmkeepError.
+
+    `resolve` is taken instead of deploy.resolve_image of hosts.yaml unless it is "".
+    """
+    labels = check(inventory, wanted, seen, allowed)
+    return plans.make(
+        wanted,
+        seen.cluster,
+        labels.before,
+        labels_after=labels.after,
+        network=inventory.network,
+        resolve_image=resolve or inventory.resolve_image,
+        prune=prune,
+    )
+
+
+@dataclass
+class Deployment:
+    """One stack's way into the Swarm.
+
+    `show` is given each plan; `confirm` is asked before a plan is carried out and raises
+    to refuse it; `verify` looks at the converged stack and raises if it does not work.
+    """
+
+    fleet: Fleet
+    wanted: Wanted
+    options: Options
+    say: Say
+    show: Callable[[Plan], None]
+    confirm: Callable[[Plan], None]
+    verify: Callable[[Cluster], None]
+    _done: list[str] = field(default_factory=list)
+
+    @property
+    def inventory(self) -> Inventory:
+        """The inventory all this is for."""
+        return self.fleet.inventory
+
+    def run(self, seen: Look | None = None) -> Report:
+        """Deploy, wait for convergence, clean up. Raises SwarmkeepError with the failing task.
+
+        `seen` is a look at the cluster that is fresh enough to plan from.
+        """
+        seen = seen or look(self.fleet, [self.wanted])
+        plan = self._plan(seen)
+        while True:
+            self.show(plan)
+            if not plan.changes and self._is_settled(seen.cluster):
+                return replace(self._report(seen.cluster, seen.cluster, 0), at_rest=True)
+            if self.fleet.dry:
+                return self._dry(seen, plan)
+            self.confirm(plan)
+            self._pull_images(seen)
+            with self._lock(seen.manager) as lease:
+                # What was planned may be old: somebody else may have held the lock.
+                cluster = parse_sections(seen.manager.name, lease.output)
+                seen = replace(seen, cluster=cluster.identified(seen.node_ids))
+                again = self._plan(seen)
+                if again == plan:
+                    return self._under_lock(lease, seen, plan)
+            self.say("the cluster has changed meanwhile: planning again")
+            plan = again
+
+    def _plan(self, seen: Look) -> Plan:
+        return make_plan(
+            self.inventory,
+            self.wanted,
+            seen,
+            self.options.allowed,
+            resolve=self.options.resolve,
+            prune=self.options.prune,
+        )
+
+    def _lock(self, manager: Host) -> AbstractContextManager[Lease]:
+        return deploy_lock.held(
+            manager,
+            self.options.origin,
+            self.options.command,
+            wait=self.options.wait,
+            say=self.say,
+            also=observe_command(self.inventory).script,
+        )
+
+    def _is_settled(self, cluster: Cluster) -> bool:
+        """Whether an unchanged stack needs nothing at all: it runs, works and is on record."""
+        ours = [
+            one
+            for one in convergence.judge(cluster, self.wanted.name, convergence.baseline(cluster))
+            if one.service.name in self.wanted.services
+        ]
+        if not all(one.done for one in ours) or not releases.is_recorded(self.wanted, cluster):
+            return False
+        self.verify(cluster)
+        return True
+
+    def _dry(self, seen: Look, plan: Plan) -> Report:
+        for step in self._steps(seen.cluster):
+            script = self._script(step, seen.cluster, plan)
+            if script.steps:
+                seen.manager.run(Command(script.text, script.stdin))
+        return Report(self.wanted.name, (), {})
+
+    def _pull_images(self, seen: Look) -> None:
+        """Fetch the image where it is missing, while everything old still runs."""
+        lacking = lacking_image(self.wanted, seen)
+        if not lacking:
+            return
+        self.say(f"pulling {self.wanted.image} on {', '.join(h.name for h in lacking)}")
+        values(self.fleet.fan_out(lacking, lambda host: pull(host, self.wanted.image)))
+
+    def _under_lock(self, lease: Lease, seen: Look, plan: Plan) -> Report:
+        """Carry the plan out and put the outcome on record, whatever it is."""
+        start = time.monotonic()
+        try:
+            after = self._change(lease, seen, plan)
+        except UnreachableError:
+            # The manager is gone: nothing can be written there.
+            raise
+        except BaseException as error:
+            give_up(lease, self._ending(seen.cluster, plan, start, error), error)
+            raise
+        try:
+            self.verify(after)
+            number = self._finish(lease, self._ending(after, plan, start))
+        except BaseException as error:
+            give_up(lease, self._ending(after, plan, start, error), error)
+            raise
+        return self._report(seen.cluster, after, number)
+
+    def _change(self, lease: Lease, seen: Look, plan: Plan) -> Cluster:
+        before = seen.cluster
+        after, found = before, ""
+        for step in self._steps(before):
+            try:
+                self._apply(lease, self._script(step, before, plan))
+                after = self._await(lease, step, before)
+                found = self._check_cluster(plan, seen, after)
+            except (UnreachableError, LockLostError):
+                # Nothing can be taken back on a manager that is gone, nor what is another's
+                # now; Swarm itself goes on.
+                raise
+            except SwarmkeepError as error:
+                if not self.options.keep_failed:
+                    self._take_back(lease, step, before, plan, error)
+                raise
+        for line in plans.unpinned(self.wanted, plan, after):
+            self.say(f"warning: {line}")
+        script = ChangeScript()
+        script.labels([*plan.labels_after, *self._record_cluster(found, after)])
+        self._apply(lease, script)
+        for name in plan.removes:
+            script = ChangeScript()
+            script.remove(name)
+            self._apply(lease, script)
+        return after
+
+    def _check_cluster(self, plan: Plan, seen: Look, after: Cluster) -> str:
+        """The system identifier that PostgreSQL came up with, "" where nobody had to ask.
+
+        Raises SwarmkeepError if it is another than before.
+        """
+        if self.wanted.role != "db" or not plan.deploys:
+            return ""
+        found = postgres.system_identifier(self.fleet, after, [self.wanted.password])
+        known = known_cluster(self.inventory, self.wanted, seen)
+        allowed = self.options.allowed
+        if found != known and known and not (allowed.leave_data or allowed.move_data_host):
+            raise SwarmkeepError(
+                f"{self.wanted.name}: PostgreSQL came up with another cluster ({found}) than the "
+                f"one that was there before ({known})",
+                hint="find out what changed the place of its data (inv plan); to take the other "
+                f"one all the same: inv deploy-db {preflight_data.LEAVE_DATA}",
+            )
+        return found
+
+    def _record_cluster(self, found: str, after: Cluster) -> list[LabelChange]:
+        """The label that keeps the system identifier, if it is not there yet."""
+        key = docker_commands.cluster_label(self.wanted.name)
+        return [
+            LabelChange(node.name, {key: found}, node_id=node.id)
+            for node in after.nodes
+            if found
+            and docker_commands.holds_data(node.labels, self.wanted.name)
+            and node.labels.get(key) != found
+        ]
+
+    def _steps(self, cluster: Cluster) -> list[Wanted]:
+        """One step, or two: two first starts of NocoDB on an empty database race each other."""
+        replicas = self.inventory.app.replicas
+        first = not cluster.stack(self.wanted.name)
+        if self.wanted.role == "app" and first and replicas > 1:
+            return [self.wanted.with_replicas("nocodb", 1), self.wanted]
+        return [self.wanted]
+
+    def _script(self, step: Wanted, before: Cluster, plan: Plan) -> ChangeScript:
+        script = ChangeScript()
+        if not self._done:
+            script.labels(plan.labels)
+            if plan.network:
+                script.network(plan.network)
+            present = {version.name for version in before.secrets}
+            script.secrets([s for s in step.secrets if s.version.name not in present])
+        if plan.deploys:
+            script.stack(
+                step.name,
+                step.stack_input,
+                cli_major=before.cli_major,
+                resolve_image=plan.resolve_image,
+                registry_auth=bool(self.inventory.registry),
+                unset=step.empty_variables,
+            )
+        return script
+
+    def _apply(self, lease: Lease, script: ChangeScript) -> None:
+        if not script.steps:
+            return
+        script.check(lease.change(script.text, script.stdin))
+        self._done += script.done
+        for line in script.done:
+            self.say(line)
+
+    def _await(self, lease: Lease, wanted: Wanted, before: Cluster) -> Cluster:
+        manager = lease.manager
+        return await_stack(
+            partial(_watch, manager),
+            wanted,
+            convergence.baseline(before),
+            timeout=self.inventory.deploy_timeout,
+            say=self.say,
+            logs=lambda task_id: (
+                manager.run(Command(docker_commands.task_logs(task_id, 15), changes=False)).stdout
+            ),
+        )
+
+    def _take_back(
+        self, lease: Lease, step: Wanted, before: Cluster, plan: Plan, error: SwarmkeepError
+    ) -> None:
+        """Go back to what was there before; that this fails too does not hide why it had to be."""
+        try:
+            take_back(
+                lease.change, partial(observe, lease.manager), step, before, plan.labels, self.say
+            )
+        except SwarmkeepError as failure:
+            raise type(error)(
+                error.message,
+                hint="see what there is now: inv status, inv plan; mend the cause, deploy again",
+                details=(*error.details, f"and taking it back failed: {failure.message}"),
+            ) from None
+
+    def _ending(
+        self, cluster: Cluster, plan: Plan, start: float, error: BaseException | None = None
+    ) -> finish_script.Ending:
+        return finish_script.make(
+            self.wanted,
+            cluster,
+            self.options,
+            changes=[*self._done, *plan.actions],
+            seconds=time.monotonic() - start,
+            error=self.wanted.redact(audit_log.reason(error)) if error else "",
+        )
+
+    def _finish(self, lease: Lease, ending: finish_script.Ending) -> int:
+        """In one round trip: keep the release, let old secrets go, write the log, unlock.
+
+        Returns the release's number, 0 where none was kept.
+        """
+        result = lease.finish(ending.script, ending.stdin)
+        if ending.number and "kept" not in result.stdout.split():
+            said = result.stderr.strip().splitlines()
+            self.say(f"warning: the release could not be kept: {said[-1] if said else '?'}")
+            return 0
+        return ending.number
+
+    def _report(self, before: Cluster, after: Cluster, release: int) -> Report:
+        outcome = {}
+        for service in after.stack(self.wanted.name):
+            old = before.service(service.name)
+            if service.name not in self.wanted.services:
+                if self.options.prune:
+                    outcome[service.name] = "removed"
+            elif old is None:
+                outcome[service.name] = "created"
+            else:
+                outcome[service.name] = "unchanged" if old.spec == service.spec else "updated"
+        images = images_of(after, self.inventory.stacks)
+        return Report(self.wanted.name, tuple(self._done), outcome, release, images)
+
+
+def _watch(manager: Host, seen: Cluster | None = None) -> Cluster:
+    """Observe while waiting: a manager that cannot tell is gone, its change has not failed."""
+    try:
+        return observe(manager, seen)
+    except UnreachableError:
+        raise
+    except SwarmkeepError as error:
+        raise UnreachableError(
+            error.message,
+            hint=f"{error.hint}; then run the same again (a living Swarm goes on with the change)",
+        ) from error

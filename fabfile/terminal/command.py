@@ -1,0 +1,189 @@
+"""Where the rooms meet the terminal: errors become one line and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from invoke.context import Context
+from invoke.exceptions import Exit, ParseError
+from invoke.parser import Parser, ParseResult
+from invoke.tasks import task
+
+from fabfile.base.errors import CONFIG, FAILED, ConfigError, SwarmkeepError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from fabfile.backup.bucket import Bucket
+    from fabfile.config.inventory import Inventory
+    from fabfile.ssh.fleet import Fleet
+    from fabfile.vault.reading import Secrets
+
+HOSTS_HELP = "hosts file to use instead of $SWARMKEEP_HOSTS or ./hosts.yaml"
+VAULT_VARIABLES = ("SWARMKEEP_VAULT_PASSWORD", "SWARMKEEP_VAULT_PASSWORD_FILE")
+INTERRUPTED = 130
+
+
+def command(**options: Any) -> Callable[[Callable[..., None]], Any]:
+    """Given Invoke task options, return a decorator that makes a function a Swarmkeep command.
+
+    It is Invoke's @task without short flags (a parameter named `hosts` would take
+    -h away from help), and it translates every error at this one place.
+    """
+    options.setdefault("auto_shortflags", False)
+    options.setdefault("help", {})
+
+    def decorate(function: Callable[..., None]) -> Any:
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> None:
+            try:
+                function(*args, **kwargs)
+            except SwarmkeepError as error:
+                show_error(error)
+                raise Exit(code=error.exit_code) from None
+            except KeyboardInterrupt:
+                print("\ninterrupted", file=sys.stderr)
+                raise Exit(code=INTERRUPTED) from None
+            except BrokenPipeError:
+                # The reader (head, less) has gone; what is left to print interests nobody.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise Exit(code=FAILED) from None
+            except Exit:
+                raise
+            except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback for users
+                if os.environ.get("SWARMKEEP_DEBUG"):
+                    traceback.print_exc()
+                show_error(
+                    SwarmkeepError(
+                        f"internal error in {function.__name__}: {type(error).__name__}: {error}",
+                        hint="this is a bug: run again with SWARMKEEP_DEBUG=1 and report it",
+                    )
+                )
+                raise Exit(code=FAILED) from None
+
+        if "hosts" in function.__code__.co_varnames[: function.__code__.co_argcount]:
+            options["help"].setdefault("hosts", HOSTS_HELP)
+        return task(run, **options)
+
+    return decorate
+
+
+def own_usage_errors() -> None:
+    """Give a wrong command line our message and exit code 2 instead of Invoke's 1.
+
+    Invoke has no hook for it: it exits with 1, and shows a traceback where a flag wants a
+    number and gets something else. So its parser is wrapped here, at this one place.
+    """
+    parse = Parser.parse_argv
+
+    def parse_argv(self: Parser, argv: list[str]) -> ParseResult:
+        try:
+            return parse(self, argv)
+        except ParseError as error:
+            context = getattr(error.context, "name", None)
+            problem = str(error)
+        except ValueError as error:
+            context, problem = None, f"a flag wants a whole number: {error}"
+        hint = f"see: inv --help {context}" if context else "see: inv --list"
+        show_error(ConfigError(problem, hint=hint))
+        raise Exit(code=CONFIG)
+
+    Parser.parse_argv = parse_argv  # type: ignore[method-assign]
+
+
+def show_error(error: SwarmkeepError) -> None:
+    """Print an error to stderr: the line, its details, the next step."""
+    print(f"error: {error.message}", file=sys.stderr)
+    for line in error.details:
+        print(f"  {line}", file=sys.stderr)
+    if error.hint:
+        print(f"  next: {error.hint}", file=sys.stderr)
+
+
+def read_inventory(hosts: str | None) -> Inventory:
+    """Given the --hosts flag, return the inventory."""
+    from fabfile.config import hosts_file
+    from fabfile.terminal import process_cache
+
+    path = hosts_file.locate(hosts)
+    return process_cache.read(path, ("hosts", path), lambda: hosts_file.load(path))
+
+
+def known_project(inventory: Inventory) -> str:
+    """The project's identity, as far as it is known without asking for a password; else "".
+
+    Whoever only reads the bucket may have no vault.
+    """
+    from fabfile.terminal import process_cache
+    from fabfile.vault import reading
+    from fabfile.vault.project_identity import project_of
+
+    if inventory.project_id:
+        return inventory.project_id
+    try:
+        secrets = process_cache.read(
+            inventory.vault.file,
+            ("vault", inventory.vault, *map(os.environ.get, VAULT_VARIABLES)),
+            lambda: reading.load(inventory.vault),
+        )
+    except SwarmkeepError:
+        return ""
+    return project_of(inventory, secrets).id
+
+
+def open_bucket(inventory: Inventory) -> Bucket:
+    """The project's backups in the bucket."""
+    from fabfile.backup.bucket import Bucket
+
+    return Bucket(inventory.backup, known_project(inventory))
+
+
+def sudo_password(ctx: Context) -> str | None:
+    """The password given to Invoke's --prompt-for-sudo-password, or None."""
+    password: str | None = ctx.config.sudo.password
+    return password
+
+
+def is_dry(ctx: Context) -> bool:
+    """Whether Invoke's --dry was given: commands that change something are shown, not run."""
+    return bool(ctx.config.run.dry)
+
+
+def connected(ctx: Context, inventory: Inventory) -> AbstractContextManager[Fleet]:
+    """The inventory's hosts, for a `with` block; --dry and the sudo password are heeded.
+
+    Connections stay open for the next command of the same process.
+    """
+    from fabfile.terminal import process_cache
+
+    return process_cache.fleet(
+        inventory, sudo_password=sudo_password(ctx), dry=is_dry(ctx), echo=print
+    )
+
+
+def ask_secret(question: str) -> str:
+    """Ask on the terminal, without echo. ConfigError for Ctrl-D."""
+    import getpass
+
+    try:
+        return getpass.getpass(question)
+    except EOFError:
+        raise ConfigError("nothing was entered") from None
+
+
+def read_vault(inventory: Inventory) -> Secrets:
+    """The secrets of the inventory's vault; on a terminal its password may be asked for."""
+    from fabfile.terminal import process_cache
+    from fabfile.vault import reading
+
+    ask = ask_secret if sys.stdin.isatty() else None
+    return process_cache.read(
+        inventory.vault.file,
+        ("vault", inventory.vault, *map(os.environ.get, VAULT_VARIABLES)),
+        lambda: reading.load(inventory.vault, ask=ask),
+    )

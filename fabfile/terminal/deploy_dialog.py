@@ -1,0 +1,156 @@
+"""What deploys and rollbacks share at the terminal: plan, question, progress, verdict."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from fabfile.base.errors import ConfigError, SwarmkeepError, UnreachableError
+
+if TYPE_CHECKING:
+    from fabfile.deploy.finish_script import Options, Report
+    from fabfile.deploy.plan import Plan
+    from fabfile.deploy.preflight import Look
+    from fabfile.deploy.stacks import Wanted
+    from fabfile.ssh.fleet import Fleet, Outcome
+    from fabfile.swarm.state import Cluster
+
+T = TypeVar("T")
+
+YES_HELP = "do not ask before something restarts the database"
+WAIT_HELP = "wait while another deploy is running"
+
+
+def carry_out(
+    fleet: Fleet, wanted: Wanted, options: Options, *, yes: bool, seen: Look | None = None
+) -> Report:
+    """Deploy one stack, with everything a person sees of it."""
+    from fabfile.deploy.deployment import Deployment
+
+    start = time.monotonic()
+    print(f"{wanted.name}: checking", flush=True)
+    deployment = Deployment(
+        fleet,
+        wanted,
+        options,
+        say=say,
+        show=lambda plan: _show(plan, wanted),
+        confirm=lambda plan: _confirm(plan, yes=yes),
+        verify=_verifier(fleet, wanted),
+    )
+    report = deployment.run(seen)
+    if report.changed and not fleet.dry:
+        _note_images(fleet, report)
+    _print_report(report, time.monotonic() - start, fleet.dry)
+    return report
+
+
+def say(line: str) -> None:
+    """Print a line of progress."""
+    print(f"  {line}", flush=True)
+
+
+def ask(question: str, *, yes: bool, refusal: str) -> None:
+    """Ask on a terminal; `yes` answers beforehand.
+
+    Raises ConfigError with `refusal` where nobody can be asked, SwarmkeepError for a no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError(refusal, hint="nobody is here to be asked: run again with --yes")
+    try:
+        answer = input(f"{question} [y/N] ")
+    except EOFError:  # Ctrl-D leaves the cursor behind the question
+        print()
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
+        raise SwarmkeepError("not confirmed: nothing was changed")
+
+
+def hosts_on_record(
+    fleet: Fleet,
+    name: str,
+    act: Callable[[], Sequence[Outcome[T]]],
+    changes: Callable[[T | None], Sequence[str]],
+) -> Sequence[Outcome[T]]:
+    """What every host did, after putting it on record; `changes` tells what that changed there."""
+    from fabfile.deploy.finish_script import Options
+    from fabfile.deploy.locked_change import Record, on_record
+    from fabfile.swarm import operator
+
+    record = Record()
+    with on_record(fleet, Options(name, operator.find()), record):
+        outcomes = act()
+        for outcome in outcomes:
+            if outcome.error is None:
+                said = changes(outcome.value)
+                record.changes += [f"{outcome.entry.name}: {change}" for change in said]
+        errors = [outcome.error for outcome in outcomes if outcome.error]
+        # A dead host beside those that need nothing costs no second round trip.
+        if record.changes or not all(isinstance(error, UnreachableError) for error in errors):
+            record.error = "; ".join(error.message for error in errors)
+    return outcomes
+
+
+def show_round_trips(fleet: Fleet) -> None:
+    """With SWARMKEEP_DEBUG set, tell what the command cost in round trips."""
+    if os.environ.get("SWARMKEEP_DEBUG"):
+        print(f"round trips: {fleet.round_trips}", file=sys.stderr)
+
+
+def _show(plan: Plan, wanted: Wanted) -> None:
+    from fabfile.terminal import plan_table
+
+    text = plan_table.to_text([plan], wanted.redact, all_services=False)
+    if text:
+        print(text, flush=True)
+        print(f"  plan: {plan_table.summary([plan])}", flush=True)
+
+
+def _confirm(plan: Plan, *, yes: bool) -> None:
+    if plan.touches_database:
+        names = ", ".join(plan.interrupts) or "the database"
+        ask(
+            f"This interrupts the database ({names}) for a moment. Go on?",
+            yes=yes,
+            refusal=f"{plan.stack}: this would interrupt the database ({names})",
+        )
+
+
+def _verifier(fleet: Fleet, wanted: Wanted) -> Callable[[Cluster], None]:
+    def verify(cluster: Cluster) -> None:
+        if wanted.role != "app" or fleet.dry:
+            return
+        from fabfile.swarm.app_health import await_app
+
+        await_app(fleet, fleet.inventory, cluster)
+        say(f"{wanted.name}: NocoDB answers from its database")
+
+    return verify
+
+
+def _note_images(fleet: Fleet, report: Report) -> None:
+    """Tell the db hosts what runs now: it belongs into the manifests of the backups."""
+    from fabfile.backup import host_install
+
+    host_install.note_images(fleet, report.images)
+
+
+def _print_report(report: Report, seconds: float, dry: bool) -> None:
+    from fabfile.base.units import format_duration
+
+    for name, outcome in report.services.items():
+        say(f"{name}: {outcome}")
+    if report.release:
+        say(f"kept as release {report.release}")
+    if dry:
+        verdict = "dry run, nothing was changed"
+    elif report.changed:
+        verdict = "converged"
+    else:
+        verdict = "converged, nothing to change"
+    print(f"{report.stack}: {verdict} ({format_duration(seconds)})", flush=True)

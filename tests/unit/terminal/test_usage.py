@@ -1,0 +1,41 @@
+"""A wrong command line is a usage error like any other: one line, the next step, exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("deploy-db --nope", "error: No idea what '--nope' is!\n  next: see: inv --help deploy-db"),
+        ("deploy-bd", "error: No idea what 'deploy-bd' is!\n  next: see: inv --list"),
+        ("--nope", "error: No idea what '--nope' is!"),
+        ("backup.list --limit x", "error: a flag wants a whole number"),
+        ("backup.list --limit -1", "error: "),
+        ("backup.logs --lines 0", "error: --lines 0: want a number of lines, 1 or more"),
+        (
+            "deploy --resolve often",
+            "error: --resolve: 'often' is not one of always, changed, never",
+        ),
+        ("plan --resolve often", "error: --resolve: 'often' is not one of"),
+        ("status --hosts /no/such/hosts.yaml", "error: /no/such/hosts.yaml: no such hosts file"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(line, said):
+    run = subprocess.run(
+        [sys.executable, "-m", "invoke", *line.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.stderr.startswith(said)
+    assert run.returncode == 2
+    assert "Traceback" not in run.stderr
