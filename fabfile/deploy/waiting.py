@@ -15,7 +15,8 @@ from fabfile.swarm.docker_commands import label_node
 from fabfile.swarm.placement import LabelChange, undo
 from fabfile.swarm.state import Cluster, Service
 
-POLL_SECONDS = 0.5
+POLL_SECONDS, MOST_SECONDS = 0.5, 2.0
+"""Between two looks: at first, and at most."""
 ROLLBACK_SECONDS = 120.0
 """How long a rollback of ours may take before we stop watching it."""
 
@@ -44,7 +45,8 @@ def await_stack(
     rollback, a pause, a task that keeps failing or finds no node, or after `timeout`
     seconds.
     """
-    end = time.monotonic() + timeout
+    start = time.monotonic()
+    end = start + timeout
     shown: dict[str, str] = {}
     seen: Cluster | None = None
     while True:
@@ -66,8 +68,15 @@ def await_stack(
             continue
         if time.monotonic() > end:
             raise _deadline(progress, cluster, wanted, timeout, logs)
-        time.sleep(POLL_SECONDS)
+        time.sleep(_pause(time.monotonic() - start))
         seen = cluster
+
+
+def _pause(waited: float) -> float:
+    """Seconds until the next look. What takes long is looked at less often: each look costs the
+    manager's processor a tenth of a second and more, while it has work to do.
+    """
+    return max(POLL_SECONDS, min(MOST_SECONDS, waited / 20))
 
 
 def take_back(
