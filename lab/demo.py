@@ -111,7 +111,7 @@ try next:     . {lab.directory / "env"}
               inv backup.list
               inv backup.verify --deep
               inv lab.status{name}
-and away:     inv lab.down{name}"""
+remove it:    inv lab.down{name}"""
 
 
 def main(argv: list[str]) -> int:

@@ -56,7 +56,7 @@ newest_set() {
       [[ $passed != *" $one "* ]] || continue
       read_set "$one"
       of_another "${MANIFEST[project]}" || { SET=$one && return; }
-      log WARNING "set $one is of another project (${MANIFEST[project]}) and passed over"
+      log WARNING "set $one is of another project (${MANIFEST[project]}) and skipped"
       passed+="$one "
       ((${#passed} <= 20 * 17)) || break 2
     done

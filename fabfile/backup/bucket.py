@@ -43,7 +43,7 @@ _SMALL = 64 * 1024 * 1024
 _WINDOW = 8
 """The first listing starts this many times max_age ago: a daily backup and its predecessors."""
 _FOREIGN = 100
-"""Sets of other projects that are passed over at most."""
+"""Sets of other projects that are skipped at most."""
 _BREAKS = 5
 """How often the reading of one object is taken up again after its connection broke."""
 _NOT_GROUPING = ("NotImplemented", "InvalidArgument", "InvalidRequest")
@@ -86,7 +86,7 @@ class Bucket(Connection):
         return self._own(database, holding, now)
 
     def _own(self, database: str, holding: Holding, now: datetime) -> Holding:
-        """The same without other projects' sets, of which at most `_FOREIGN` are passed over."""
+        """The same without other projects' sets, of which at most `_FOREIGN` are skipped."""
         listed = self.with_proofs(database, holding.backups)
         ours, foreign = divided(listed, self.project_id)
         if not ours:
@@ -100,7 +100,7 @@ class Bucket(Connection):
     def before(self, database: str, when: datetime, *, anybodys: bool = False) -> BackupSet | None:
         """The newest set of a database made before a time, with its manifest; None without one.
 
-        Of other projects' sets at most `_FOREIGN` are passed over, unless `anybodys` counts.
+        Of other projects' sets at most `_FOREIGN` are skipped, unless `anybodys` counts.
         """
         for _ in range(_FOREIGN):
             last = when - timedelta(seconds=CLOCK_TOLERANCE + 1)
@@ -244,7 +244,7 @@ class Bucket(Connection):
             )
         if place and not answer.get("ContentRange", "").startswith(f"bytes {place}-"):
             raise UnreachableError(
-                f"{self.where} broke off {part.key} and cannot go on from byte {place}",
+                f"{self.where} broke off in {part.key} and cannot resume at byte {place}",
                 hint="run again, over a better connection",
             )
         return answer["Body"]

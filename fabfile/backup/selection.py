@@ -95,8 +95,8 @@ def newest_proven(
             return one, passed
         passed.append((one, why))
     raise CheckFailedError(
-        f"{place} has no set that can be trusted" if passed else f"{place} has no backup",
-        hint=f"{_LISTED}; to take one all the same, name it with --key" if passed else _LISTED,
+        f"{place} has no set that passes the checks" if passed else f"{place} has no backup",
+        hint=f"{_LISTED}; to restore one all the same, name it with --key" if passed else _LISTED,
         details=tuple(f"{one.stamp}: {why}" for one, why in passed),
     )
 

@@ -262,7 +262,7 @@ def _shrunk(newest: BackupSet, predecessors: Sequence[BackupSet]) -> Check:
     if count < ENOUGH:
         few = {0: "no earlier backup", 1: "only one earlier backup"}
         said = few.get(count, f"only {count} earlier backups")
-        return Check("shrunk", True, f"{said} to compare with, {ENOUGH} are needed: not judged")
+        return Check("shrunk", True, f"skipped: {said}, needs {ENOUGH}")
     usual = median(one.size for one in predecessors)
     part = newest.size / usual if usual else 1.0
     return Check(
@@ -371,7 +371,7 @@ def _clock(holding: Holding, newest: BackupSet | None) -> Check:
         ahead = format_duration((newest.timestamp - newest.last_modified).total_seconds())
         detail = f"the time in its key is {ahead} later than the bucket received it"
         return Check("clock", False, detail, hint)
-    return Check("clock", True, "no time in the future")
+    return Check("clock", True, "no time is in the future")
 
 
 def _stamped(when: datetime) -> str:

@@ -42,7 +42,7 @@ def list_(
     from fabfile.terminal.tables import to_json
 
     if limit < 0:
-        raise ConfigError(f"--limit {limit}: want a number of backups, or 0 for all of them")
+        raise ConfigError(f"--limit {limit}: must be a number of backups, or 0 for all")
     inventory = read_inventory(hosts)
     bucket = open_bucket(inventory)
     now = datetime.now(UTC)

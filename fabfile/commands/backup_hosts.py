@@ -103,7 +103,7 @@ def run(ctx: Context, hosts: str | None = None) -> None:
 def logs(ctx: Context, hosts: str | None = None, lines: int = 50) -> None:
     """Show the end of the backup log of every host."""
     if lines < 1:
-        raise ConfigError(f"--lines {lines}: want a number of lines, 1 or more")
+        raise ConfigError(f"--lines {lines}: must be a number of lines, 1 or more")
     inventory = read_inventory(hosts)
 
     from fabfile.backup import host_install

@@ -48,7 +48,7 @@ def setup(
     from fabfile.s3.connection import Connection
 
     if old_versions < 1:
-        raise ConfigError(f"--old-versions {old_versions}: want a number of days, 1 or more")
+        raise ConfigError(f"--old-versions {old_versions}: must be a number of days, 1 or more")
     backup = read_inventory(hosts).backup
     connection = Connection(backup)
     settings = bucket_settings.read(connection)
@@ -56,7 +56,7 @@ def setup(
     possible = [one for one in changes if bucket_settings.can(one, settings)]
     for one in changes:
         if one not in possible:
-            print(f"left out, this store cannot: {one.said}")
+            print(f"skipped, this store does not support it: {one.said}")
     if not possible:
         print(f"{connection.where}: nothing to change")
         return

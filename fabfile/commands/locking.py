@@ -31,13 +31,13 @@ def unlock(ctx: Context, hosts: str = "", yes: bool = False) -> None:
             return
         print(f"the lock is held by {holder}")
         refusal = f"unlock: this ends the lock of {holder.who}"
-        ask("Take it away? Its deploy will stop at its next step.", yes=yes, refusal=refusal)
+        ask("Remove it? Its deploy will stop at its next step.", yes=yes, refusal=refusal)
         if not deploy_lock.take_away(manager, holder):
-            print("unlock: it has just been given back")
+            print("unlock: it was released a moment ago")
             return
         if fleet.dry:
             return
-        change = f"lock of {holder.who} for '{holder.why}' taken away"
+        change = f"lock of {holder.who} for '{holder.why}' removed"
         entry = audit.entry(operator.find(), "unlock", "ok", changes=[change])
         audit.write(manager, audit.append_script(entry, inventory.project))
     print("unlock: the lock is free")
@@ -61,7 +61,7 @@ def audit_log(ctx: Context, hosts: str = "", lines: int = 20, json: bool = False
     elif log.entries:
         print(tables.entries([_entry(entry) for entry in log.entries]))
     else:
-        print("audit: nothing is on record yet")
+        print("audit: no entries yet")
     for manager, count in log.damaged.items():
         lines_are = "line is" if count == 1 else "lines are"
         print(

@@ -164,7 +164,7 @@ def _outcome(plan: Plan, results: list[Removed], *, really: bool) -> list[str]:
     count, going = len(plan.decisions), plan.going
     if not going:
         left = len(plan.locks)
-        cannot = f"; {left} would go and cannot yet: they are locked" if left else ""
+        cannot = f"; {left} cannot be deleted yet: they are locked" if left else ""
         return [f"nothing to delete: all of the {count} sets stay{cannot}"]
     versions = (
         "versioning is on: what is deleted stays as an old version, and is paid for, until a "
@@ -177,7 +177,7 @@ def _outcome(plan: Plan, results: list[Removed], *, really: bool) -> list[str]:
         return [f"deleted {len(gone)} of {count} sets, {freed}", *note]
     freed = format_size(sum(one.stored for one in going))
     return [
-        f"{len(going)} of {count} sets would go, {freed}; nothing was changed: "
+        f"{len(going)} of {count} sets would be deleted, {freed}; nothing was changed: "
         "inv backup.prune --yes deletes them",
         *note,
     ]
@@ -193,7 +193,7 @@ def _error(results: list[Removed]) -> SwarmkeepError | None:
     for result in failed:
         if len(result.left) < len(result.backup.parts):
             # It no longer counts as a backup, and no later prune touches it.
-            details += [f"left of a set that was begun: {key}" for key in result.left]
+            details += [f"left of a partly deleted set: {key}" for key in result.left]
     stay = sum(bool(result.left) for result in results)
     error = type(first)(
         f"{stay} of {len(results)} sets could not be deleted: {first.message}",

@@ -64,7 +64,7 @@ def recover(
     from fabfile.vault.reading import POSTGRES_PASSWORD
 
     if key and before:
-        raise ConfigError("--key and --before: want one of them at most")
+        raise ConfigError("--key and --before: use at most one of them")
     start = time.monotonic()
     inventory = read_inventory(hosts)
     secrets = read_vault(inventory)
@@ -135,10 +135,10 @@ def _sets(inventory: Inventory, *, key: str, before: str) -> dict[str, BackupSet
         listed = bucket.latest(name, now, _LOOKED_AT).backups
         ours, foreign = divided(bucket.with_proofs(name, listed), bucket.project_id)
         for other in foreign:
-            print(f"set {other.stamp} of {name} is passed over: it is of {other.project}")
+            print(f"set {other.stamp} of {name} is skipped: it is of {other.project}")
         one, passed = selection.newest_proven(ours, bucket.place(name), inventory.backup.min_size)
         for other, why in passed:
-            print(f"set {other.stamp} of {name} is passed over: {why}")
+            print(f"set {other.stamp} of {name} is skipped: {why}")
         said = f"{made(one, now)}; {contents(one)}; {one.rung}"
         print(f"set {one.stamp} of {name}, made {said}", flush=True)
         sets[name] = one
@@ -253,11 +253,11 @@ def _print_result(came: dict[str, _Came], seconds: float, failures: list[Swarmke
         when = f"{that.one.timestamp:%Y-%m-%d %H:%M:%S} UTC"
         print(f"recovered: {name}, as it was at {when}: {counted(that.done, that.one)}")
         if that.kept:
-            print(f"what NocoDB had begun meanwhile is kept as {that.kept}")
+            print(f"the database that NocoDB made meanwhile is kept as {that.kept}")
     if not failures:
-        print(f"all is back ({format_duration(seconds)}); next: inv backup.verify doctor")
+        print(f"recovery complete ({format_duration(seconds)}); next: inv backup.verify doctor")
         return
-    print("the data is back and NocoDB runs, but not all that belongs to it is right:", flush=True)
+    print("the data is restored and NocoDB runs, but these steps failed:", flush=True)
     for error in failures[:-1]:
         show_error(error)
     raise failures[-1]

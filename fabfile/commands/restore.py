@@ -33,7 +33,7 @@ DRY = "dry run, nothing was changed"
 
 @command(
     help={
-        "latest": "the newest set; so it is without --key and --before",
+        "latest": "the newest set (default)",
         "key": KEY_HELP,
         "before": BEFORE_HELP,
         "database": f"{DATABASE_HELP} (default: NocoDB's)",
@@ -64,11 +64,11 @@ def restore(
     from fabfile.restore.restore_script import restore_command
 
     if sum((latest, bool(key), bool(before))) > 1:
-        raise ConfigError("--latest, --key and --before: want one of them at most")
+        raise ConfigError("--latest, --key and --before: use at most one of them")
     if into and replace:
-        raise ConfigError("--into and --replace: want one of them at most")
+        raise ConfigError("--into and --replace: use at most one of them")
     if not 0 <= jobs <= 99:
-        raise ConfigError(f"--jobs {jobs}: want a number from 1 to 99")
+        raise ConfigError(f"--jobs {jobs}: must be a number from 1 to 99")
     inventory = read_inventory(hosts)
     name = chosen_databases(inventory, database)[0]
     now = datetime.now(UTC)
@@ -111,7 +111,7 @@ def get_files(ctx: Context, hosts: str | None = None) -> None:
         "key": KEY_HELP,
         "before": BEFORE_HELP,
         "database": DATABASE_HELP,
-        "app": "also start NocoDB on it and ask it something (backup.drill_with_app)",
+        "app": "also start NocoDB on it and query its API (backup.drill_with_app)",
     }
 )
 def drill(
@@ -124,7 +124,7 @@ def drill(
 ) -> None:
     """Restore a backup into a throwaway PostgreSQL, as a proof."""
     if key and before:
-        raise ConfigError("--key and --before: want one of them at most")
+        raise ConfigError("--key and --before: use at most one of them")
     inventory = read_inventory(hosts)
     now = datetime.now(UTC)
     chosen: dict[str, BackupSet] = {}

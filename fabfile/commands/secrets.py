@@ -96,7 +96,7 @@ def set_(ctx: Context, name: str, hosts: str | None = None) -> None:
     from fabfile.vault import editing
 
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", name):
-        raise ConfigError(f"{name!r} is not a name for an entry: want letters, digits and _")
+        raise ConfigError(f"{name!r} is not a name for an entry: use letters, digits and _")
     vault = read_inventory(hosts).vault
     document = editing.open_document(vault, ask_secret)
     changed = editing.set_entry(document, name, _read_value(name))

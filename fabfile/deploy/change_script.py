@@ -23,21 +23,21 @@ _REFUSALS = (
      "write the highest 'version:' that the manager's Docker knows at the top of the compose file "
      "(3.9 from Docker 20.10 on, 3.13 from 28 on), or update Docker on the managers"),
     (r"must be a |Does not match|decoding|expected type|Unknown mode|can't be set|[Ii]nvalid type",
-     "mend that value in the compose file: numbers and words such as yes and no stand in quotes "
+     "fix that value in the compose file: numbers and words such as yes and no stand in quotes "
      "where Docker wants a text"),
     (r"only updates to Labels are allowed",
-     "Docker changes no config or secret that is there: give it another name in the compose file"),
+     "Docker cannot change an existing config or secret: give it another name in the compose file"),
     (r"mode change is not allowed",
      "a service cannot change its mode: remove it first (docker service rm), then run "
      "the same again"),
     (r"could not be found|not found",
-     "make what the compose file calls external, or mend its name there"),
+     "make what the compose file calls external, or correct its name there"),
     (r"already in use", "another service publishes that port: choose another one"),
     (r"undefined (network|volume|secret|config)|contains unsupported options",
-     "mend the compose file (compose/), then run the same again"),
+     "fix the compose file (compose/), then run the same again"),
 )  # fmt: skip
 _ANY_REFUSAL = (
-    "Docker's own words say what it does not like: mend that (the stack's file is in compose/), "
+    "Docker's own words say what it does not like: fix that (the stack's file is in compose/), "
     "then run the same again"
 )
 

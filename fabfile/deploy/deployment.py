@@ -296,7 +296,7 @@ class Deployment:
         except SwarmkeepError as failure:
             raise type(error)(
                 error.message,
-                hint="see what there is now: inv status, inv plan; mend the cause, deploy again",
+                hint="see what there is now: inv status, inv plan; fix the cause, deploy again",
                 details=(*error.details, f"and taking it back failed: {failure.message}"),
             ) from None
 

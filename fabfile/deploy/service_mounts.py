@@ -47,7 +47,7 @@ def _long(item: Any) -> dict[str, Any]:
     result: dict[str, Any] = {"type": "bind" if _is_path(source) else "volume", "source": source,
                               "target": target}  # fmt: skip
     for option in parts[2].split(",") if parts[2:] else ():
-        # Others are passed over by Docker, too.
+        # Others are skipped by Docker, too.
         if option in ("ro", "rw"):
             result["read_only"] = option == "ro"
         elif option == "nocopy":

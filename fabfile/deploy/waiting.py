@@ -164,7 +164,7 @@ def _failure(
             details = [f"last log lines of its task{where}:", *map(wanted.redact, lines)]
     return SwarmkeepError(
         message,
-        hint="mend the cause and deploy again; inv status shows the state now",
+        hint="fix the cause and deploy again; inv status shows the state now",
         details=tuple(details),
     )
 

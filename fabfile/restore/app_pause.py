@@ -185,7 +185,7 @@ class Pause:
         if self._error:
             return self._error
         said = self._result.stderr.strip().splitlines() if self._result else []
-        why = said[-1] if said else f"its guard on {self._manager.name} ended without a word"
+        why = said[-1] if said else f"its guard on {self._manager.name} ended without an answer"
         return SwarmkeepError(
             f"{self._service}: {what}: {why}; nothing was swapped",
             hint="see inv status; is it deployed as a replicated service?",

@@ -115,7 +115,7 @@ class Exchange:
     def _back(
         self, before: Cluster, database: str, other: str, keep_as: str, error: SwarmkeepError
     ) -> None:
-        self.say("this did not work: going back")
+        self.say("this failed: swapping back")
         try:
             # What has failed until now is no failure of what comes back.
             failed = observe(self.lease.manager)
@@ -124,7 +124,7 @@ class Exchange:
         except SwarmkeepError as failure:
             raise SwarmkeepError(
                 f"{error.message}; and going back failed: {failure.message}",
-                hint=f"see inv status, mend the cause; {failure.hint}",
+                hint=f"see inv status, fix the cause; {failure.hint}",
                 details=error.details,
             ) from None
 
@@ -177,7 +177,7 @@ class Exchange:
         if isinstance(error, StillDownError):
             raise _also(error, changed, "see inv status") from None
         self.say(f"warning: {error.message}")
-        self.note(f"all the same: {changed}")
+        self.note(f"it was done all the same: {changed}")
 
     def _names(self) -> set[str]:
         """The databases there are, asked over a new connection where the old one is lost."""

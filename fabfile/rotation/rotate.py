@@ -168,7 +168,7 @@ class Rotation:
 
     def _undo(self, lease: Lease, role: RolePassword, kept: str, error: SwarmkeepError) -> None:
         """Go back to the old password: database, vault, app. Raises if even that fails."""
-        self.say("this did not work: going back to the old password")
+        self.say("this failed: swapping back to the old password")
         try:
             role.change(kept)
             self.vault.prepare()
@@ -181,7 +181,7 @@ class Rotation:
         except SwarmkeepError as failure:
             raise SwarmkeepError(
                 f"{error.message}; and going back to the old password failed: {failure.message}",
-                hint=f"see inv status, mend the cause; then {_AGAIN}",
+                hint=f"see inv status, fix the cause; then {_AGAIN}",
                 details=error.details,
             ) from None
         self.say("the old password is in force again, in the app, the database and the vault")

@@ -146,7 +146,7 @@ class Lease:
         if result.exit_code == 124:  # timeout(1)
             raise SwarmkeepError(
                 f"{result.host}: a change took longer than {CHANGE_SECONDS} s and was ended",
-                hint="is the manager overloaded, or its registry slow? look, then run again",
+                hint="is the manager overloaded, or its registry slow? check both, then run again",
             )
 
 

@@ -88,7 +88,7 @@ def own_usage_errors() -> None:
             context = getattr(error.context, "name", None)
             problem = str(error)
         except ValueError as error:
-            context, problem = None, f"a flag wants a whole number: {error}"
+            context, problem = None, f"a flag needs a whole number: {error}"
         hint = f"see: inv --help {context}" if context else "see: inv --list"
         show_error(ConfigError(problem, hint=hint))
         raise Exit(code=CONFIG)

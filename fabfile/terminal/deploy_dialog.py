@@ -61,7 +61,7 @@ def ask(question: str, *, yes: bool, refusal: str) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise ConfigError(refusal, hint="nobody is here to be asked: run again with --yes")
+        raise ConfigError(refusal, hint="there is no terminal to ask on: run again with --yes")
     try:
         answer = input(f"{question} [y/N] ")
     except EOFError:  # Ctrl-D leaves the cursor behind the question

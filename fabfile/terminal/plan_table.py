@@ -60,7 +60,7 @@ def summary(plans: Sequence[Plan]) -> str:
         names = [service.name for service in touched if service.perhaps is perhaps]
         if names:
             parts.append(f"{words} {', '.join(names)}")
-    return "; ".join(parts) or "only what stands around the services changes"
+    return "; ".join(parts) or "no service changes; labels, network or secrets do"
 
 
 def to_data(plans: Sequence[Plan], redact: Callable[[str], str]) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def _why_unknown(key: str) -> str:
         return "the manager's own value counts: write its value to have it compared"
     if key.startswith("volumes."):
         return "the manager completes the path: write an absolute one to have it compared"
-    return "cannot be compared: taken for changed"
+    return "cannot be compared: counts as changed"
 
 
 def _side(value: str | None, cell: Callable[[str], str]) -> str:

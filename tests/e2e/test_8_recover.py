@@ -91,7 +91,7 @@ def test_nobody_to_ask_or_no_set_to_trust(product, lab, variant, rows):
     before = cluster_state(lab)
     huge = variant({"backup": {"min_size": "1GB"}})
     ran = product.fails(4, "recover", "--yes", hosts=huge)
-    assert "has no set that can be trusted" in ran.err
+    assert "has no set that passes the checks" in ran.err
     assert "less than the" in ran.err
     ran = product.fails(4, "recover", "--yes", "--before", "9d")
     assert "has no backup made before" in ran.err
@@ -127,18 +127,18 @@ def test_volume_of_the_database_and_the_attachments_are_destroyed(
     bucket.put_object(Bucket=lab.bucket, Key=torn, Body=body)
     try:
         ran = product.fails(2, "recover")
-        assert "nobody is here to be asked" in ran.err
+        assert "there is no terminal to ask on" in ran.err
         ran = product.ok("recover", "--yes", timeout=600)
     finally:
         bucket.delete_object(Bucket=lab.bucket, Key=torn)
-    assert f"set {late} of nocodb is passed over" in ran.out
+    assert f"set {late} of nocodb is skipped" in ran.out
     assert f"set {stamp} of nocodb, made" in ran.out
     assert "recovered: nocodb, as it was at" in ran.out
     assert "as recorded" in ran.out
-    assert "all is back (" in ran.out
+    assert "recovery complete (" in ran.out
     kept = named(lab, "nocodb_replaced_")
     assert len(kept) == 1
-    assert f"what NocoDB had begun meanwhile is kept as {kept[0]}" in ran.out
+    assert f"the database that NocoDB made meanwhile is kept as {kept[0]}" in ran.out
     all_is_back(product, lab, rows)
     log = json.loads(product.ok("audit", "--json").out)
     assert f"recover {stamp}" in [entry["command"] for entry in log[-4:]]
@@ -169,7 +169,7 @@ def test_nights_after_a_loss_in_which_cron_backed_up_what_had_begun_anew(product
     anew = json.loads(product.ok("backup.list", "--json").out)["backups"][0]["set"]
     assert anew > stamp
     ran = product.ok("recover", "--yes", timeout=600)
-    assert f"set {anew} of nocodb is passed over: " in ran.out
+    assert f"set {anew} of nocodb is skipped: " in ran.out
     assert "nobody has signed up in it, set " in ran.out
     assert "recovered: nocodb, as it was at" in ran.out
     assert len(named(lab, "nocodb_replaced_")) == 1
@@ -287,9 +287,9 @@ def test_a_brand_new_swarm_with_nothing_on_it(product, lab, rows):
     assert "inv swarm.init" in product.fails(1, "recover", "--yes").err
     product.ok("swarm.init")
     ran = product.ok("recover", "--yes", timeout=600)
-    assert "all is back (" in ran.out
+    assert "recovery complete (" in ran.out
     all_is_back(product, lab, rows)
-    assert "all is back" not in product.fails(1, "recover", "--yes").out
+    assert "recovery complete" not in product.fails(1, "recover", "--yes").out
     product.ok("backup.run")
     product.ok("backup.verify")
 

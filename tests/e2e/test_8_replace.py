@@ -81,7 +81,9 @@ class TestReplace:
     def test_under_a_client_that_writes_then_undone(
         self, product, lab, rows, stamp, marker, writer
     ):
-        assert "nobody is here to be asked" in product.fails(2, "backup.restore", "--replace").err
+        assert (
+            "there is no terminal to ask on" in product.fails(2, "backup.restore", "--replace").err
+        )
         eventually(lambda: written(lab, "nocodb") > 0)
         before = written(lab, "nocodb")
         ran = product.ok("backup.restore", "--key", stamp, "--replace", "--yes")
@@ -221,7 +223,7 @@ class TestKilled:
             assert "NocoDB answers from its database" in out
         else:
             assert (client.returncode, step) == (1, "stopping it"), out
-            assert "its guard on manager1 ended without a word; nothing was swapped" in out
+            assert "its guard on manager1 ended without an answer; nothing was swapped" in out
         if hunter:
             assert hunter.wait(20) == 0
         all_is_well(product, lab, rows, stamp, swapped=swapped)

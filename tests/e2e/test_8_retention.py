@@ -81,7 +81,7 @@ def test_a_bucket_from_nothing(product, lab, bucket, own):
     # Uploads still work after all that: Ceph refuses them under one of AWS's settings.
     made = [put(bucket, name, noon(day)) for day in range(5)]
     ran = product.ok("backup.prune", hosts=hosts)
-    assert "3 of 5 sets would go" in ran.out
+    assert "3 of 5 sets would be deleted" in ran.out
     assert stamps(bucket, name) == set(made)
     ran = product.ok("backup.prune", "--yes", hosts=hosts)
     assert "deleted 3 of 5 sets" in ran.out
@@ -103,7 +103,7 @@ def test_object_lock_is_understood(product, lab, bucket, own):
     assert verdicts == {kept[0]: "keep", kept[1]: "keep", locked: "locked", gone: "goes"}
     assert stamps(bucket, name) == {*kept, locked}
     ran = product.ok("backup.prune", hosts=hosts)
-    assert "1 would go and cannot yet: they are locked" in ran.out
+    assert "1 cannot be deleted yet: they are locked" in ran.out
     assert "with Object Lock" in product.inv("bucket.check", hosts=hosts).out
 
 

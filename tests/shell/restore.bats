@@ -398,7 +398,7 @@ END
   printf 'project\tffeeddccbbaa9988\n' >>"$FAKE/facts"
   restore restore --latest --into fine
   [ "$status" -eq 20 ]
-  [[ $output == *"WARNING "*"set $SET is of another project (ffeeddccbbaa9988) and passed over"* ]]
+  [[ $output == *"WARNING "*"set $SET is of another project (ffeeddccbbaa9988) and skipped"* ]]
   [[ $output == *"has no backup of this project; next: "* ]]
   nothing_happened
   restore restore --set "$SET" --into fine

@@ -257,7 +257,7 @@ def test_an_object_that_stays_shorter_than_listed_ends_in_an_error(server, bucke
 def test_a_store_that_cannot_go_on_in_the_middle_is_not_believed(server, bucket):
     server.put(NOW, BODY)
     server.fault = lambda request: broken_off(0, 400_000) if is_get(request) else None
-    with pytest.raises(SwarmkeepError, match="cannot go on from byte"):
+    with pytest.raises(SwarmkeepError, match="cannot resume at byte"):
         read(bucket)
 
 

@@ -104,7 +104,7 @@ def test_what_is_damaged_or_not_counted_is_no_measure():
 
 
 def test_nothing_to_trust():
-    with pytest.raises(CheckFailedError, match="has no set that can be trusted") as caught:
+    with pytest.raises(CheckFailedError, match="has no set that passes the checks") as caught:
         chosen(landed(timedelta(hours=1), 10))
     assert "--key" in caught.value.hint
     with pytest.raises(CheckFailedError, match="has no backup"):

@@ -103,7 +103,7 @@ def test_without_yes_nothing_is_changed(server, inv):
     assert "newest, daily 20" in lines[made[0]]
     assert "goes" in lines[made[3]]
     assert "goes" in lines[made[4]]
-    assert "2 of 5 sets would go" in out
+    assert "2 of 5 sets would be deleted" in out
     assert "nothing was changed: inv backup.prune --yes" in out
     assert everything(server) == before
     assert changing(server) == []
@@ -244,7 +244,7 @@ def test_one_failure_does_not_hold_up_the_others(server, inv):
     assert "deleted 2 of 6 sets" in out
     assert "1 of 3 sets could not be deleted" in err
     assert f"deleting {key}" in err
-    assert f"left of a set that was begun: {key}" in err
+    assert f"left of a partly deleted set: {key}" in err
     assert stamps(server) == {*made[:3], made[4]}
     # What is left counts as no backup, and stays until somebody looks.
     server.fault = None
@@ -376,7 +376,7 @@ def test_what_is_locked_stays_and_says_until_when(locked, inv):
     assert {stamp(marker["Key"]) for marker in markers} == {made[4], made[6]}
     code, out, _ = inv("backup.prune", "--yes")
     assert code == 0
-    assert "nothing to delete: all of the 5 sets stay; 2 would go and cannot yet" in out
+    assert "nothing to delete: all of the 5 sets stay; 2 cannot be deleted yet" in out
 
 
 def test_json_says_locked(locked, inv):

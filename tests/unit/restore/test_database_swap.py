@@ -174,7 +174,7 @@ class TestAnswerLost:
         assert world.swapped
         assert f"warning: {GONE.message}" in world.said
         assert world.noted == [
-            f"all the same: {OTHER} is {LIVE} now; the one before is kept as {KEPT}"
+            f"it was done all the same: {OTHER} is {LIVE} now; the one before is kept as {KEPT}"
         ]
         assert world.asked_app == 1
 

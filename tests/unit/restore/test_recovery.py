@@ -293,6 +293,6 @@ class TestInstalling:
         with pytest.raises(SwarmkeepError, match="db1: cannot work"):
             recover._print_result({}, 1.0, failures)
         captured = capsys.readouterr()
-        assert "all is back" not in captured.out
-        assert "the data is back and NocoDB runs" in captured.out
+        assert "recovery complete" not in captured.out
+        assert "the data is restored and NocoDB runs" in captured.out
         assert "error: app1: the attachments did not all come back" in captured.err

@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[3]
         ("deploy-db --nope", "error: No idea what '--nope' is!\n  next: see: inv --help deploy-db"),
         ("deploy-bd", "error: No idea what 'deploy-bd' is!\n  next: see: inv --list"),
         ("--nope", "error: No idea what '--nope' is!"),
-        ("backup.list --limit x", "error: a flag wants a whole number"),
+        ("backup.list --limit x", "error: a flag needs a whole number"),
         ("backup.list --limit -1", "error: "),
-        ("backup.logs --lines 0", "error: --lines 0: want a number of lines, 1 or more"),
+        ("backup.logs --lines 0", "error: --lines 0: must be a number of lines, 1 or more"),
         (
             "deploy --resolve often",
             "error: --resolve: 'often' is not one of always, changed, never",
