@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fabfile.base.errors import SwarmkeepError
-from fabfile.ssh.fleet import RemoteFile
+from fabfile.ssh.remote_command import RemoteFile
 
 if TYPE_CHECKING:
     from fabfile.config.inventory import HostEntry, Inventory

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,17 +17,8 @@ from fabfile.backup.host_files import (
     scripts_version,
 )
 from fabfile.base.errors import ConfigError, SwarmkeepError
-from fabfile.ssh.fleet import (
-    Command,
-    Fleet,
-    Host,
-    Outcome,
-    RemoteFile,
-    Result,
-    succeeded,
-    values,
-    write_command,
-)
+from fabfile.ssh.fleet import Fleet, Host, Outcome
+from fabfile.ssh.remote_command import Command, RemoteFile, Result, succeeded, write_command
 from fabfile.vault.project_identity import project_of
 
 if TYPE_CHECKING:
@@ -39,8 +30,6 @@ LOCKED = 10
 NO_CONTAINER = 11
 """The scripts' exit code on a node that has nothing to back up now."""
 INSTALL_TIMEOUT = 600.0
-RUN_TIMEOUT = 7 * 3600.0
-"""Seconds: a little more than a script allows any one of its steps."""
 
 
 @dataclass
@@ -276,66 +265,6 @@ def _check(host: Host, kit: Kit, mark: str) -> str:
     )
 
 
-def find_host(fleet: Fleet, inventory: Inventory) -> Host:
-    """The db host on which the database's container runs now. Raises SwarmkeepError."""
-    label = shlex.quote(f"label=com.docker.swarm.service.name={inventory.postgres.service}")
-    ask = Command(f"docker ps -q --filter {label} --filter status=running", changes=False)
-    outcomes = fleet.fan_out(
-        inventory.with_role("db"), lambda host: host.check(ask, "asking Docker").stdout.strip()
-    )
-    for outcome in outcomes:
-        if outcome.value:
-            return fleet.host(outcome.entry)
-    values(outcomes)
-    names = ", ".join(outcome.entry.name for outcome in outcomes)
-    raise SwarmkeepError(
-        f"{inventory.postgres.service}: no running container on {names}",
-        hint="see inv status; deploy it with: inv deploy-db",
-    )
-
-
-def run(host: Host, on_line: Callable[[str], None], option: str = "") -> int:
-    """Run the host's script now and return its exit code; each line of its log goes to `on_line`.
-
-    `option` is "--restore" for the way back of the attachments.
-
-    The script writes to its log file as under cron and we follow that file: so a lost
-    connection ends our view, not the backup.
-    """
-    kit = kit_of(host.entry, host.inventory)
-    script = (
-        f"[ -x {kit.script} ] || {{ echo 'not installed' >&2; exit 127; }}\n"
-        f"{host_files.guard(kit, host.inventory)}"
-        f"touch {kit.log}\n"
-        f"seen=$(stat -c %s {kit.log})\n"
-        f"setsid {kit.command}{option and ' '}{option} >>{kit.log} 2>&1 &\n"
-        "pid=$!\n"
-        f"tail -c +$((seen + 1)) -s 0.2 -f --pid=$pid {kit.log}\n"
-        "wait $pid"
-    )
-    result = host.run(Command(script), timeout=RUN_TIMEOUT, on_line=on_line)
-    check_owner(result, kit)
-    if result.exit_code == 127 and "not installed" in result.stderr:
-        raise SwarmkeepError(
-            f"{host.name}: {kit.script} is not installed", hint="install it: inv backup.install"
-        )
-    return result.exit_code
-
-
-def logs(fleet: Fleet, inventory: Inventory, lines: int) -> list[Outcome[str]]:
-    """The last lines of each host's backup log, "" where there is none yet."""
-
-    def read(host: Host) -> str:
-        kit = kit_of(host.entry, inventory)
-        guard = host_files.guard(kit, inventory)
-        command = Command(f"{guard}[ ! -e {kit.log} ] || tail -n {lines} {kit.log}", changes=False)
-        result = host.run(command)
-        check_owner(result, kit)
-        return succeeded(result, f"reading {kit.log}").stdout
-
-    return fleet.fan_out(host_files.hosts(inventory), read)
-
-
 def uninstall(fleet: Fleet, inventory: Inventory) -> list[Outcome[list[str]]]:
     """Remove settings, credentials, cron and logrotate files from every host, and the scripts
     where no other project needs them.
@@ -361,20 +290,3 @@ def uninstall(fleet: Fleet, inventory: Inventory) -> list[Outcome[list[str]]]:
         return succeeded(result, "removing the backup").stdout.split()
 
     return fleet.fan_out(host_files.hosts(inventory), remove)
-
-
-def note_images(fleet: Fleet, images: Mapping[str, str]) -> None:
-    """Have the db hosts know which images the stacks run, for the manifests of their backups.
-
-    Only where the backup is installed. A host that cannot be reached is left out: it will be
-    told by the next installation or deploy.
-    """
-    content = "".join(f"{service} {image}\n" for service, image in sorted(images.items()))
-    entries = fleet.inventory.with_role("db")
-    kit = kit_of(entries[0], fleet.inventory)
-    write = write_command([RemoteFile(kit.images, content.encode())])
-    installed = f"[ -e {kit.config} ] || exit 0\n{host_files.guard(kit, fleet.inventory)}"
-    fleet.fan_out(
-        entries,
-        lambda host: host.run(Command(installed + write.script, stdin=write.stdin)),
-    )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from fabfile.backup.deep_read import NOT_CHECKED, Reading, Verdict
 from fabfile.base.errors import UnreachableError
-from fabfile.ssh.fleet import Command
+from fabfile.ssh.remote_command import Command
 
 if TYPE_CHECKING:
     from fabfile.ssh.fleet import Host

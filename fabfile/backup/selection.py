@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from fabfile.backup.object_keys import PARTS, Keys, moment, second_of, stamp
 from fabfile.backup.sets import BackupSet
-from fabfile.backup.verify import doubt
+from fabfile.backup.trust import doubt
 from fabfile.base.errors import CheckFailedError, ConfigError
 from fabfile.base.units import parse_duration
 

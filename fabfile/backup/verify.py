@@ -27,8 +27,6 @@ _AGAIN = (
     "keep the older backups; inv backup.drill restores the newest again, inv backup.verify --deep "
     "reads it again, inv backup.run makes a new one"
 )
-_USERS = "public.nc_users_v2"
-"""Who has signed up: empty in a NocoDB that has just begun, or begun anew."""
 
 _LOOK = "inv backup.logs shows what the last runs said, inv backup.run makes a backup now"
 
@@ -101,56 +99,6 @@ def _found(holding: Holding, newest: BackupSet) -> Check:
         detail += f"; parts of a later set are there without a manifest ({_stamped(later[0])}): "
         detail += "a run is under way, or was cut off"
     return Check("found", True, detail)
-
-
-def doubt(one: BackupSet, predecessors: Sequence[BackupSet], min_size: int) -> str:
-    """Given a set with manifest and proofs, say why it should not be restored unasked.
-
-    "" if nothing speaks against it. `predecessors` are those before it, newest first.
-
-    A dump much smaller than usual may be that of a database that had just been lost; one with
-    far fewer rows than an earlier one had, too, for however many nights that went on.
-    """
-    if one.flaw:
-        return one.flaw
-    failed = next((proof for proof in one.proofs.values() if not proof.ok), None)
-    if failed:
-        return f"{one.rung}: {failed.reason}"
-    expected = Expectations("", 0, min_size)
-    checks = (_size(expected, one), _shrunk(one, predecessors[:PREDECESSORS]))
-    said = next((check.detail for check in checks if not check.ok), "")
-    return said or _emptied(one, predecessors)
-
-
-def _emptied(one: BackupSet, predecessors: Sequence[BackupSet]) -> str:
-    """Why a set's rows look like those of a database begun anew; "" if they do not.
-
-    NocoDB's own tables have rows from its first start on: users and the rows in bases tell more.
-    """
-    if one.manifest is None or one.manifest.rows is None:
-        return ""
-    mine = one.manifest.rows
-    older = [
-        (other.stamp, other.manifest.rows)
-        for other in predecessors
-        if not other.flaw and other.manifest and other.manifest.rows is not None
-    ]
-    counts = [("rows", _all_rows)] + ([("rows in bases", _rows_in_bases)] if _USERS in mine else [])
-    for stamp, rows in older:
-        if mine.get(_USERS) == 0 < rows.get(_USERS, 0):
-            return f"nobody has signed up in it, set {stamp} had {rows[_USERS]} users"
-        for what, count in counts:
-            if count(mine) < SHRUNK_BELOW * count(rows):
-                return f"it has {count(mine)} {what}, set {stamp} had {count(rows)}"
-    return ""
-
-
-def _all_rows(rows: Mapping[str, int]) -> int:
-    return sum(rows.values())
-
-
-def _rows_in_bases(rows: Mapping[str, int]) -> int:
-    return sum(count for table, count in rows.items() if not table.startswith("public."))
 
 
 def how_far(one: BackupSet) -> str:

@@ -65,13 +65,13 @@ def _note_images(fleet: Fleet) -> None:
     """Tell the db hosts what runs now. The next deploy does it too: nothing depends on it here."""
     from contextlib import suppress
 
-    from fabfile.backup import host_install
-    from fabfile.deploy import preflight
+    from fabfile.backup import host_run
+    from fabfile.deploy import observation
     from fabfile.swarm.state import images_of
 
     with suppress(SwarmkeepError):
-        cluster = preflight.observe_any(fleet)[1]
-        host_install.note_images(fleet, images_of(cluster, fleet.inventory.stacks))
+        cluster = observation.observe_any(fleet)[1]
+        host_run.note_images(fleet, images_of(cluster, fleet.inventory.stacks))
 
 
 @command()
@@ -79,17 +79,17 @@ def run(ctx: Context, hosts: str | None = None) -> None:
     """Make a backup now, database and attachments."""
     inventory = read_inventory(hosts)
 
-    from fabfile.backup import host_files, host_install
+    from fabfile.backup import host_files, host_install, host_run
 
     codes = []
     with connected(ctx, inventory) as fleet:
         # Each host that is needed is found before the first one begins.
-        hosts_ = [host_install.find_host(fleet, inventory)]
+        hosts_ = [host_run.find_host(fleet, inventory)]
         if inventory.backup.files:
             hosts_ += [fleet.host(entry) for entry in inventory.with_role("app")]
         for host in hosts_:
             print(f"{host.name}: {host_files.kit_of(host.entry, inventory).script}", flush=True)
-            codes.append(host_install.run(host, lambda line: print(line, flush=True)))
+            codes.append(host_run.run(host, lambda line: print(line, flush=True)))
             if codes[-1] == host_install.NO_CONTAINER and host.entry.role == "app":
                 print(f"{host.name}: {host_files.ATTACHMENTS.absent}")
                 codes.pop()
@@ -104,16 +104,16 @@ def logs(ctx: Context, hosts: str | None = None, lines: int = 50) -> None:
     """Show the end of the backup log of every host."""
     if lines < 1:
         raise ConfigError(f"--lines {lines}: must be a number of lines, 1 or more")
-    inventory = read_inventory(hosts)
+    from fabfile.backup import host_run
 
-    from fabfile.backup import host_install
+    inventory = read_inventory(hosts)
 
     def show(name: str, text: str) -> None:
         for line in text.splitlines() or ["no log yet"]:
             print(f"{name}: {line}")
 
     with connected(ctx, inventory) as fleet:
-        _show_each(host_install.logs(fleet, inventory, lines), show)
+        _show_each(host_run.logs(fleet, inventory, lines), show)
 
 
 @command()

@@ -44,7 +44,7 @@ def setup(
     ctx: Context, hosts: str | None = None, yes: bool = False, old_versions: int = OLD_DAYS
 ) -> None:
     """Create the bucket, set what is missing (--yes)."""
-    from fabfile.s3 import bucket_settings
+    from fabfile.s3 import bucket_settings, bucket_setup
     from fabfile.s3.connection import Connection
 
     if old_versions < 1:
@@ -52,8 +52,8 @@ def setup(
     backup = read_inventory(hosts).backup
     connection = Connection(backup)
     settings = bucket_settings.read(connection)
-    changes = bucket_settings.changes(settings, backup, old_versions)
-    possible = [one for one in changes if bucket_settings.can(one, settings)]
+    changes = bucket_setup.changes(settings, backup, old_versions)
+    possible = [one for one in changes if bucket_setup.can(one, settings)]
     for one in changes:
         if one not in possible:
             print(f"skipped, this store does not support it: {one.said}")
@@ -68,7 +68,7 @@ def setup(
     for one in possible:
         # A store may refuse one setting and take the next.
         try:
-            bucket_settings.apply(connection, one, backup, old_versions)
+            bucket_setup.apply(connection, one, backup, old_versions)
         except SwarmkeepError as error:
             errors.append(error)
         else:

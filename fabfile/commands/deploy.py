@@ -102,7 +102,7 @@ def _deploy(
     # All stacks are rendered before anything is contacted.
     wanted = [wanted_stack(role, inventory, secrets) for role in roles]
 
-    from fabfile.deploy import preflight
+    from fabfile.deploy import observation, preflight
     from fabfile.deploy.finish_script import Options
     from fabfile.swarm import operator
     from fabfile.terminal.deploy_dialog import carry_out, show_round_trips
@@ -120,7 +120,7 @@ def _deploy(
         **flags,
     )
     with connected(ctx, inventory) as fleet:
-        seen: preflight.Look | None = preflight.look(fleet, wanted)
+        seen: observation.Look | None = observation.look(fleet, wanted)
         for stack in wanted:
             report = carry_out(fleet, stack, options, yes=yes, seen=seen)
             # What was seen stays true only as long as nothing is changed or waited for.

@@ -17,7 +17,7 @@ def unlock(ctx: Context, hosts: str = "", yes: bool = False) -> None:
     """Take the deploy lock away from a client that is gone."""
     inventory = read_inventory(hosts)
 
-    from fabfile.deploy.preflight import observe_any
+    from fabfile.deploy.observation import observe_any
     from fabfile.ssh.fleet import connect
     from fabfile.swarm import audit_log as audit
     from fabfile.swarm import deploy_lock, operator

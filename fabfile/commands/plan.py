@@ -54,7 +54,7 @@ def plan(
     secrets = read_vault(inventory)
     wanted = [wanted_stack(role, inventory, secrets) for role in roles(stack)]
 
-    from fabfile.deploy import preflight
+    from fabfile.deploy import observation, preflight
     from fabfile.deploy.deployment import make_plan
     from fabfile.ssh.fleet import connect
     from fabfile.terminal import plan_table, tables
@@ -62,7 +62,7 @@ def plan(
     both = len(wanted) > 1
     allowed = preflight.Allowed(move_data_host, leave_data, take_over, both, both)
     with connect(inventory, sudo_password=sudo_password(ctx)) as fleet:
-        seen = preflight.look(fleet, wanted)
+        seen = observation.look(fleet, wanted)
         plans = [
             make_plan(
                 inventory,

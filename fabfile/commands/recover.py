@@ -167,10 +167,10 @@ def _install(fleet: Fleet, inventory: Inventory, secrets: Secrets) -> None:
     """Put the backup's scripts in place, by which the restore is done: on the database's host
     they must be, any other may be down.
     """
-    from fabfile.backup import host_install
+    from fabfile.backup import host_install, host_run
 
     print("backup.install", flush=True)
-    host = host_install.find_host(fleet, inventory)
+    host = host_run.find_host(fleet, inventory)
     for outcome in host_install.install(fleet, inventory, secrets, check=False):
         for change in outcome.value.changes if outcome.value else ():
             say(f"{outcome.entry.name}: {change}")
@@ -184,7 +184,7 @@ def _bring_the_rest(fleet: Fleet, inventory: Inventory, secrets: Secrets) -> lis
     """Attachments, and the backup's own check, now that there is something to back up; what
     fails of it, now that the database is back.
     """
-    from fabfile.backup import host_install
+    from fabfile.backup import host_install, host_run
 
     failures = []
     try:
@@ -193,7 +193,7 @@ def _bring_the_rest(fleet: Fleet, inventory: Inventory, secrets: Secrets) -> lis
     except SwarmkeepError as error:
         failures.append(error)
     try:
-        host = host_install.find_host(fleet, inventory)
+        host = host_run.find_host(fleet, inventory)
         outcomes = host_install.install(fleet, inventory, secrets)
         failures += [o.error for o in outcomes if o.error and o.entry == host.entry]
         for outcome in outcomes:
@@ -208,10 +208,10 @@ def _restore(
     fleet: Fleet, sets: dict[str, BackupSet], *, replaced: frozenset[str], wait: bool
 ) -> dict[str, _Came]:
     """Restore every set; where NocoDB runs or has begun anew, it takes the place of that."""
-    from fabfile.backup import host_install, selection
+    from fabfile.backup import host_run, selection
     from fabfile.restore.restore_script import restore_command
 
-    host = host_install.find_host(fleet, fleet.inventory)
+    host = host_run.find_host(fleet, fleet.inventory)
     now = datetime.now(UTC)
     came = {}
     for name, one in sets.items():
@@ -229,12 +229,12 @@ def _restore(
 
 def _accept_cluster(fleet: Fleet, sets: dict[str, BackupSet], database: Wanted) -> None:
     """Have the bucket know that the cluster is another one on purpose: backup.verify asks."""
-    from fabfile.deploy import preflight
+    from fabfile.deploy import observation
     from fabfile.swarm import operator, postgres
 
     bucket = open_bucket(fleet.inventory)
     try:
-        cluster = preflight.observe_any(fleet)[1]
+        cluster = observation.observe_any(fleet)[1]
         identifier = postgres.system_identifier(fleet, cluster, [database.password])
         for name, one in sets.items():
             before = one.manifest.cluster if one.manifest else ""

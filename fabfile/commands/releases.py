@@ -71,7 +71,7 @@ def rollback(
     secrets = read_vault(inventory)
     present = wanted_stack(role, inventory, secrets)
 
-    from fabfile.deploy import preflight
+    from fabfile.deploy import observation
     from fabfile.deploy import releases as kept
     from fabfile.deploy.finish_script import Options
     from fabfile.deploy.stacks import labelled, main_service
@@ -87,7 +87,7 @@ def rollback(
         wanted = kept.with_shown(wanted, present)
         if with_current_secrets:
             wanted = kept.with_secrets(wanted, release, present.secrets)
-        seen = preflight.look(fleet, [wanted])
+        seen = observation.look(fleet, [wanted])
         kept.check_secrets(wanted, release, seen.cluster)
         options = Options(
             f"rollback {role} --to {release.number}",

@@ -60,7 +60,7 @@ def restore(
     wait: bool = False,
 ) -> None:
     """Bring a backup back as a new database."""
-    from fabfile.backup import host_install, selection
+    from fabfile.backup import host_run, selection
     from fabfile.restore.restore_script import restore_command
 
     if sum((latest, bool(key), bool(before))) > 1:
@@ -83,7 +83,7 @@ def restore(
     line = restore_command(name, one.stamp, fresh, jobs, goes_live=replace)
     start = time.monotonic()
     with connected(ctx, inventory) as fleet:
-        host = host_install.find_host(fleet, inventory)
+        host = host_run.find_host(fleet, inventory)
         label = f"backup.restore {one.stamp} {'--replace' if replace else f'--into {fresh}'}"
         done = carry_out(fleet, host, label, line, (name, fresh, kept), wait=wait)
         if files:
@@ -147,13 +147,13 @@ def _drill_each(
     ctx: Context, inventory: Inventory, chosen: dict[str, BackupSet], *, app: bool
 ) -> list[SwarmkeepError]:
     """Drill a set of each database, NocoDB's with NocoDB on it if `app`; return what failed."""
-    from fabfile.backup import host_install
+    from fabfile.backup import host_run
     from fabfile.base.units import format_duration
     from fabfile.restore.restore_script import drill_command
 
     errors: list[SwarmkeepError] = []
     with connected(ctx, inventory) as fleet:
-        host = host_install.find_host(fleet, inventory)
+        host = host_run.find_host(fleet, inventory)
         for name, one in chosen.items():
             with_app = app and name == inventory.postgres.database
             image = inventory.app.image if with_app else ""
@@ -194,7 +194,7 @@ def swap(
     wait: bool = False,
 ) -> None:
     """Let another database take the live one's place."""
-    from fabfile.backup import host_install, selection
+    from fabfile.backup import host_run, selection
 
     inventory = read_inventory(hosts)
     selection.check_name("NAME", name)
@@ -204,7 +204,7 @@ def swap(
     _confirm(f"database {live} by {name}", yes=yes)
     kept = selection.new_name(live, "replaced", datetime.now(UTC))
     with connected(ctx, inventory) as fleet:
-        host = host_install.find_host(fleet, inventory)
+        host = host_run.find_host(fleet, inventory)
         label = f"backup.swap {name}"
         if carry_out(fleet, host, label, "", (live, name, kept), wait=wait) is None:
             print(DRY)

@@ -16,7 +16,7 @@ def status(ctx: Context, hosts: str = "", json: bool = False) -> None:
     """Show nodes and services; exit code 1 if one is amiss."""
     inventory = read_inventory(hosts)
 
-    from fabfile.deploy.preflight import observe_any
+    from fabfile.deploy.observation import observe_any
     from fabfile.ssh.fleet import connect
     from fabfile.swarm.status import summarise
     from fabfile.terminal import tables

@@ -55,7 +55,7 @@ def _prepare(
 
     from fabfile.deploy.finish_script import Options
     from fabfile.deploy.labels_and_network import prepare_swarm
-    from fabfile.deploy.preflight import observe_any
+    from fabfile.deploy.observation import observe_any
     from fabfile.ssh.fleet import connect
     from fabfile.swarm import operator
     from fabfile.terminal.deploy_dialog import say

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from fabfile.base.errors import SwarmkeepError
 from fabfile.deploy.stacks import SecretContent
-from fabfile.ssh.fleet import Result
+from fabfile.ssh.remote_command import Result
 from fabfile.swarm import docker_commands
 from fabfile.swarm.placement import LabelChange
 

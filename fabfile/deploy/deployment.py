@@ -19,25 +19,18 @@ from fabfile.deploy import plan as plans
 from fabfile.deploy.change_script import ChangeScript
 from fabfile.deploy.finish_script import Options, Report
 from fabfile.deploy.locked_change import give_up
+from fabfile.deploy.observation import Look, look, observe, observe_command, pull
 from fabfile.deploy.plan import Plan
-from fabfile.deploy.preflight import (
-    Allowed,
-    Look,
-    check,
-    known_cluster,
-    lacking_image,
-    look,
-    observe,
-    observe_command,
-    pull,
-)
+from fabfile.deploy.preflight import Allowed, check, known_cluster, lacking_image
 from fabfile.deploy.stacks import Wanted
 from fabfile.deploy.waiting import await_stack, take_back
-from fabfile.ssh.fleet import Command, Fleet, Host, values
+from fabfile.ssh.fleet import Fleet, Host, values
+from fabfile.ssh.remote_command import Command
 from fabfile.swarm import audit_log, convergence, deploy_lock, docker_commands, postgres
 from fabfile.swarm.deploy_lock import Lease, LockLostError
 from fabfile.swarm.placement import LabelChange
-from fabfile.swarm.state import Cluster, images_of, parse_sections
+from fabfile.swarm.state import Cluster, images_of
+from fabfile.swarm.state_reading import parse_sections
 
 Say = Callable[[str], None]
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from fabfile.deploy.change_script import ChangeScript
 from fabfile.deploy.finish_script import Options
 from fabfile.deploy.locked_change import Record, locked
-from fabfile.ssh.fleet import Command, Fleet
+from fabfile.ssh.fleet import Fleet
+from fabfile.ssh.remote_command import Command
 from fabfile.swarm.placement import LabelChange
 
 Say = Callable[[str], None]

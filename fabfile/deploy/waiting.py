@@ -9,7 +9,7 @@ from typing import Protocol
 
 from fabfile.base.errors import SwarmkeepError
 from fabfile.deploy.stacks import Wanted
-from fabfile.ssh.fleet import Result
+from fabfile.ssh.remote_command import Result
 from fabfile.swarm.convergence import Baseline, Progress, baseline, judge
 from fabfile.swarm.docker_commands import label_node
 from fabfile.swarm.placement import LabelChange, undo

@@ -12,10 +12,12 @@ from typing import Any
 from fabfile.backup import host_files
 from fabfile.base.errors import SwarmkeepError
 from fabfile.config.inventory import HostEntry, Inventory
-from fabfile.deploy.preflight import observe_command
+from fabfile.deploy.observation import observe_command
 from fabfile.nodes.host_facts import PATH, engine_info
-from fabfile.ssh.fleet import Command, Host, Result
-from fabfile.swarm.state import Cluster, parse_cluster, split_sections
+from fabfile.ssh.fleet import Host
+from fabfile.ssh.remote_command import Command, Result
+from fabfile.swarm.state import Cluster
+from fabfile.swarm.state_reading import parse_cluster, split_sections
 
 GATHER_TIMEOUT = 180.0
 

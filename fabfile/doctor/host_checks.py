@@ -15,7 +15,7 @@ from fabfile.config.inventory import HostEntry, Inventory
 from fabfile.doctor.facts import Facts
 from fabfile.nodes.host_facts import version_of
 from fabfile.nodes.swarm_init_plan import OLDEST_ENGINE
-from fabfile.ssh.fleet import RemoteFile
+from fabfile.ssh.remote_command import RemoteFile
 from fabfile.ssh.ssh_config import route
 
 CLOCK_LIMIT = 2.0

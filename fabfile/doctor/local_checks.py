@@ -21,7 +21,7 @@ from fabfile.config.inventory import Inventory
 from fabfile.deploy import stacks
 from fabfile.deploy.stacks import Wanted
 from fabfile.doctor.host_checks import Finding, failure
-from fabfile.ssh.fleet import RemoteFile
+from fabfile.ssh.remote_command import RemoteFile
 
 if TYPE_CHECKING:
     from fabfile.vault.reading import Secrets

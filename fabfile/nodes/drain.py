@@ -12,10 +12,12 @@ from fabfile.base.errors import ConfigError, SwarmkeepError
 from fabfile.config.inventory import Inventory
 from fabfile.deploy.finish_script import Options
 from fabfile.deploy.locked_change import Record, locked
-from fabfile.deploy.preflight import observe, observe_any, observe_command
-from fabfile.ssh.fleet import Command, Fleet, Host, succeeded
+from fabfile.deploy.observation import observe, observe_any, observe_command
+from fabfile.ssh.fleet import Fleet, Host
+from fabfile.ssh.remote_command import Command, succeeded
 from fabfile.swarm.docker_commands import holds_data, set_availability
-from fabfile.swarm.state import Cluster, Node, parse_sections
+from fabfile.swarm.state import Cluster, Node
+from fabfile.swarm.state_reading import parse_sections
 from fabfile.swarm.status import summarise
 
 POLL_SECONDS = 0.5

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fabfile.base import json_text
-from fabfile.ssh.fleet import Command, Result
-from fabfile.swarm.state import split_sections
+from fabfile.ssh.remote_command import Command, Result
+from fabfile.swarm.state_reading import split_sections
 
 PENDING_SECONDS = 10
 """How long an engine that was just started may take to read its Swarm from disk. (One without a

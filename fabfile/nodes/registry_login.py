@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fabfile.base.errors import ConfigError
-from fabfile.ssh.fleet import Command, Fleet, Outcome, Result
+from fabfile.ssh.fleet import Fleet, Outcome
+from fabfile.ssh.remote_command import Command, Result
 from fabfile.vault.reading import REGISTRY_PASSWORD, REGISTRY_USER
 
 if TYPE_CHECKING:

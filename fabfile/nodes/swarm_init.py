@@ -16,7 +16,8 @@ from fabfile.config.inventory import Inventory
 from fabfile.deploy.finish_script import Options
 from fabfile.deploy.labels_and_network import change_script
 from fabfile.deploy.locked_change import Record, on_record
-from fabfile.deploy.preflight import check_network, observe_any
+from fabfile.deploy.observation import observe_any
+from fabfile.deploy.preflight import check_network
 from fabfile.nodes import host_facts
 from fabfile.nodes.host_facts import HostFacts
 from fabfile.nodes.swarm_init_commands import (
@@ -28,7 +29,8 @@ from fabfile.nodes.swarm_init_commands import (
     start_engine,
 )
 from fabfile.nodes.swarm_init_plan import Join, Plan, plan
-from fabfile.ssh.fleet import Command, Fleet, Host, values
+from fabfile.ssh.fleet import Fleet, Host, values
+from fabfile.ssh.remote_command import Command
 from fabfile.swarm import deploy_lock, placement
 
 INSTALL_TIMEOUT = 900.0

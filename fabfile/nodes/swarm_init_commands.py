@@ -11,7 +11,7 @@ import shlex
 
 from fabfile.base.secret import Secret
 from fabfile.nodes.host_facts import PATH
-from fabfile.ssh.fleet import Command
+from fabfile.ssh.remote_command import Command
 
 ENGINE_SECONDS = 60
 """How long an engine may take to answer after its start."""

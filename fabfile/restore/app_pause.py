@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from fabfile.base.errors import SwarmkeepError, UnreachableError
-from fabfile.ssh.fleet import Command, Host, Result, succeeded
+from fabfile.ssh.fleet import Host
+from fabfile.ssh.remote_command import Command, Result, succeeded
 
 SILENCE_SECONDS = 20
 BEAT_SECONDS = 2.0

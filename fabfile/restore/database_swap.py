@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 from fabfile.base.errors import SwarmkeepError, UnreachableError
 from fabfile.config.inventory import Inventory, Postgres
-from fabfile.deploy.preflight import observe
+from fabfile.deploy.observation import observe
 from fabfile.restore import app_pause, restore_script
 from fabfile.restore.app_pause import StillDownError
-from fabfile.ssh.fleet import Command, Fleet, Host, succeeded
+from fabfile.ssh.fleet import Fleet, Host
+from fabfile.ssh.remote_command import Command, succeeded
 from fabfile.swarm import convergence
 from fabfile.swarm.app_health import await_app
 from fabfile.swarm.deploy_lock import Lease

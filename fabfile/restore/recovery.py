@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fabfile.backup import host_install
+from fabfile.backup import host_install, host_run
 from fabfile.backup.sets import BackupSet
 from fabfile.base.errors import CheckFailedError, ConfigError, SwarmkeepError, UnreachableError
 from fabfile.base.secret import Secret
 from fabfile.config.inventory import Inventory
-from fabfile.deploy import preflight
-from fabfile.deploy.preflight import Look
+from fabfile.deploy import observation
+from fabfile.deploy.observation import Look
 from fabfile.deploy.stacks import Wanted
 from fabfile.rotation.role_password import RolePassword, find
 from fabfile.ssh.fleet import Fleet, Host, Outcome, values
@@ -63,12 +63,12 @@ class Site:
 
 def look(fleet: Fleet, wanted: Sequence[Wanted]) -> Look:
     """Look at the cluster; where PostgreSQL is just coming up, once it has."""
-    end = time.monotonic() + preflight.COMING_UP_SECONDS
+    end = time.monotonic() + observation.COMING_UP_SECONDS
     while True:
-        seen = preflight.look(fleet, wanted)
-        if not preflight.coming_up(fleet.inventory, seen.cluster) or time.monotonic() > end:
+        seen = observation.look(fleet, wanted)
+        if not observation.coming_up(fleet.inventory, seen.cluster) or time.monotonic() > end:
             return seen
-        time.sleep(preflight.POLL_SECONDS)
+        time.sleep(observation.POLL_SECONDS)
 
 
 def check_versions(inventory: Inventory, sets: Mapping[str, BackupSet]) -> None:
@@ -133,7 +133,7 @@ def restore_files(fleet: Fleet, say: Say) -> None:
 
 def _restore_on(host: Host, say: Say) -> bool:
     """Fetch the attachments onto a host. False if it has no volume: NocoDB never ran there."""
-    code = host_install.run(host, lambda line: say(f"{host.name}: {_message(line)}"), "--restore")
+    code = host_run.run(host, lambda line: say(f"{host.name}: {_message(line)}"), "--restore")
     if code in (0, host_install.NO_CONTAINER):
         return code == 0
     kind = {DIFFERENT: CheckFailedError, TRANSFER_FAILED: UnreachableError}.get(

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fabfile.backup.host_files import RESTORE, guard, kit_of
-from fabfile.backup.host_install import RUN_TIMEOUT, check_owner
+from fabfile.backup.host_install import check_owner
+from fabfile.backup.host_run import RUN_TIMEOUT
 from fabfile.base.errors import CheckFailedError, SwarmkeepError, UnreachableError
-from fabfile.ssh.fleet import Command, Host, Result
+from fabfile.ssh.fleet import Host
+from fabfile.ssh.remote_command import Command, Result
 
 UPLOAD_FAILED, NO_SET, BAD_SET, ROWS_DIFFER, DOWNLOAD_FAILED = 18, 20, 21, 25, 28
 """Exit codes of restore-pg.sh: the bucket refuses a drill's outcome; there is no such set; it is

@@ -30,17 +30,20 @@ from fabfile.deploy.change_script import ChangeScript
 from fabfile.deploy.deployment import make_plan
 from fabfile.deploy.finish_script import Options
 from fabfile.deploy.locked_change import give_up
-from fabfile.deploy.preflight import Allowed, Look, look, observe, observe_command
+from fabfile.deploy.observation import Look, look, observe, observe_command
+from fabfile.deploy.preflight import Allowed
 from fabfile.deploy.stacks import Wanted
 from fabfile.deploy.waiting import POLL_SECONDS, ROLLBACK_SECONDS, await_stack
 from fabfile.rotation import role_password, scram
 from fabfile.rotation.role_password import RolePassword
 from fabfile.rotation.vault_entries import NEXT, RotatingVault
-from fabfile.ssh.fleet import Command, Fleet, Host, succeeded
+from fabfile.ssh.fleet import Fleet, Host
+from fabfile.ssh.remote_command import Command, succeeded
 from fabfile.swarm import audit_log, convergence, deploy_lock, docker_commands
 from fabfile.swarm.app_health import await_app
 from fabfile.swarm.deploy_lock import Lease, LockLostError
-from fabfile.swarm.state import Cluster, parse_sections
+from fabfile.swarm.state import Cluster
+from fabfile.swarm.state_reading import parse_sections
 from fabfile.vault.reading import POSTGRES_PASSWORD
 
 Say = Callable[[str], None]

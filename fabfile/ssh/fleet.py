@@ -6,8 +6,6 @@ the project sees only what is in here.
 
 from __future__ import annotations
 
-import base64
-import shlex
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from fabfile.base.errors import SwarmkeepError, UnreachableError
 from fabfile.ssh.channel import Exchange, Feed
 from fabfile.ssh.connection import explain, open_connection
+from fabfile.ssh.remote_command import Command, RemoteFile, Result, succeeded, write_command
 from fabfile.ssh.ssh_config import route
 
 if TYPE_CHECKING:
@@ -34,56 +33,12 @@ COMMAND_TIMEOUT = 120.0
 
 
 @dataclass(frozen=True)
-class Command:
-    """A shell script for one host, run by `sh -c` as root.
-
-    `stdin` is where secrets go: it is never logged. `changes` says whether it
-    changes anything; under --dry such commands are shown and not run.
-    """
-
-    script: str
-    stdin: bytes = b""
-    changes: bool = True
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a command did. Output is text; undecodable bytes are replaced."""
-
-    host: str
-    exit_code: int
-    stdout: str
-    stderr: str
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file as it should be on a host."""
-
-    path: str
-    content: bytes
-    mode: int = 0o644
-    owner: str = "root"
-
-
-@dataclass(frozen=True)
 class Outcome(Generic[T]):
     """What one host gave: a value, or the error that kept it from giving one."""
 
     entry: HostEntry
     value: T | None = None
     error: SwarmkeepError | None = None
-
-
-def succeeded(result: Result, what: str, *, hint: str = "") -> Result:
-    """Return the result, or raise SwarmkeepError "<host>: <what> failed: <why>"."""
-    if result.exit_code == 0:
-        return result
-    output = (result.stderr.strip() or result.stdout.strip()).splitlines()
-    reason = output[-1] if output else f"exit code {result.exit_code}"
-    raise SwarmkeepError(
-        f"{result.host}: {what} failed: {reason}", hint=hint, details=tuple(output[-6:-1])
-    )
 
 
 class Host:
@@ -316,37 +271,3 @@ def values(outcomes: Sequence[Outcome[T]]) -> list[T]:
             details=tuple(error.message for error in errors),
         )
     return [outcome.value for outcome in outcomes]  # type: ignore[misc]
-
-
-# Reads one base64 line per file from stdin. The temporary file stands in the target's
-# folder, so that the rename is atomic, and has its mode and owner before the rename.
-_WRITE = """set -eu
-umask 077
-tmp=
-trap 'rm -f "$tmp"' EXIT
-put() {
-  tmp="$1.swarmkeep-$$"
-  mkdir -p "$(dirname "$1")"
-  IFS= read -r body
-  printf %s "$body" | base64 -d >"$tmp"
-  chown "$3" "$tmp"
-  chmod "$2" "$tmp"
-  if [ ! -L "$1" ] && cmp -s "$tmp" "$1" && [ "$(stat -c '%a %U' "$1")" = "$2 $3" ]; then
-    rm -f "$tmp"
-    echo "same $1"
-  else
-    mv -f "$tmp" "$1"
-    echo "changed $1"
-  fi
-}
-"""
-
-
-def write_command(files: Sequence[RemoteFile], *, functions: bool = True) -> Command:
-    """Given files, return the one command that puts them all in place.
-
-    Without `functions` it goes on where another such command has ended.
-    """
-    calls = [f"put {shlex.quote(f.path)} {f.mode:o} {shlex.quote(f.owner)}\n" for f in files]
-    body = b"".join(base64.b64encode(f.content) + b"\n" for f in files)
-    return Command((_WRITE if functions else "") + "".join(calls), stdin=body)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from fabfile.base.errors import SwarmkeepError
 from fabfile.config.inventory import HostEntry, Inventory
-from fabfile.ssh.fleet import Command, Fleet
+from fabfile.ssh.fleet import Fleet
+from fabfile.ssh.remote_command import Command
 from fabfile.swarm.state import Cluster, Task
 
 TRY_SECONDS = 10

@@ -11,7 +11,8 @@ from typing import Any
 
 from fabfile.base import json_text
 from fabfile.base.errors import SwarmkeepError
-from fabfile.ssh.fleet import Command, Fleet, Host, values
+from fabfile.ssh.fleet import Fleet, Host, values
+from fabfile.ssh.remote_command import Command
 from fabfile.swarm.operator import Origin
 
 

@@ -27,7 +27,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from fabfile.base.errors import SwarmkeepError
-from fabfile.ssh.fleet import Command, Host, Result
+from fabfile.ssh.fleet import Host
+from fabfile.ssh.remote_command import Command, Result
 from fabfile.swarm import deploy_lock_scripts, operator
 from fabfile.swarm.deploy_lock_scripts import (
     CHANGE_SECONDS,
@@ -39,7 +40,7 @@ from fabfile.swarm.deploy_lock_scripts import (
     Names,
 )
 from fabfile.swarm.operator import Origin
-from fabfile.swarm.state import split_sections
+from fabfile.swarm.state_reading import split_sections
 
 BEAT_SECONDS = 15.0
 POLL_SECONDS = 1.0

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fabfile.base.errors import SwarmkeepError
-from fabfile.ssh.fleet import Command, Fleet, Host
+from fabfile.ssh.fleet import Fleet, Host
+from fabfile.ssh.remote_command import Command
 from fabfile.swarm import data_volume
 from fabfile.swarm.state import Cluster
 

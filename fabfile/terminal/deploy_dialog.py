@@ -12,8 +12,8 @@ from fabfile.base.errors import ConfigError, SwarmkeepError, UnreachableError
 
 if TYPE_CHECKING:
     from fabfile.deploy.finish_script import Options, Report
+    from fabfile.deploy.observation import Look
     from fabfile.deploy.plan import Plan
-    from fabfile.deploy.preflight import Look
     from fabfile.deploy.stacks import Wanted
     from fabfile.ssh.fleet import Fleet, Outcome
     from fabfile.swarm.state import Cluster
@@ -135,9 +135,9 @@ def _verifier(fleet: Fleet, wanted: Wanted) -> Callable[[Cluster], None]:
 
 def _note_images(fleet: Fleet, report: Report) -> None:
     """Tell the db hosts what runs now: it belongs into the manifests of the backups."""
-    from fabfile.backup import host_install
+    from fabfile.backup import host_run
 
-    host_install.note_images(fleet, report.images)
+    host_run.note_images(fleet, report.images)
 
 
 def _print_report(report: Report, seconds: float, dry: bool) -> None:

@@ -7,7 +7,8 @@ import time
 import pytest
 
 from fabfile.base.errors import SwarmkeepError
-from fabfile.ssh.fleet import Command, Host
+from fabfile.ssh.fleet import Host
+from fabfile.ssh.remote_command import Command
 from fabfile.terminal import process_cache
 from tests.ssh.conftest import with_ssh
 

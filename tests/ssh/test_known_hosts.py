@@ -11,7 +11,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from fabfile.ssh.fleet import Command, connect
+from fabfile.ssh.fleet import connect
+from fabfile.ssh.remote_command import Command
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from fabfile.config.inventory import Inventory
-from fabfile.ssh.fleet import Command, connect
+from fabfile.ssh.fleet import connect
+from fabfile.ssh.remote_command import Command
 from fabfile.swarm import deploy_lock, deploy_lock_scripts, operator
 from fabfile.swarm.deploy_lock import Lease, LockedError, LockLostError
 from fabfile.swarm.operator import Origin

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fabfile.base.errors import SwarmkeepError, UnreachableError
-from fabfile.deploy import preflight
+from fabfile.deploy import observation
 from fabfile.ssh.fleet import connect
 
 GOOD = """#!/bin/sh
@@ -46,19 +46,19 @@ def managers(tmp_path: Path, make_server, make_inventory):
 @pytest.mark.parametrize("bad", [NO_ENGINE, WORKER, ""], ids=["no engine", "a worker", "away"])
 def test_the_next_one_is_asked_and_stays_the_one(managers, bad):
     with connect(managers(bad, GOOD)) as fleet:
-        manager, cluster = preflight.observe_any(fleet)
+        manager, cluster = observation.observe_any(fleet)
         assert manager.name == "host2"
         assert cluster.cli_major == 20
         assert fleet.first_manager().name == "host2"
         before = fleet.round_trips
-        assert preflight.look(fleet, []).manager.name == "host2"
+        assert observation.look(fleet, []).manager.name == "host2"
         # The one that did not answer is not tried again.
         assert fleet.round_trips == before + 1
 
 
 def test_a_deploys_look_finds_it_too(managers):
     with connect(managers(NO_ENGINE, GOOD)) as fleet:
-        assert preflight.look(fleet, []).manager.name == "host2"
+        assert observation.look(fleet, []).manager.name == "host2"
 
 
 def test_nobody_answers_and_each_ones_reason_is_told(managers):
@@ -66,7 +66,7 @@ def test_nobody_answers_and_each_ones_reason_is_told(managers):
         connect(managers(NO_ENGINE, WORKER)) as fleet,
         pytest.raises(SwarmkeepError, match="no manager answers for the Swarm") as caught,
     ):
-        preflight.observe_any(fleet)
+        observation.observe_any(fleet)
     assert caught.value.exit_code == 1
     assert "host1: Docker does not answer" in caught.value.details[0]
     assert "host2: is not a Swarm manager" in caught.value.details[1]
@@ -75,4 +75,4 @@ def test_nobody_answers_and_each_ones_reason_is_told(managers):
 
 def test_the_only_one_s_own_error_is_shown(managers):
     with connect(managers("")) as fleet, pytest.raises(UnreachableError, match="host1"):
-        preflight.observe_any(fleet)
+        observation.observe_any(fleet)

@@ -19,7 +19,8 @@ import yaml
 from fabfile.base.errors import UNREACHABLE, SwarmkeepError
 from fabfile.config import hosts_file
 from fabfile.config.inventory import Inventory
-from fabfile.ssh.fleet import Command, connect
+from fabfile.ssh.fleet import connect
+from fabfile.ssh.remote_command import Command
 
 pytestmark = pytest.mark.thorough
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fabfile.config.inventory import Inventory
-from fabfile.deploy import preflight, releases, stacks
+from fabfile.deploy import observation, preflight, releases, stacks
 from fabfile.deploy.deployment import Deployment, make_plan
 from fabfile.deploy.finish_script import Options
 from fabfile.deploy.service_spec import specification
@@ -103,7 +103,7 @@ def test_plan_and_unchanged_deploy_only_look(database):
     inventory, wanted = database
     plans = []
     with connect(inventory) as fleet:
-        seen = preflight.look(fleet, [wanted])
+        seen = observation.look(fleet, [wanted])
         # This host is asked about the Swarm and about itself.
         assert fleet.round_trips == 2
         assert not make_plan(inventory, wanted, seen, preflight.Allowed()).changes

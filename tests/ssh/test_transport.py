@@ -13,7 +13,8 @@ import pytest
 
 from fabfile.base.errors import SwarmkeepError, UnreachableError
 from fabfile.config.inventory import HostEntry, Inventory
-from fabfile.ssh.fleet import Command, RemoteFile, connect, values
+from fabfile.ssh.fleet import connect, values
+from fabfile.ssh.remote_command import Command, RemoteFile
 
 ME = __import__("getpass").getuser()
 

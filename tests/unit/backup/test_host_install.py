@@ -14,7 +14,7 @@ from fabfile.backup.host_files import ATTACHMENTS, DATABASE
 from fabfile.base.errors import CONFIG, ConfigError, SwarmkeepError
 from fabfile.base.secret import Secret
 from fabfile.config import hosts_file
-from fabfile.ssh.fleet import Command, RemoteFile, Result
+from fabfile.ssh.remote_command import Command, RemoteFile, Result
 from fabfile.vault.project_identity import project_of
 
 KEY, SECRET = "vault_aws_access_key_id", "vault_aws_secret_access_key"

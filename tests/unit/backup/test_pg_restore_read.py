@@ -12,7 +12,7 @@ import pytest
 from fabfile.backup import pg_restore_read
 from fabfile.backup.deep_read import Reading
 from fabfile.base.errors import UnreachableError
-from fabfile.ssh.fleet import Result
+from fabfile.ssh.remote_command import Result
 
 ARCHIVE = b"PGDMP" + bytes(range(256)) * 4000 + b"END"
 PACKED = gzip.compress(ARCHIVE)

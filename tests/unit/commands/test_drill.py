@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from invoke.collection import Collection
 
-from fabfile.backup import host_install
+from fabfile.backup import host_run
 from fabfile.base.errors import CheckFailedError, UnreachableError
 from fabfile.commands import restore
 from fabfile.restore.restore_script import Restored
@@ -44,7 +44,7 @@ def wrong(monkeypatch):
 
     fleet = SimpleNamespace(dry=False)
     monkeypatch.setattr(restore, "connected", lambda _ctx, _inventory: nullcontext(fleet))
-    monkeypatch.setattr(host_install, "find_host", lambda _fleet, _inventory: None)
+    monkeypatch.setattr(host_run, "find_host", lambda _fleet, _inventory: None)
     monkeypatch.setattr(restore, "run_script", run)
     return SimpleNamespace(errors=errors, drilled=drilled, fleet=fleet)
 

@@ -13,9 +13,10 @@ from fabfile.base.errors import SwarmkeepError, UnreachableError
 from fabfile.deploy import deployment, stacks, waiting
 from fabfile.deploy.deployment import Deployment
 from fabfile.deploy.finish_script import Options
+from fabfile.deploy.observation import Look
 from fabfile.deploy.plan import Plan, ServicePlan
-from fabfile.deploy.preflight import Allowed, Look
-from fabfile.ssh.fleet import Command, Result
+from fabfile.deploy.preflight import Allowed
+from fabfile.ssh.remote_command import Command, Result
 from fabfile.swarm import deploy_lock, postgres
 from fabfile.swarm.deploy_lock import LockLostError
 from fabfile.swarm.operator import Origin

@@ -19,7 +19,8 @@ from fabfile.deploy.service_spec import specification
 from fabfile.deploy.stacks import COMPOSE_FOLDER, Wanted
 from fabfile.swarm.docker_commands import SecretVersion
 from fabfile.swarm.operator import Origin
-from fabfile.swarm.state import Cluster, Record, _config, _service
+from fabfile.swarm.state import Cluster, Record
+from fabfile.swarm.state_reading import _config, _service
 from fabfile.terminal.plan_table import summary, to_text
 from tests.unit.clusters import cluster
 from tests.unit.deploy.test_stacks import Vault, inventory

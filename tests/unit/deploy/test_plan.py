@@ -17,7 +17,8 @@ from fabfile.deploy.service_spec import specification
 from fabfile.deploy.stacks import Wanted
 from fabfile.swarm import docker_commands
 from fabfile.swarm.placement import LabelChange
-from fabfile.swarm.state import Cluster, Service, _service
+from fabfile.swarm.state import Cluster, Service
+from fabfile.swarm.state_reading import _service
 from tests.unit.clusters import cluster
 from tests.unit.deploy.test_stacks import Vault, inventory
 

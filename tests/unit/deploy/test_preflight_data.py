@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fabfile.base.errors import CONFIG, ConfigError
-from fabfile.deploy import preflight, preflight_data, stacks
+from fabfile.deploy import observation, preflight_data, stacks
 from fabfile.deploy.preflight_data import Found
 from fabfile.deploy.service_spec import specification
 from fabfile.swarm.data_volume import DataFolder
@@ -195,11 +195,11 @@ def test_a_postgresql_that_restarts_is_waited_for(monkeypatch, tmp_path, states,
     running = live(tmp_path, **OLD)
     looks = iter([cluster((running,), (task(running, state),)) for state in states])
     left = list(answers)
-    monkeypatch.setattr(preflight, "POLL_SECONDS", 0)
-    monkeypatch.setattr(preflight.server, "names", lambda *args: left.pop(0))
-    monkeypatch.setattr(preflight, "observe", lambda manager: next(looks))
+    monkeypatch.setattr(observation, "POLL_SECONDS", 0)
+    monkeypatch.setattr(observation.server, "names", lambda *args: left.pop(0))
+    monkeypatch.setattr(observation, "observe", lambda manager: next(looks))
     fleet: Any = SimpleNamespace(inventory=inventory(tmp_path, **OLD))
     wanted = stacks.database(fleet.inventory, Vault())
-    seen: Any = preflight.Look(None, next(looks), {})  # type: ignore[arg-type]
-    assert preflight._with_names(fleet, seen, wanted).names is answers[-1]
+    seen: Any = observation.Look(None, next(looks), {})  # type: ignore[arg-type]
+    assert observation._with_names(fleet, seen, wanted).names is answers[-1]
     assert left == []

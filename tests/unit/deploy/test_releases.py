@@ -14,10 +14,10 @@ from invoke.program import Program
 
 from fabfile.base.errors import SwarmkeepError
 from fabfile.commands import releases as command
-from fabfile.deploy import preflight, releases, stacks
+from fabfile.deploy import observation, releases, stacks
 from fabfile.deploy.releases import Release
 from fabfile.ssh import fleet as transport
-from fabfile.ssh.fleet import Result
+from fabfile.ssh.remote_command import Result
 from fabfile.swarm.docker_commands import SecretVersion
 from fabfile.swarm.state import Cluster, Record
 from fabfile.terminal import deploy_dialog
@@ -105,7 +105,7 @@ def test_a_rollback_removes_newer_services_only_when_told_to(tmp_path, monkeypat
     monkeypatch.setattr(command, "read_vault", lambda inventory: Vault())
     monkeypatch.setattr(transport, "connect", MagicMock())
     monkeypatch.setattr(releases, "read", lambda manager, stack: [release(1), release(2)])
-    monkeypatch.setattr(preflight, "look", lambda fleet, stacks: Mock(cluster=seen))
+    monkeypatch.setattr(observation, "look", lambda fleet, stacks: Mock(cluster=seen))
     monkeypatch.setattr(deploy_dialog, "carry_out", carried_out)
     words = ["inv", "rollback", "app", "--hosts", str(hosts.path), *more]
     Program(namespace=Collection(command.rollback)).run(words, exit=False)

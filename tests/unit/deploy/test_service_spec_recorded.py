@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from fabfile.deploy import plan
 from fabfile.deploy.stacks import Wanted
-from fabfile.swarm.state import _service
+from fabfile.swarm.state_reading import _service
 from tests.compose_record.services import TOP, generate
 from tests.unit.clusters import cluster
 

@@ -23,7 +23,7 @@ from fabfile.doctor import facts as doctor_facts
 from fabfile.doctor import host_checks, local_checks, swarm_checks
 from fabfile.doctor.facts import Facts, FileFacts
 from fabfile.doctor.host_checks import Expected, Finding
-from fabfile.ssh.fleet import Result
+from fabfile.ssh.remote_command import Result
 from fabfile.swarm.docker_commands import SecretVersion
 from fabfile.vault.reading import Secrets
 from tests.unit.clusters import cluster, node, service

@@ -20,7 +20,7 @@ from fabfile.config import hosts_file
 from fabfile.nodes import host_facts, swarm_init_commands, swarm_init_plan
 from fabfile.nodes.host_facts import HostFacts, Member
 from fabfile.nodes.swarm_init_plan import Join, plan
-from fabfile.ssh.fleet import Result
+from fabfile.ssh.remote_command import Result
 
 TOKEN = "SWMTKN-1-verysecret"
 TOOLS = frozenset({"apt-get", "dockerd", "docker", "perl", "service"})

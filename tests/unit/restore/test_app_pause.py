@@ -11,7 +11,7 @@ import pytest
 from fabfile.base.errors import SwarmkeepError, UnreachableError
 from fabfile.restore import app_pause
 from fabfile.restore.app_pause import LABEL, StillDownError, guard_script, stopped, up_script
-from fabfile.ssh.fleet import Result
+from fabfile.ssh.remote_command import Result
 from fabfile.swarm.deploy_lock import LockLostError
 
 NAME = "appstack_nocodb"

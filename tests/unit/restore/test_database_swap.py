@@ -14,7 +14,7 @@ from fabfile.base.errors import SwarmkeepError, UnreachableError
 from fabfile.restore import app_pause
 from fabfile.restore import database_swap as exchange
 from fabfile.restore.app_pause import StillDownError
-from fabfile.ssh.fleet import Result
+from fabfile.ssh.remote_command import Result
 from fabfile.swarm.deploy_lock import LockLostError
 from fabfile.swarm.state import Cluster
 from tests.unit import clusters

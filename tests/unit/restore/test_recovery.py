@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 import yaml
 
-from fabfile.backup import host_install
+from fabfile.backup import host_install, host_run
 from fabfile.base.errors import CheckFailedError, ConfigError, SwarmkeepError, UnreachableError
 from fabfile.base.secret import Secret
 from fabfile.commands import recover
 from fabfile.config import hosts_file
-from fabfile.deploy import preflight
-from fabfile.deploy.preflight import Look, Survey
+from fabfile.deploy import observation
+from fabfile.deploy.observation import Look, Survey
 from fabfile.restore import recovery
-from fabfile.ssh.fleet import Outcome, Result
+from fabfile.ssh.fleet import Outcome
+from fabfile.ssh.remote_command import Result
 from tests.unit import clusters
 from tests.unit.backup.test_verify import landed
 
@@ -157,8 +158,8 @@ def test_a_task_of_a_node_that_is_down_is_not_waited_for_nor_taken_for_one_that_
             seen(clusters.task(DB, desired="shutdown"), clusters.task(DB, slot=2)),
         ]
     )
-    monkeypatch.setattr(preflight, "look", lambda *args: next(looks))
-    monkeypatch.setattr(preflight, "POLL_SECONDS", 0)
+    monkeypatch.setattr(observation, "look", lambda *args: next(looks))
+    monkeypatch.setattr(observation, "POLL_SECONDS", 0)
     fleet = SimpleNamespace(inventory=make())
     found = recovery.look(fleet, [])  # type: ignore[arg-type]
     assert {task.slot for task in found.cluster.tasks if task.desired == "running"} == {2}
@@ -211,7 +212,7 @@ class TestFiles:
                 asked.append(host.name)
                 return codes[host.name]
 
-            monkeypatch.setattr(host_install, "run", script)
+            monkeypatch.setattr(host_run, "run", script)
             fleet = SimpleNamespace(inventory=inventory, host=host)
             try:
                 recovery.restore_files(fleet, print)  # type: ignore[arg-type]
@@ -262,7 +263,7 @@ class TestInstalling:
 
         monkeypatch.setattr(host_install, "install", install)
         host = SimpleNamespace(name="db1", entry=by_name["db1"])
-        monkeypatch.setattr(host_install, "find_host", lambda *args: host)
+        monkeypatch.setattr(host_run, "find_host", lambda *args: host)
         monkeypatch.setattr(recover, "bring_files", lambda fleet: None)
         return SimpleNamespace(inventory=inventory, failures=failures, checks=checks)
 

@@ -11,7 +11,7 @@ from fabfile.backup.selection import check_name, new_name, set_of, time_of, usab
 from fabfile.base.errors import CheckFailedError, ConfigError, SwarmkeepError, UnreachableError
 from fabfile.restore import restore_script
 from fabfile.restore.restore_script import Restored, Step
-from fabfile.ssh.fleet import Result
+from fabfile.ssh.remote_command import Result
 
 NOW = datetime(2026, 11, 22, 9, tzinfo=UTC)
 STAMP = "20261122T021500Z"

@@ -23,7 +23,7 @@ from fabfile.deploy.finish_script import Options
 from fabfile.rotation import role_password, scram
 from fabfile.rotation import rotate as rotation
 from fabfile.rotation.vault_entries import NEXT, PREVIOUS, RotatingVault, without_entry
-from fabfile.ssh.fleet import Result
+from fabfile.ssh.remote_command import Result
 from fabfile.swarm import deploy_lock, postgres
 from fabfile.swarm.deploy_lock import LockLostError
 from fabfile.swarm.docker_commands import SecretVersion

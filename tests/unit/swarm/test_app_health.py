@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from fabfile.base.errors import SwarmkeepError
-from fabfile.ssh.fleet import Result
+from fabfile.ssh.remote_command import Result
 from fabfile.swarm import app_health
 from fabfile.swarm.app_health import await_app
 from tests.unit import clusters

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from fabfile.base.errors import SwarmkeepError
-from fabfile.ssh.fleet import Result
+from fabfile.ssh.remote_command import Result
 from fabfile.swarm import docker_commands
 from fabfile.swarm.convergence import Baseline, judge
 from fabfile.swarm.docker_commands import SecretVersion
-from fabfile.swarm.state import Cluster, parse_cluster, refreshed, split_sections
+from fabfile.swarm.state import Cluster
+from fabfile.swarm.state_reading import parse_cluster, refreshed, split_sections
 
 OBSERVED = (Path(__file__).parents[1] / "data" / "observe-20.10.txt").read_text()
 HOSTILE = "a b'c\"d$(touch pwned);e"

@@ -8,7 +8,8 @@ import pytest
 
 from fabfile.base.errors import CONFIG, ConfigError
 from fabfile.deploy import preflight, stacks
-from fabfile.deploy.preflight import Allowed, Look, Survey
+from fabfile.deploy.observation import Look, Survey
+from fabfile.deploy.preflight import Allowed
 from fabfile.doctor.swarm_checks import _former
 from fabfile.ssh.fleet import Outcome
 from fabfile.swarm import placement

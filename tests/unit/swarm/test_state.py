@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from fabfile.base.errors import SwarmkeepError
-from fabfile.ssh.fleet import Result
-from fabfile.swarm.state import Cluster, look_command, parse_cluster, side_by_side
+from fabfile.ssh.remote_command import Result
+from fabfile.swarm.state import Cluster
+from fabfile.swarm.state_reading import look_command, parse_cluster, side_by_side
 
 NODE = {
     "ID": "n1",

@@ -1,0 +1,245 @@
+"""The sections of hosts.yaml, each read key by key."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+
+from fabfile.base.schema import Section
+from fabfile.base.units import check_cron
+from fabfile.config.inventory import (
+    App,
+    Backup,
+    Gateway,
+    HostEntry,
+    Postgres,
+    Retention,
+    Ssh,
+    Vault,
+)
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
+_ADDRESS = r"[A-Za-z0-9:][A-Za-z0-9._:-]{0,252}"
+# What Docker takes: an address or an interface's name, no host name.
+_ADVERTISE = r"\d{1,3}(\.\d{1,3}){3}|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*|[A-Za-z][A-Za-z0-9_.-]{0,14}"
+REGISTRY = r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}(:[0-9]{1,5})?"
+_USER = r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,62}"
+_PG_NAME = r"[A-Za-z_][A-Za-z0-9_.-]{0,62}"
+_BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+_REGION = r"[a-z][a-z0-9-]{0,62}"
+_IMAGE = r"[a-z0-9][A-Za-z0-9._/:-]{0,254}(@sha256:[0-9a-f]{64})?"
+_URL = r"https?://[A-Za-z0-9._:\[\]-]+(/[A-Za-z0-9._~/-]*)?"
+# It is pruned by root's script: a folder of its own, nothing relative, nothing to quote.
+_DIRECTORY = r"(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+"
+_KMS_KEY = r"[A-Za-z0-9][A-Za-z0-9:/_-]{0,255}"
+_COMPRESSION = r"auto|(gzip|pigz)-[1-9]|igzip-[0-3]|libdeflate-([1-9]|1[0-2])"
+_PG_IMAGE = re.compile(r".*:(?P<major>\d+)(\.\d+)?-[a-z][a-z0-9.]*(@sha256:[0-9a-f]{64})?")
+
+
+def read_ssh(section: Section, base: Path) -> Ssh:
+    """The section `ssh`; `base` is the folder that its paths are relative to."""
+    user = section.text("user", "root", pattern=_USER, want="a user name")
+    port = section.integer("port", 22, low=1, high=65535)
+    key = _optional_path(section, "key", base)
+    gateway = None
+    if "gateway" in section:
+        hop = section.section("gateway")
+        gateway = Gateway(
+            address=_read_address(hop),
+            port=hop.integer("port", 22, low=1, high=65535),
+            user=hop.text("user", user, pattern=_USER, want="a user name"),
+            key=_optional_path(hop, "key", base) or key,
+        )
+        hop.finish()
+    else:
+        section.section("gateway")
+    ssh = Ssh(
+        user=user,
+        port=port,
+        key=key,
+        known_hosts=_path(section, "known_hosts", "~/.ssh/known_hosts", base),
+        connect_timeout=section.duration("connect_timeout", 10, low=1, high=600),
+        become=section.flag("become", False),
+        gateway=gateway,
+        config=_optional_path(section, "config", base),
+        given=frozenset(k for k in ("user", "port", "key", "known_hosts") if k in section),
+    )
+    section.finish()
+    return ssh
+
+
+def _read_address(section: Section) -> str:
+    address = section.text("address", pattern=_ADDRESS, want="a host name or IP address")
+    # No name ends in a number: what looks like an IP address must be one (RFC 1123, 2.1).
+    if ":" in address or address.rpartition(".")[2].isdecimal():
+        try:
+            ipaddress.ip_address(address)
+        except ValueError:
+            section.fail("address", f"{address!r} looks like an IP address and is none")
+    return address
+
+
+def read_host(name: str, section: Section, ssh: Ssh) -> HostEntry:
+    """One host below `hosts`."""
+    if not re.fullmatch(NAME, name):
+        section.errors.append(f"{section.path}: not a valid host name: want letters, digits, . _ -")
+    host = HostEntry(
+        name=name,
+        address=_read_address(section),
+        port=section.integer("port", ssh.port, low=1, high=65535),
+        user=section.text("user", ssh.user, pattern=_USER, want="a user name"),
+        swarm=section.choice("swarm", "worker", ("manager", "worker")),
+        role=section.choice("role", "none", ("db", "app", "none")).replace("none", ""),
+        node=section.text("node", name, pattern=NAME, want="a Swarm node's name"),
+        advertise_addr=section.text(
+            "advertise_addr", "", pattern=_ADVERTISE, want="an IP address or a network interface"
+        ),
+        given=(ssh.given & {"user", "port"}) | {k for k in ("user", "port") if k in section},
+    )
+    section.finish()
+    return host
+
+
+def read_postgres(top: Section, stacks: Section, images: Section, project: str) -> Postgres:
+    """What the database is called and made of, from keys of the top level."""
+    stack = stacks.text("db", _with_project(project, "dbstack"), pattern=NAME, want="a stack name")
+    service = top.text("db_service_name", f"{stack}_root_db", pattern=NAME, want="a service name")
+    if not service.startswith(f"{stack}_") or service == f"{stack}_":
+        top.fail("db_service_name", f"{service!r} must start with the stack's name: '{stack}_...'")
+    image = images.text("postgres", "postgres:17-bookworm", pattern=_IMAGE, want="an image name")
+    pinned = _PG_IMAGE.fullmatch(image)
+    if image and not pinned:
+        images.fail(
+            "postgres",
+            f"{image!r} must be pinned to a major version and a distribution suite, "
+            "such as 'postgres:17-bookworm' (another suite's glibc sorts text differently "
+            "and so breaks the indexes that are there)",
+        )
+    section = top.section("db")
+    postgres = Postgres(
+        stack=stack,
+        service=service,
+        image=image,
+        major=int(pinned["major"]) if pinned else 0,
+        databases=top.texts("pg_db", ("nocodb",), pattern=_PG_NAME, want="letters, digits, _ . -"),
+        user=top.text("pg_user", "nocodb", pattern=_PG_NAME, want="letters, digits, _ . -"),
+        data_host=section.text("data_host", "", pattern=NAME, want="a host of this file"),
+        endpoint_mode=section.choice("endpoint_mode", "dnsrr", ("dnsrr", "vip")),
+    )
+    section.finish()
+    return postgres
+
+
+def read_app(section: Section, stacks: Section, images: Section, project: str) -> App:
+    """The section `app`."""
+    app = App(
+        stack=stacks.text(
+            "app", _with_project(project, "appstack"), pattern=NAME, want="a stack name"
+        ),
+        image=images.text("nocodb", "nocodb/nocodb:0.301.3", pattern=_IMAGE, want="an image name"),
+        replicas=section.integer("replicas", 1, low=1, high=100),
+        port=section.integer("port", 8080, low=1, high=65535),
+        port_mode=section.choice("port_mode", "ingress", ("ingress", "host")),
+        endpoint_mode=section.choice("endpoint_mode", "vip", ("vip", "dnsrr")),
+        public_url=section.text(
+            "public_url", "", pattern=_URL, want="http(s)://host[:port][/path]"
+        ),
+    )
+    section.finish()
+    if app.endpoint_mode == "dnsrr" and app.port_mode == "ingress":
+        section.fail(
+            "endpoint_mode", "dnsrr needs app.port_mode: host (Docker's routing mesh is VIP only)"
+        )
+    return app
+
+
+def _with_project(project: str, stack: str) -> str:
+    return f"{project}-{stack}" if project else stack
+
+
+def read_backup(section: Section, top: Section, project: str) -> Backup:
+    """The section `backup`, and the bucket's keys of the top level."""
+    endpoint = section.text("endpoint_url", "", pattern=_URL, want="http(s)://host[:port]")
+    backup = Backup(
+        bucket=top.text("s3_bucket_name", pattern=_BUCKET, want="an S3 bucket name"),
+        region=top.text("aws_region", "us-east-1", pattern=_REGION, want="an AWS region"),
+        schedule=_read_schedule(section, "schedule", "15 2 * * *"),
+        directory=section.text(
+            "directory", "/var/backups/postgres", pattern=_DIRECTORY,
+            want="an absolute path of letters, digits, _ . -",
+        )
+        + (f"-{project}" if project else ""),
+        keep_local_days=section.integer("keep_local_days", 7, low=0, high=3650),
+        compression=section.text(
+            "compression", "auto", pattern=_COMPRESSION,
+            want="auto, gzip-1..9, pigz-1..9, igzip-0..3 or libdeflate-1..12",
+        ),
+        max_age=section.duration("max_age", 26 * 3600, low=60),
+        min_size=section.size("min_size", 10 * 1024),
+        endpoint_url=endpoint,
+        node_endpoint_url=section.text(
+            "node_endpoint_url", endpoint, pattern=_URL, want="http(s)://host[:port]"
+        ),
+        count_rows=section.flag("count_rows", True),
+        files=section.flag("files", True),
+        encryption=section.choice("encryption", "", ("", "AES256", "aws:kms")),
+        kms_key_id=section.text("kms_key_id", "", pattern=_KMS_KEY, want="a KMS key's id or ARN"),
+        drill_schedule=_read_schedule(section, "drill_schedule", ""),
+        drill_with_app=section.flag("drill_with_app", False),
+        drill_memory=section.size("drill_memory", 512 * 2**20, low=64 * 2**20),
+        drill_cpus=section.integer("drill_cpus", 1, low=1, high=512),
+        max_drill_age=section.duration("max_drill_age", 0, low=3600),
+        retention=_read_retention(section),
+        profile=section.text("profile", "", pattern=NAME, want="an AWS profile's name"),
+        project=project,
+    )  # fmt: skip
+    if backup.kms_key_id and backup.encryption != "aws:kms":
+        section.fail("kms_key_id", "needs backup.encryption: aws:kms")
+    section.finish()
+    return backup
+
+
+def _read_schedule(section: Section, key: str, default: str) -> str:
+    text = section.text(key, default)
+    try:
+        return check_cron(text) if text else ""
+    except ValueError as error:
+        section.fail(key, f"{text!r}: {error}")
+        return text
+
+
+def _read_retention(section: Section) -> Retention:
+    retention = Retention(
+        daily=section.integer("keep_daily", 7, low=0, high=3650),
+        weekly=section.integer("keep_weekly", 5, low=0, high=520),
+        monthly=section.integer("keep_monthly", 12, low=0, high=120),
+        yearly=section.integer("keep_yearly", 0, low=0, high=100),
+        minimum=section.integer("keep_min", 3, low=1, high=10000),
+    )
+    if not any((retention.daily, retention.weekly, retention.monthly, retention.yearly)):
+        section.fail("keep_daily", "and keep_weekly, keep_monthly, keep_yearly are all 0")
+    return retention
+
+
+def read_vault(section: Section, base: Path) -> Vault:
+    """The section `vault`."""
+    vault = Vault(
+        file=_path(section, "file", "vault.yml", base),
+        password_file=_optional_path(section, "password_file", base),
+    )
+    section.finish()
+    return vault
+
+
+def _path(section: Section, key: str, default: str, base: Path) -> Path:
+    text = section.text(key, default)
+    try:
+        return (base / Path(text).expanduser()).absolute()
+    except RuntimeError:  # ~name of nobody, or no home at all
+        section.fail(key, f"{text!r}: there is no such home directory")
+        return base
+
+
+def _optional_path(section: Section, key: str, base: Path) -> Path | None:
+    return _path(section, key, "", base) if section.text(key, "") else None
