@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,45 +10,34 @@ from typing import TYPE_CHECKING, Any
 
 from fabfile.backup.newest_keys import GROUP_END, Found, Page, Search
 from fabfile.backup.object_keys import EPOCH, PARTS, Keys, files_state, moment
-from fabfile.backup.sets import (
-    FORMAT,
-    BackupSet,
-    FilesState,
-    Part,
-    Proof,
-    divided,
+from fabfile.backup.objects import Objects
+from fabfile.backup.set_parsing import (
     parse_accepted,
     parse_files_state,
     parse_manifest,
     parse_proof,
 )
+from fabfile.backup.sets import FORMAT, BackupSet, FilesState, Part, Proof, divided
 from fabfile.backup.verify import CLOCK_TOLERANCE, PREDECESSORS, Holding
 from fabfile.base.errors import UnreachableError
 from fabfile.config.inventory import Backup
-from fabfile.s3.connection import Connection, code_of
+from fabfile.s3.connection import code_of
 
 if TYPE_CHECKING:
-    from botocore.response import StreamingBody  # type: ignore[import-untyped]
-    from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef, ObjectTypeDef
+    from mypy_boto3_s3.type_defs import ObjectTypeDef
 
-BLOCK = 256 * 1024
-"""Bytes read from an object at a time."""
 _PAGES = 4
 """Listings that verify spends at most on finding more than the newest; then the manifest."""
 _AT_ONCE = 10
 """Manifests and outcomes that are read side by side: as many connections as botocore keeps."""
-_SMALL = 64 * 1024 * 1024
-"""Bytes: no manifest is larger, so nothing larger is read as one."""
 _WINDOW = 8
 """The first listing starts this many times max_age ago: a daily backup and its predecessors."""
 _FOREIGN = 100
 """Sets of other projects that are skipped at most."""
-_BREAKS = 5
-"""How often the reading of one object is taken up again after its connection broke."""
 _NOT_GROUPING = ("NotImplemented", "InvalidArgument", "InvalidRequest")
 
 
-class Bucket(Connection):
+class Bucket(Objects):
     """The backups in one bucket."""
 
     def __init__(self, backup: Backup, project_id: str = "") -> None:
@@ -123,7 +111,7 @@ class Bucket(Connection):
 
     def with_manifest(self, database: str, one: BackupSet) -> BackupSet:
         """Given a listed set, return it with its manifest, or with what is wrong with that."""
-        text = self._small(one.parts["manifest"].key)
+        text = self.small(one.parts["manifest"].key)
         try:
             if text is None:
                 raise ValueError("its manifest was deleted while this ran")
@@ -138,13 +126,13 @@ class Bucket(Connection):
 
     def last_drill(self, database: str) -> Proof | None:
         """The outcome of the last good drill of a database, whichever set it was of."""
-        text = self._small(self.keys(database).drilled)
+        text = self.small(self.keys(database).drilled)
         proof = None if text is None else _proof(text)
         return None if proof and proof.project.is_another(self.project_id) else proof
 
     def accepted_cluster(self, database: str) -> str:
         """The cluster of a database that a person has accepted after another one; "" for none."""
-        text = self._small(self.keys(database).accepted)
+        text = self.small(self.keys(database).accepted)
         try:
             return "" if text is None else parse_accepted(text)
         except ValueError:
@@ -154,14 +142,14 @@ class Bucket(Connection):
         """Have it known that another cluster than `before` is the right one."""
         now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
         said = {"format": FORMAT, "cluster": cluster, "before": before, "who": who, "accepted": now}
-        self._put(self.keys(database).accepted, said)
+        self.put(self.keys(database).accepted, said)
 
     def files_state(self, stack: str, node: str) -> FilesState | str | None:
         """What a node has recorded about its attachments, or what is wrong with that; None if
         it never recorded anything.
         """
         key = files_state(stack, node, self.backup.project)
-        text = self._small(key)
+        text = self.small(key)
         if text is None:
             return None
         try:
@@ -175,88 +163,15 @@ class Bucket(Connection):
     def record(self, one: BackupSet, part: str, outcome: Mapping[str, Any]) -> BackupSet:
         """Write an outcome ("deep" or "drill") next to a set, and return the set with it."""
         key = one.key.removesuffix(PARTS["manifest"]) + PARTS[part]
-        text = self._put(key, outcome)
+        text = self.put(key, outcome)
         return replace(one, proofs={**one.proofs, part: _proof(text)})
-
-    def _put(self, key: str, content: Mapping[str, Any]) -> bytes:
-        """Write an object of JSON and return its text."""
-        text = json.dumps(content, indent=1).encode()
-        with self.translated(f"writing {key}"):
-            self.client.put_object(
-                Bucket=self.name,
-                Key=key,
-                Body=text,
-                ContentType="application/json",
-                **_encryption(self.backup),
-            )
-        return text
-
-    def read(self, part: Part) -> Iterator[bytes]:
-        """The bytes of an object, block by block, once.
-
-        A connection that breaks is taken up again where it broke, so long as it is still
-        the same object.
-        """
-        place = 0
-        breaks = 0
-        while place < part.size:
-            body = self._open(part, place)
-            try:
-                for block in self._blocks(body, part.key):
-                    place += len(block)
-                    yield block
-                if place < part.size:
-                    raise UnreachableError(
-                        f"{self.where} ended {part.key} after {place} of {part.size} bytes",
-                        hint="run again; if it stays, see what aws s3api head-object says of it",
-                    )
-            except UnreachableError:
-                breaks += 1
-                if breaks > _BREAKS:
-                    raise
 
     def _with_proofs(self, database: str, one: BackupSet) -> BackupSet:
         proofs = {}
         for name in ("deep", "drill"):
-            if name in one.parts and (text := self._small(one.parts[name].key)) is not None:
+            if name in one.parts and (text := self.small(one.parts[name].key)) is not None:
                 proofs[name] = _proof(text)
         return replace(self.with_manifest(database, one), proofs=proofs)
-
-    def _small(self, key: str) -> bytes | None:
-        """The content of a small object; None if there is none."""
-        try:
-            with self.translated(f"reading {key}"):
-                answer = self.client.get_object(Bucket=self.name, Key=key)
-                with answer["Body"] as body:
-                    content: bytes = body.read(_SMALL)
-                    return content
-        except UnreachableError as error:
-            if code_of(error.__cause__) in ("NoSuchKey", "404"):
-                return None
-            raise
-
-    def _open(self, part: Part, place: int) -> StreamingBody:
-        """Ask for an object from a byte on, refusing one that has changed since it was listed."""
-        rest: dict[str, Any] = {"Range": f"bytes={place}-"} if place else {}
-        with self.translated(f"reading {part.key}"):
-            answer = self.client.get_object(
-                Bucket=self.name, Key=part.key, IfMatch=part.etag, **rest
-            )
-        if place and not answer.get("ContentRange", "").startswith(f"bytes {place}-"):
-            raise UnreachableError(
-                f"{self.where} broke off in {part.key} and cannot resume at byte {place}",
-                hint="run again, over a better connection",
-            )
-        return answer["Body"]
-
-    def _blocks(self, body: StreamingBody, key: str) -> Iterator[bytes]:
-        with body:
-            while True:
-                with self.translated(f"reading {key}"):
-                    block = body.read(BLOCK)
-                if not block:
-                    return
-                yield block
 
     def _search(self, database: str, now: datetime, *, span: int) -> Search:
         keys = self.keys(database)
@@ -284,12 +199,12 @@ class Bucket(Connection):
     def _page(self, keys: Keys, start_after: str, *, grouped: bool) -> Page:
         options = {"Prefix": keys.prefix, "StartAfter": start_after}
         try:
-            answer = self._list(options | ({"Delimiter": GROUP_END} if grouped else {}))
+            answer = self.list_page(options | ({"Delimiter": GROUP_END} if grouped else {}))
         except UnreachableError as error:
             # Some S3-compatible stores group by "/" only. Then it takes more pages.
             if not grouped or code_of(error.__cause__) not in _NOT_GROUPING:
                 raise
-            answer = self._list(options)
+            answer = self.list_page(options)
         names = []
         for item in answer.get("Contents", []):
             names.append(item["Key"])
@@ -302,17 +217,6 @@ class Bucket(Connection):
             grouped and not any(GROUP_END in name.removeprefix(keys.prefix) for name in names),
         )
 
-    def _list(self, options: dict[str, Any]) -> ListObjectsV2OutputTypeDef:
-        with self.translated(f"listing {options['Prefix']}*"):
-            answer = self.client.list_objects_v2(Bucket=self.name, **options)
-            # Allowed, and rare: nothing found yet, and not at the end either.
-            while answer["IsTruncated"] and not answer["KeyCount"]:
-                token = answer["NextContinuationToken"]
-                answer = self.client.list_objects_v2(
-                    Bucket=self.name, **options, ContinuationToken=token
-                )
-            return answer
-
     def _remember(self, keys: Keys, item: ObjectTypeDef) -> None:
         found = keys.parse(item["Key"])
         if found:
@@ -320,12 +224,6 @@ class Bucket(Connection):
             self._seen.setdefault(second, {})[name] = Part(
                 item["Key"], item["Size"], item["LastModified"].astimezone(UTC), item["ETag"]
             )
-
-
-def _encryption(backup: Backup) -> Any:
-    """What an upload asks for, as the scripts do; nothing where that is left to the bucket."""
-    asked = {"ServerSideEncryption": backup.encryption, "SSEKMSKeyId": backup.kms_key_id}
-    return {name: value for name, value in asked.items() if value}
 
 
 def _proof(text: bytes) -> Proof:

@@ -29,14 +29,6 @@ RESTORE = "/usr/local/bin/restore-pg.sh"
 OTHER_PROJECT = 96
 """Exit code of `guard`; no script of ours has it."""
 
-# Debian packages by the program that is looked for.
-_PACKAGES = {"aws": "awscli", "cron": "cron", "logrotate": "logrotate"}
-_COMPRESSORS = {
-    "auto": {"libdeflate-gzip": "libdeflate-tools"},
-    "libdeflate": {"libdeflate-gzip": "libdeflate-tools"},
-    "igzip": {"igzip": "isal"},
-}
-
 
 @dataclass(frozen=True)
 class Kit:
@@ -277,14 +269,6 @@ def _drill(database: str, kit: Kit, inventory: Inventory) -> str:
         words += ["--app", inventory.app.image]
     # cron takes a % for the end of the line.
     return shlex.join(words).replace("%", r"\%")
-
-
-def programs(entry: HostEntry, inventory: Inventory) -> dict[str, str]:
-    """What must be there on a host: program -> Debian package."""
-    if not kit_of(entry, inventory).of_database:
-        return _PACKAGES
-    tool = inventory.backup.compression.partition("-")[0]
-    return _PACKAGES | {"pigz": "pigz"} | _COMPRESSORS.get(tool, {})
 
 
 def fingerprint(wanted: Sequence[RemoteFile]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fabfile.backup import host_files
+from fabfile.backup import host_files, host_programs
 from fabfile.backup.host_files import (
     COMMON,
     OTHER_PROJECT,
@@ -151,7 +151,7 @@ def install(
                 inventory,
                 project_id,
                 wanted,
-                host_files.programs(entry, inventory),
+                host_programs.programs(entry, inventory),
                 take_over=take_over,
             ),
         )
@@ -166,7 +166,7 @@ def _install_on(
     host: Host, wanted: Sequence[RemoteFile], put: Command, *, check: bool
 ) -> Installed:
     kit = kit_of(host.entry, host.inventory)
-    needed = host_files.programs(host.entry, host.inventory)
+    needed = host_programs.programs(host.entry, host.inventory)
     said = host.run(put)
     check_owner(said, kit)
     succeeded(said, "installing the backup", hint="is its disk full or read-only?")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
 
-from fabfile.backup.sets import NOBODYS, BackupSet, FilesState, Proof
+from fabfile.backup.sets import NOBODYS, BackupSet, Proof
 from fabfile.base.check import Check
 from fabfile.base.units import format_duration, format_size
 from fabfile.config.project import Project
@@ -28,7 +28,7 @@ _AGAIN = (
     "reads it again, inv backup.run makes a new one"
 )
 
-_LOOK = "inv backup.logs shows what the last runs said, inv backup.run makes a backup now"
+LOOK = "inv backup.logs shows what the last runs said, inv backup.run makes a backup now"
 
 
 @dataclass(frozen=True)
@@ -115,51 +115,6 @@ def how_far(one: BackupSet) -> str:
     return said if proof.ok else f"{said}: {proof.reason}"
 
 
-def judge_files(
-    states: Mapping[str, FilesState | str | None], max_age: int, now: datetime
-) -> list[Check]:
-    """Given what each app host has recorded about NocoDB's attachments, judge it.
-
-    A text says why a record cannot be read, None that there never was one: so it is on a host
-    that NocoDB has not run on yet. That is fine as long as another host's are in the bucket;
-    whoever has ever recorded something must go on doing so. `max_age` is in seconds.
-    """
-    young = [
-        node
-        for node, state in states.items()
-        if isinstance(state, FilesState) and _age(state, now) <= max_age
-    ]
-    return [_files(node, state, young, max_age, now) for node, state in states.items()]
-
-
-def _files(
-    node: str, state: FilesState | str | None, young: Sequence[str], max_age: int, now: datetime
-) -> Check:
-    name = f"files {node}"
-    if state is None:
-        never = "no backup of its files was ever recorded"
-        fine = f"{never}: NocoDB has not run there yet, or backup.install is due; those of "
-        detail = f"{fine}{', '.join(young)} are in the bucket" if young else never
-        return Check(name, bool(young), detail, _LOOK)
-    if isinstance(state, str):
-        return Check(name, False, state, _LOOK)
-    age = _age(state, now)
-    stale = age > max_age
-    limit = format_duration(max_age)
-    return Check(
-        name,
-        not stale,
-        f"all {state.files} files, {format_size(state.size)}, were in the bucket "
-        f"{format_duration(age)} ago, {'more than the' if stale else 'within'} {limit}"
-        + (" that max_age allows" if stale else ""),
-        _LOOK,
-    )
-
-
-def _age(state: FilesState, now: datetime) -> float:
-    return max(0.0, (now - state.finished).total_seconds())
-
-
 def _nothing(holding: Holding) -> Check:
     detail = f"no backup in {holding.place}"
     if holding.foreign:
@@ -171,7 +126,7 @@ def _nothing(holding: Holding) -> Check:
         detail += "a run is under way, or was cut off"
     elif holding.others:
         detail += f"; what is there is no backup, such as {holding.others[0]}"
-    return Check("found", False, detail, f"{_LOOK}; inv backup.install sets the daily run up")
+    return Check("found", False, detail, f"{LOOK}; inv backup.install sets the daily run up")
 
 
 def _fresh(expected: Expectations, newest: BackupSet, now: datetime) -> Check:
@@ -183,7 +138,7 @@ def _fresh(expected: Expectations, newest: BackupSet, now: datetime) -> Check:
     detail += " that max_age allows" if stale else ""
     if delay > LATE:
         detail += f"; the bucket received it {format_duration(delay)} after the time in its key"
-    hint = _LOOK
+    hint = LOOK
     if stale and (now - newest.last_modified).total_seconds() <= expected.max_age:
         hint += (
             "; it arrived recently: either an upload was made up for, "
@@ -224,7 +179,7 @@ def _shrunk(newest: BackupSet, predecessors: Sequence[BackupSet]) -> Check:
 
 
 def _complete(newest: BackupSet) -> Check:
-    hint = f"do not rely on this set; {_LOOK}"
+    hint = f"do not rely on this set; {LOOK}"
     if newest.flaw or newest.manifest is None:
         return Check("complete", False, newest.flaw, hint)
     count = len(newest.manifest.parts)

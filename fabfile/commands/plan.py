@@ -55,7 +55,7 @@ def plan(
     wanted = [wanted_stack(role, inventory, secrets) for role in roles(stack)]
 
     from fabfile.deploy import observation, preflight
-    from fabfile.deploy.deployment import make_plan
+    from fabfile.deploy.planning import make_plan
     from fabfile.ssh.fleet import connect
     from fabfile.terminal import plan_table, tables
 

@@ -56,8 +56,8 @@ def recover(
 ) -> None:
     """Bring all back from the bucket onto an empty db host."""
     from fabfile.commands.plan import wanted_stack
-    from fabfile.deploy.deployment import make_plan
     from fabfile.deploy.finish_script import Options
+    from fabfile.deploy.planning import make_plan
     from fabfile.deploy.preflight import Allowed
     from fabfile.restore import recovery
     from fabfile.swarm import operator

@@ -14,50 +14,25 @@ from functools import partial
 
 from fabfile.base.errors import SwarmkeepError, UnreachableError
 from fabfile.config.inventory import Inventory
-from fabfile.deploy import finish_script, preflight_data, releases
+from fabfile.deploy import cluster_identity, finish_script, releases
 from fabfile.deploy import plan as plans
 from fabfile.deploy.change_script import ChangeScript
 from fabfile.deploy.finish_script import Options, Report
 from fabfile.deploy.locked_change import give_up
 from fabfile.deploy.observation import Look, look, observe, observe_command, pull
 from fabfile.deploy.plan import Plan
-from fabfile.deploy.preflight import Allowed, check, known_cluster, lacking_image
+from fabfile.deploy.planning import make_plan
+from fabfile.deploy.preflight import known_cluster, lacking_image
 from fabfile.deploy.stacks import Wanted
 from fabfile.deploy.waiting import await_stack, take_back
 from fabfile.ssh.fleet import Fleet, Host, values
 from fabfile.ssh.remote_command import Command
-from fabfile.swarm import audit_log, convergence, deploy_lock, docker_commands, postgres
+from fabfile.swarm import audit_log, convergence, deploy_lock, docker_commands
 from fabfile.swarm.deploy_lock import Lease, LockLostError
-from fabfile.swarm.placement import LabelChange
 from fabfile.swarm.state import Cluster, images_of
 from fabfile.swarm.state_reading import parse_sections
 
 Say = Callable[[str], None]
-
-
-def make_plan(
-    inventory: Inventory,
-    wanted: Wanted,
-    seen: Look,
-    allowed: Allowed,
-    *,
-    resolve: str = "",
-    prune: bool = False,
-) -> Plan:
-    """Check what can be checked and return what a deploy would change. Raises SwarmkeepError.
-
-    `resolve` is taken instead of deploy.resolve_image of hosts.yaml unless it is "".
-    """
-    labels = check(inventory, wanted, seen, allowed)
-    return plans.make(
-        wanted,
-        seen.cluster,
-        labels.before,
-        labels_after=labels.after,
-        network=inventory.network,
-        resolve_image=resolve or inventory.resolve_image,
-        prune=prune,
-    )
 
 
 @dataclass
@@ -180,7 +155,7 @@ class Deployment:
             try:
                 self._apply(lease, self._script(step, before, plan))
                 after = self._await(lease, step, before)
-                found = self._check_cluster(plan, seen, after)
+                found = self._cluster(plan, seen, after)
             except (UnreachableError, LockLostError):
                 # Nothing can be taken back on a manager that is gone, nor what is another's
                 # now; Swarm itself goes on.
@@ -192,7 +167,9 @@ class Deployment:
         for line in plans.unpinned(self.wanted, plan, after):
             self.say(f"warning: {line}")
         script = ChangeScript()
-        script.labels([*plan.labels_after, *self._record_cluster(found, after)])
+        script.labels(
+            [*plan.labels_after, *cluster_identity.labels(self.wanted.name, found, after)]
+        )
         self._apply(lease, script)
         for name in plan.removes:
             script = ChangeScript()
@@ -200,35 +177,18 @@ class Deployment:
             self._apply(lease, script)
         return after
 
-    def _check_cluster(self, plan: Plan, seen: Look, after: Cluster) -> str:
-        """The system identifier that PostgreSQL came up with, "" where nobody had to ask.
-
-        Raises SwarmkeepError if it is another than before.
-        """
+    def _cluster(self, plan: Plan, seen: Look, after: Cluster) -> str:
+        """The system identifier that PostgreSQL came up with, "" where nobody had to ask."""
         if self.wanted.role != "db" or not plan.deploys:
             return ""
-        found = postgres.system_identifier(self.fleet, after, [self.wanted.password])
         known = known_cluster(self.inventory, self.wanted, seen)
         allowed = self.options.allowed
-        if found != known and known and not (allowed.leave_data or allowed.move_data_host):
-            raise SwarmkeepError(
-                f"{self.wanted.name}: PostgreSQL came up with another cluster ({found}) than the "
-                f"one that was there before ({known})",
-                hint="find out what changed the place of its data (inv plan); to take the other "
-                f"one all the same: inv deploy-db {preflight_data.LEAVE_DATA}",
-            )
-        return found
-
-    def _record_cluster(self, found: str, after: Cluster) -> list[LabelChange]:
-        """The label that keeps the system identifier, if it is not there yet."""
-        key = docker_commands.cluster_label(self.wanted.name)
-        return [
-            LabelChange(node.name, {key: found}, node_id=node.id)
-            for node in after.nodes
-            if found
-            and docker_commands.holds_data(node.labels, self.wanted.name)
-            and node.labels.get(key) != found
-        ]
+        return cluster_identity.check(
+            self.fleet,
+            self.wanted,
+            after,
+            known="" if allowed.leave_data or allowed.move_data_host else known,
+        )
 
     def _steps(self, cluster: Cluster) -> list[Wanted]:
         """One step, or two: two first starts of NocoDB on an empty database race each other."""
@@ -318,16 +278,7 @@ class Deployment:
         return ending.number
 
     def _report(self, before: Cluster, after: Cluster, release: int) -> Report:
-        outcome = {}
-        for service in after.stack(self.wanted.name):
-            old = before.service(service.name)
-            if service.name not in self.wanted.services:
-                if self.options.prune:
-                    outcome[service.name] = "removed"
-            elif old is None:
-                outcome[service.name] = "created"
-            else:
-                outcome[service.name] = "unchanged" if old.spec == service.spec else "updated"
+        outcome = finish_script.outcome_of(self.wanted, before, after, prune=self.options.prune)
         images = images_of(after, self.inventory.stacks)
         return Report(self.wanted.name, tuple(self._done), outcome, release, images)
 

@@ -101,6 +101,21 @@ def make(
     return Ending(number, keep + _remove_old_secrets(wanted, cluster) + log, content, log)
 
 
+def outcome_of(wanted: Wanted, before: Cluster, after: Cluster, *, prune: bool) -> dict[str, str]:
+    """What became of each service of a stack: created, updated, unchanged or removed."""
+    outcome = {}
+    for service in after.stack(wanted.name):
+        old = before.service(service.name)
+        if service.name not in wanted.services:
+            if prune:
+                outcome[service.name] = "removed"
+        elif old is None:
+            outcome[service.name] = "created"
+        else:
+            outcome[service.name] = "unchanged" if old.spec == service.spec else "updated"
+    return outcome
+
+
 def _remove_old_secrets(wanted: Wanted, cluster: Cluster) -> str:
     """Versions that neither a service nor a kept release needs. Docker keeps one in use."""
     bases = {secret.version.base for secret in wanted.secrets}

@@ -72,6 +72,29 @@ def await_stack(
         seen = cluster
 
 
+def await_settled(look: Look, stack: str, say: Say) -> Cluster:
+    """Wait until Swarm is done with what it was left with (a rollback); return the last look.
+
+    It is no error if it does not come to an end: there may be nothing it can do alone.
+    """
+    end = time.monotonic() + ROLLBACK_SECONDS
+    told = False
+    cluster = None
+    while True:
+        cluster = look(cluster)
+        busy = any(
+            one.service.update.get("State") in ("updating", "rollback_started")
+            or one.running != one.wanted
+            for one in judge(cluster, stack, baseline(cluster))
+        )
+        if not busy or time.monotonic() > end:
+            return cluster
+        if not told:
+            say(f"{stack}: waiting until Swarm has it running")
+            told = True
+        time.sleep(POLL_SECONDS)
+
+
 def _pause(waited: float) -> float:
     """Seconds until the next look. What takes long is looked at less often: each look costs the
     manager's processor a tenth of a second and more, while it has work to do.

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fabfile.backup import host_files
+from fabfile.backup import host_files, host_programs
 from fabfile.base.errors import SwarmkeepError
 from fabfile.config.inventory import HostEntry, Inventory
 from fabfile.deploy.observation import observe_command
@@ -172,7 +172,7 @@ def _backup_part(entry: HostEntry, inventory: Inventory) -> str:
     kit = host_files.kit_of(entry, inventory)
     owner = host_files.owner_setting(kit, inventory).partition("=")[0]
     paths = host_files.installed(kit)
-    needed = " ".join(map(shlex.quote, host_files.programs(entry, inventory)))
+    needed = " ".join(map(shlex.quote, host_programs.programs(entry, inventory)))
     script = (
         f"section owner\ngrep -m 1 '^{owner}=' {kit.config} 2>/dev/null\n"
         "section files\n"

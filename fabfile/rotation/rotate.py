@@ -27,13 +27,13 @@ from fabfile.base.secret import Secret
 from fabfile.config.inventory import Inventory
 from fabfile.deploy import finish_script, stacks
 from fabfile.deploy.change_script import ChangeScript
-from fabfile.deploy.deployment import make_plan
 from fabfile.deploy.finish_script import Options
 from fabfile.deploy.locked_change import give_up
 from fabfile.deploy.observation import Look, look, observe, observe_command
+from fabfile.deploy.planning import make_plan
 from fabfile.deploy.preflight import Allowed
 from fabfile.deploy.stacks import Wanted
-from fabfile.deploy.waiting import POLL_SECONDS, ROLLBACK_SECONDS, await_stack
+from fabfile.deploy.waiting import await_settled, await_stack
 from fabfile.rotation import role_password, scram
 from fabfile.rotation.role_password import RolePassword
 from fabfile.rotation.vault_entries import NEXT, RotatingVault
@@ -254,28 +254,7 @@ class Rotation:
         )
 
     def _settled(self, manager: Host) -> Cluster:
-        """Wait until Swarm is done with what it was left with (a rollback); return the last look.
-
-        It is no error if it does not come to an end: there may be nothing it can do alone.
-        """
-        app = self._inventory.app.stack
-        end = time.monotonic() + ROLLBACK_SECONDS
-        told = False
-        cluster = None
-        while True:
-            cluster = observe(manager, cluster)
-            progress = convergence.judge(cluster, app, convergence.baseline(cluster))
-            busy = any(
-                one.service.update.get("State") in ("updating", "rollback_started")
-                or one.running != one.wanted
-                for one in progress
-            )
-            if not busy or time.monotonic() > end:
-                return cluster
-            if not told:
-                self.say(f"{app}: waiting until Swarm has it running")
-                told = True
-            time.sleep(POLL_SECONDS)
+        return await_settled(partial(observe, manager), self._inventory.app.stack, self.say)
 
     def _deploy(self, lease: Lease, wanted: Wanted, cluster: Cluster) -> None:
         script = ChangeScript()

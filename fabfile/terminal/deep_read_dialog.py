@@ -69,7 +69,7 @@ def read_deep(
 def _keep(bucket: Bucket, one: BackupSet, checks: list[Check], seconds: float) -> BackupSet:
     """Write the outcome next to the set, where this person may write there."""
     from fabfile.backup.deep_read import NOT_CHECKED
-    from fabfile.backup.sets import outcome
+    from fabfile.backup.set_parsing import outcome
 
     wrong = [check for check in checks if not check.ok]
     failed = [check for check in wrong if not check.detail.startswith(NOT_CHECKED)]

@@ -74,7 +74,8 @@ def look(
     from dataclasses import replace
     from time import monotonic
 
-    from fabfile.backup.verify import Expectations, judge, judge_files, unaccepted
+    from fabfile.backup.verify import Expectations, judge, unaccepted
+    from fabfile.backup.verify_files import judge_files
     from fabfile.config.project import Project
 
     started, before = monotonic(), bucket.requests

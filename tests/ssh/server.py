@@ -117,14 +117,19 @@ class SshServer:
         )
         self.processes.append(process)
 
+        # Set when the client has sent something, so has had the answer to its request.
+        spoke = threading.Event()
+
         def feed() -> None:
             try:
                 while data := channel.recv(32768):
+                    spoke.set()
                     process.stdin.write(data)
                     process.stdin.flush()
             except OSError:
                 pass
             finally:
+                spoke.set()
                 with contextlib.suppress(OSError):
                     process.stdin.close()
 
@@ -143,6 +148,8 @@ class SshServer:
         for reader in readers:
             reader.join()
         code = process.wait()
+        # paramiko answers the request from another thread: closed before that, it would be refused.
+        spoke.wait(1)
         if not channel.closed:
             channel.send_exit_status(code)
             channel.close()

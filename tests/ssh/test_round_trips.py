@@ -11,8 +11,9 @@ import pytest
 
 from fabfile.config.inventory import Inventory
 from fabfile.deploy import observation, preflight, releases, stacks
-from fabfile.deploy.deployment import Deployment, make_plan
+from fabfile.deploy.deployment import Deployment
 from fabfile.deploy.finish_script import Options
+from fabfile.deploy.planning import make_plan
 from fabfile.deploy.service_spec import specification
 from fabfile.deploy.stacks import Wanted
 from fabfile.ssh.fleet import connect

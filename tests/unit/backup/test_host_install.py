@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fabfile.backup import host_files, host_install
+from fabfile.backup import host_files, host_install, host_programs
 from fabfile.backup.host_files import ATTACHMENTS, DATABASE
 from fabfile.base.errors import CONFIG, ConfigError, SwarmkeepError
 from fabfile.base.secret import Secret
@@ -72,7 +72,7 @@ def put(inventory, vault=None, role="db", **options):
         inventory,
         project_of(inventory, vault).id,
         host_files.files(entry, inventory, vault),
-        host_files.programs(entry, inventory),
+        host_programs.programs(entry, inventory),
         **options,
     )
 
@@ -147,7 +147,7 @@ def test_the_cron_entry_has_the_schedule(inventory):
 def test_each_compressor_brings_its_package(inventory):
     def programs(compression: str, role: str = "db") -> dict[str, str]:
         known = replace(inventory, backup=replace(inventory.backup, compression=compression))
-        return host_files.programs(known.with_role(role)[0], known)
+        return host_programs.programs(known.with_role(role)[0], known)
 
     assert programs("auto")["libdeflate-gzip"] == "libdeflate-tools"
     assert programs("igzip-3")["igzip"] == "isal"

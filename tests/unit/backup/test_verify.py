@@ -9,8 +9,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from fabfile.backup.object_keys import EPOCH, Keys
-from fabfile.backup.sets import BackupSet, FilesState, Part, Proof, parse_manifest
-from fabfile.backup.verify import Expectations, Holding, judge, judge_files
+from fabfile.backup.set_parsing import parse_manifest
+from fabfile.backup.sets import BackupSet, FilesState, Part, Proof
+from fabfile.backup.verify import Expectations, Holding, judge
+from fabfile.backup.verify_files import judge_files
 from fabfile.config.project import Project
 from tests.unit.s3_server import manifest_of
 

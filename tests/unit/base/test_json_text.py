@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabfile.backup import sets
+from fabfile.backup import set_parsing
 from fabfile.base import json_text
 
 BAD = [
@@ -27,9 +27,9 @@ def test_everything_wrong_is_a_value_error(text):
 def test_a_manifest_that_cannot_be_parsed_is_damaged_and_no_more(text):
     """Seen: 100,000 brackets ended list, verify and restore with a RecursionError."""
     for parse in (
-        lambda: sets.parse_manifest(text, "nocodb"),
-        lambda: sets.parse_proof(text),
-        lambda: sets.parse_files_state(text),
+        lambda: set_parsing.parse_manifest(text, "nocodb"),
+        lambda: set_parsing.parse_proof(text),
+        lambda: set_parsing.parse_files_state(text),
     ):
         with pytest.raises(ValueError):
             parse()

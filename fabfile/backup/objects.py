@@ -1,0 +1,118 @@
+"""Objects of the bucket: reading small ones whole and large ones in blocks, writing, listing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from fabfile.backup.sets import Part
+from fabfile.base.errors import UnreachableError
+from fabfile.config.inventory import Backup
+from fabfile.s3.connection import Connection, code_of
+
+if TYPE_CHECKING:
+    from botocore.response import StreamingBody  # type: ignore[import-untyped]
+    from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
+
+BLOCK = 256 * 1024
+"""Bytes read from an object at a time."""
+_SMALL = 64 * 1024 * 1024
+"""Bytes: no manifest is larger, so nothing larger is read as one."""
+_BREAKS = 5
+"""How often the reading of one object is taken up again after its connection broke."""
+
+
+class Objects(Connection):
+    """The bucket's objects, by their keys."""
+
+    def read(self, part: Part) -> Iterator[bytes]:
+        """The bytes of an object, block by block, once.
+
+        A connection that breaks is taken up again where it broke, so long as it is still
+        the same object.
+        """
+        place = 0
+        breaks = 0
+        while place < part.size:
+            body = self._open(part, place)
+            try:
+                for block in self._blocks(body, part.key):
+                    place += len(block)
+                    yield block
+                if place < part.size:
+                    raise UnreachableError(
+                        f"{self.where} ended {part.key} after {place} of {part.size} bytes",
+                        hint="run again; if it stays, see what aws s3api head-object says of it",
+                    )
+            except UnreachableError:
+                breaks += 1
+                if breaks > _BREAKS:
+                    raise
+
+    def small(self, key: str) -> bytes | None:
+        """The content of a small object; None if there is none."""
+        try:
+            with self.translated(f"reading {key}"):
+                answer = self.client.get_object(Bucket=self.name, Key=key)
+                with answer["Body"] as body:
+                    content: bytes = body.read(_SMALL)
+                    return content
+        except UnreachableError as error:
+            if code_of(error.__cause__) in ("NoSuchKey", "404"):
+                return None
+            raise
+
+    def put(self, key: str, content: Mapping[str, Any]) -> bytes:
+        """Write an object of JSON and return its text."""
+        text = json.dumps(content, indent=1).encode()
+        with self.translated(f"writing {key}"):
+            self.client.put_object(
+                Bucket=self.name,
+                Key=key,
+                Body=text,
+                ContentType="application/json",
+                **_encryption(self.backup),
+            )
+        return text
+
+    def list_page(self, options: dict[str, Any]) -> ListObjectsV2OutputTypeDef:
+        """The first page of a listing that has something in it, or the end."""
+        with self.translated(f"listing {options['Prefix']}*"):
+            answer = self.client.list_objects_v2(Bucket=self.name, **options)
+            # Allowed, and rare: nothing found yet, and not at the end either.
+            while answer["IsTruncated"] and not answer["KeyCount"]:
+                token = answer["NextContinuationToken"]
+                answer = self.client.list_objects_v2(
+                    Bucket=self.name, **options, ContinuationToken=token
+                )
+            return answer
+
+    def _open(self, part: Part, place: int) -> StreamingBody:
+        """Ask for an object from a byte on, refusing one that has changed since it was listed."""
+        rest: dict[str, Any] = {"Range": f"bytes={place}-"} if place else {}
+        with self.translated(f"reading {part.key}"):
+            answer = self.client.get_object(
+                Bucket=self.name, Key=part.key, IfMatch=part.etag, **rest
+            )
+        if place and not answer.get("ContentRange", "").startswith(f"bytes {place}-"):
+            raise UnreachableError(
+                f"{self.where} broke off in {part.key} and cannot resume at byte {place}",
+                hint="run again, over a better connection",
+            )
+        return answer["Body"]
+
+    def _blocks(self, body: StreamingBody, key: str) -> Iterator[bytes]:
+        with body:
+            while True:
+                with self.translated(f"reading {key}"):
+                    block = body.read(BLOCK)
+                if not block:
+                    return
+                yield block
+
+
+def _encryption(backup: Backup) -> Any:
+    """What an upload asks for, as the scripts do; nothing where that is left to the bucket."""
+    asked = {"ServerSideEncryption": backup.encryption, "SSEKMSKeyId": backup.kms_key_id}
+    return {name: value for name, value in asked.items() if value}
