@@ -4,7 +4,7 @@
 # sourced, never run. Each of them sets PROGRAM and defines remove_unfinished.
 
 # shellcheck disable=SC2034 # used by those that source this
-readonly VERSION=0.3.0
+readonly VERSION=0.3.1
 # shellcheck disable=SC2034
 readonly UNEXPECTED=1 USAGE=2 LOCKED=10 NO_CONTAINER=11 NO_TOOLS=12 NO_DATABASE=13 NO_SPACE=14 \
   DISK_FULL=15 DUMP_FAILED=16 BAD_DUMP=17 UPLOAD_FAILED=18 BAD_OBJECT=19
@@ -344,6 +344,8 @@ list_sets() {
   done <"$DIR/answer.partial"
 }
 
+declare -A SENT=() # the keys that were sent and not yet looked at, with their bytes
+
 # Sets ENCRYPT, the AWS CLI's words for the encryption that was asked for.
 choose_encryption() {
   ENCRYPT=()
@@ -351,25 +353,40 @@ choose_encryption() {
   [[ -z $SSE_KMS_KEY_ID ]] || ENCRYPT+=(--sse-kms-key-id "$SSE_KMS_KEY_ID")
 }
 
-# Puts file $1, whose SHA-256 is $3, at key $2 and asks the bucket what it has got. Returns 0 or
-# the exit code to take.
-upload() {
-  local file=$1 key=$2 sum=$3 bytes answer type=application/gzip
-  bytes=$(stat -c %s -- "$file")
+# Puts file $1, whose SHA-256 is $3, at key $2, for `arrived` to look at. Returns 0 or the exit code
+# to take. (The store compares what it receives with the CLI's own checksum of it.)
+send() {
+  local file=$1 key=$2 sum=$3 type=application/gzip
+  SENT[$key]=$(stat -c %s -- "$file")
   [[ $key != *.json ]] || type=application/json
   choose_encryption
-  if ! { aws_cli s3 cp --only-show-errors --content-type "$type" "${ENCRYPT[@]}" \
-    --metadata "sha256=$sum,bytes=$bytes" "$file" "s3://$S3_BUCKET/$key" &&
-    aws_cli s3api head-object --bucket "$S3_BUCKET" --key "$key" \
-      --query '[ContentLength,Metadata.sha256]' --output text; }; then
-    bucket_failed "s3://$S3_BUCKET/$key could not be uploaded or looked at"
-    return "$UPLOAD_FAILED"
-  fi
-  answer=$(<"$DIR/answer.partial")
-  [[ $answer != "$bytes"$'\t'"$sum" ]] || return 0
-  log ERROR "s3://$S3_BUCKET/$key is '$answer' instead of '$bytes $sum' (size, sha256); next: find out who else writes there; the next run uploads it again"
-  return "$BAD_OBJECT"
+  aws_cli s3 cp --only-show-errors --content-type "$type" "${ENCRYPT[@]}" \
+    --metadata "sha256=$sum,bytes=${SENT[$key]}" "$file" "s3://$S3_BUCKET/$key" && return
+  bucket_failed "s3://$S3_BUCKET/$key could not be uploaded"
+  return "$UPLOAD_FAILED"
 }
+
+# Asks the bucket what it has got of all that was sent, whose keys begin with $1: one listing, since
+# each start of the AWS CLI takes a second. Returns 0 or the exit code to take.
+arrived() {
+  local key size
+  local -A found=()
+  aws_cli s3api list-objects-v2 --bucket "$S3_BUCKET" --prefix "$1" \
+    --query 'Contents[].[Key,Size]' --output text || {
+    bucket_failed "s3://$S3_BUCKET/$1* could not be listed after the upload"
+    return "$UPLOAD_FAILED"
+  }
+  while IFS=$'\t' read -r key size; do found[$key]=$size; done <"$DIR/answer.partial"
+  for key in "${!SENT[@]}"; do
+    [[ ${found[$key]-none} != "${SENT[$key]}" ]] || continue
+    log ERROR "s3://$S3_BUCKET/$key has ${found[$key]-no} bytes instead of ${SENT[$key]}; next: find out who else writes there; the next run uploads it again"
+    return "$BAD_OBJECT"
+  done
+  SENT=()
+}
+
+# Puts file $1, whose SHA-256 is $3, at key $2 and looks at what arrived.
+upload() { send "$@" && arrived "$2"; }
 
 # Logs what the AWS CLI said when it failed, and that $1.
 bucket_failed() {

@@ -123,8 +123,8 @@ record() {
 "finished": "$(date -u +%Y-%m-%dT%H:%M:%SZ)", "seconds": $SECONDS, "files": $2, "bytes": $3,
 "list": {"bytes": $(stat -c %s -- "$list.gz"), "sha256": "$sum"}}
 END
-  upload "$list.gz" "$PREFIX/state/$NODE.list.gz" "$sum" || return
-  upload "$state" "$PREFIX/state/$NODE.json" "$(sum_of "$state")"
+  send "$list.gz" "$PREFIX/state/$NODE.list.gz" "$sum" &&
+    send "$state" "$PREFIX/state/$NODE.json" "$(sum_of "$state")" && arrived "$PREFIX/state/$NODE."
 }
 
 # Sorts what the bucket has by what is here: lists of the same form, absent, differing (here

@@ -336,8 +336,9 @@ keep() {
 deliver() {
   local base=$1 sum name
   while read -r sum name; do
-    upload "$DIR/$name" "$PREFIX/$name" "$sum" || return
+    send "$DIR/$name" "$PREFIX/$name" "$sum" || return
   done <"$base.sha256"
+  arrived "$PREFIX/${base##*/}." || return
   : >"$base.uploaded"
 }
 

@@ -253,7 +253,7 @@ END
   settings "S3_ENDPOINT_URL='http://10.0.0.5:9000'"
   backup
   [ "$status" -eq 0 ]
-  [ "$(grep -c -- '--endpoint-url http://10.0.0.5:9000' "$FAKE/aws.args")" -eq 8 ]
+  [ "$(grep -c -- '--endpoint-url http://10.0.0.5:9000' "$FAKE/aws.args")" -eq 6 ]
 }
 
 @test "--help names every exit code that the script has, --version the version" {
