@@ -175,10 +175,17 @@ def with_database(
             return False
         return True
 
+    def gone() -> bool:
+        try:
+            for name in made:
+                sql(lab, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        except AssertionError:
+            return False
+        return True
+
     yield make
-    if container_of(lab, "db1", DB):
-        for name in made:
-            sql(lab, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    if made:
+        eventually(gone, 60)
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
