@@ -52,6 +52,10 @@ test: test-unit ## Everything: the quick tests, the shell tests, the end-to-end 
 	$(BIN)/pytest -o timeout_func_only=true --numprocesses auto --maxprocesses 3 \
 	  --dist loadfile --no-loadscope-reorder tests/e2e
 
+test-e2e: $(STAMP) ## One file of them, in a lab that stays up: make test-e2e FILE=tests/e2e/test_7_rotate.py
+	@[[ -f "$(FILE)" ]] || { echo "error: FILE names no file; next: make test-e2e FILE=tests/e2e/..." >&2; exit 2; }
+	SWARMKEEP_TEST_KEEP_LAB=1 $(BIN)/pytest -o timeout_func_only=true "$(FILE)"
+
 bench-backup: $(STAMP) ## Time backup and restore against the literal pipelines, side by side in the lab
 	$(BIN)/python -m bench.backup $(LAB)
 	$(BIN)/python -m bench.backup.restoring $(LAB)

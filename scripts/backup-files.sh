@@ -3,8 +3,8 @@
 # bucket does not have yet. Nothing is ever deleted there. Root's cron runs it, beside
 # backup-pg.sh on the db node; docs/backup.md explains settings, files and exit codes.
 
-for COMMON in "${BASH_SOURCE[0]%/*}/backup-common.sh" /usr/local/lib/backup-common.sh; do
-  # shellcheck source=scripts/backup-common.sh
+for COMMON in "${BASH_SOURCE[0]%/*}/parts/backup-common.sh" /usr/local/lib/backup-common.sh; do
+  # shellcheck source=scripts/parts/backup-common.sh
   [[ ! -r $COMMON ]] || { . "$COMMON" && break; }
 done
 declare -F begin_run >/dev/null ||

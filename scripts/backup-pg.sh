@@ -7,8 +7,8 @@
 # read back to its end. Beside it the roles, and the manifest with every table's row count from
 # the snapshot that was dumped. All three are renamed, uploaded, compared; the manifest last.
 
-for COMMON in "${BASH_SOURCE[0]%/*}/backup-common.sh" /usr/local/lib/backup-common.sh; do
-  # shellcheck source=scripts/backup-common.sh
+for COMMON in "${BASH_SOURCE[0]%/*}/parts/backup-common.sh" /usr/local/lib/backup-common.sh; do
+  # shellcheck source=scripts/parts/backup-common.sh
   [[ ! -r $COMMON ]] || { . "$COMMON" && break; }
 done
 declare -F begin_run >/dev/null ||

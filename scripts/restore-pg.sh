@@ -9,7 +9,7 @@
 # the manifest -> the name that was asked for. Whatever goes wrong, that database is dropped.
 
 for PART in backup-common restore-set restore-load restore-drill; do
-  for FOLDER in "${BASH_SOURCE[0]%/*}" /usr/local/lib; do
+  for FOLDER in "${BASH_SOURCE[0]%/*}/parts" /usr/local/lib; do
     # shellcheck source=/dev/null
     [[ ! -r $FOLDER/$PART.sh ]] || { . "$FOLDER/$PART.sh" && break; }
   done

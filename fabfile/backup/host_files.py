@@ -130,7 +130,7 @@ KITS = (DATABASE, ATTACHMENTS)
 
 def scripts_version() -> str:
     """The version of the scripts in this repository."""
-    found = re.search(r"^readonly VERSION=([0-9.]+)$", _content(Path(COMMON).name).decode(), re.M)
+    found = re.search(r"^readonly VERSION=([0-9.]+)$", _script(COMMON).content.decode(), re.M)
     assert found
     return found[1]
 
@@ -280,9 +280,11 @@ def fingerprint(wanted: Sequence[RemoteFile]) -> str:
 
 
 def _script(path: str) -> RemoteFile:
-    """A script of ours; those in bin are run, the others sourced."""
-    mode = 0o755 if "/bin/" in path else 0o644
-    return RemoteFile(path, _content(Path(path).name), mode)
+    """A script of ours, by its path on a host; those in bin are run, the others sourced."""
+    name = Path(path).name
+    if "/bin/" in path:
+        return RemoteFile(path, _content(name), 0o755)
+    return RemoteFile(path, _content(f"parts/{name}"), 0o644)
 
 
 @cache

@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 import yaml
 
+from fabfile.base.errors import SwarmkeepError
 from lab import cluster, demo, engine, s3
+from lab import docker as lab_docker
 from lab.model import Lab
 from lab.progress import Progress
 from tests.e2e.live import DB, container_of, databases, eventually, sql
@@ -28,6 +30,70 @@ ROOT = Path(__file__).parents[2]
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 NAME = os.environ.get("SWARMKEEP_TEST_LAB", "swarmkeep-test") + (f"-{WORKER}" if WORKER else "")
 KEEP = bool(os.environ.get("SWARMKEEP_TEST_KEEP_LAB"))
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if WORKER or session.config.option.collectonly:
+        return
+    # Started first: what a stopped engine holds was there before, too.
+    with Progress(print) as progress:
+        engine.ensure(progress)
+    session.config.stash[THERE] = on_the_engine()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A run leaves on the engine what it found there."""
+    before = session.config.stash.get(THERE, None)
+    left = [] if before is None or KEEP else sorted(on_the_engine() - before)
+    if left:
+        print("\nleft on the Docker engine:", *left, sep="\n  ")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+THERE = pytest.StashKey[set[str]]()
+
+
+def on_the_engine() -> set[str]:
+    """Every container, network and volume of this machine's engine."""
+    lists = {
+        kind: lab_docker.run(kind, "ls", "--quiet", *more).split()
+        for kind, more in (("container", ["--all"]), ("network", []), ("volume", []))
+    }
+    return {f"{kind} {one}" for kind, found in lists.items() for one in found}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that fails shows what a person would look at: services, tasks, the scripts' logs."""
+    report = yield
+    lab = getattr(item, "funcargs", {}).get("lab")
+    if report.failed and lab is not None:
+        report.sections.append(("the lab", state_of(lab)))
+    return report
+
+
+LOOK = {
+    "manager1": "docker node ls; docker service ls; docker service ps --no-trunc "
+    "$(docker service ls -q) | cut -c1-250 | head -n 40",
+    "db1": "docker ps -a; tail -qn 40 /var/log/backup-*.log",
+    "app1": "docker ps -a; tail -qn 20 /var/log/backup-*.log",
+}
+
+
+def state_of(lab: Lab) -> str:
+    """What each node says of itself, as text; whatever cannot be asked says so."""
+    lines = []
+    for node, script in LOOK.items():
+        lines.append(f"--- {node}: {script}")
+        try:
+            done = lab.exec(node, "sh", "-c", f"exec 2>&1; {script}", timeout=30)
+            lines.append(done.stdout.decode(errors="replace"))
+        except (SwarmkeepError, OSError, subprocess.SubprocessError) as error:
+            lines.append(f"cannot be asked: {error}")
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)

@@ -262,7 +262,7 @@ END
   local code
   while IFS= read -r code; do
     grep -Eq "^ +$code  " <<<"$output"
-  done < <(sed -n '/^readonly UNEXPECTED/,/[^\\]$/p' "${SCRIPT%/*}/backup-common.sh" | grep -o '=[0-9]*' | cut -c 2-)
+  done < <(sed -n '/^readonly UNEXPECTED/,/[^\\]$/p' "${SCRIPT%/*}/parts/backup-common.sh" | grep -o '=[0-9]*' | cut -c 2-)
   run "$SCRIPT" --version
   [[ $output =~ ^backup-pg\.sh\ [0-9]+\.[0-9]+\.[0-9]+$ ]]
 }

@@ -304,7 +304,7 @@ made() {
   shift
   printf 'CREATE ROLE %s;\n' "$@" >"$FAKE/known"
   bash -c '. "$1" && exec awk "$MISSING_ROLES" known=1 "$2" known=0 "$3"' sh \
-    "${SCRIPT%/*}/restore-load.sh" "$FAKE/known" "$dumped"
+    "${SCRIPT%/*}/parts/restore-load.sh" "$FAKE/known" "$dumped"
 }
 
 @test "roles: what is missing is made, with its memberships in both directions" {
