@@ -80,4 +80,5 @@ lock: ## Renew the lock files from pyproject.toml
 	@tools/lock.sh $(PYTHON)
 
 clean: ## Remove .venv and caches (not the lab: inv lab.down)
+	find fabfile lab -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf $(VENV) $(BENCH_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
