@@ -6,8 +6,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.conftest import ROOT
+from tests.e2e.background import read_until, start
 from tests.e2e.live import APP, DB, cluster_state, container_of, docker, eventually
 
 CHANGED = {"app": {"public_url": "http://plan.example.com"}}
@@ -262,30 +260,6 @@ class TestReleases:
         product.fails(2, "rollback", "app", "--to", "last")
 
 
-def start(lab, hosts, *args: str) -> subprocess.Popen[str]:
-    """Start a command in a process group of its own, one that Ctrl-C ends as on a terminal."""
-    return subprocess.Popen(
-        # Started in the background, a test run ignores SIGINT and so would its children.
-        ["env", "--default-signal=INT", sys.executable, "-m", "invoke", *args],
-        cwd=ROOT,
-        env=lab.environment() | {"SWARMKEEP_HOSTS": str(hosts)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for(run: subprocess.Popen[str], word: str) -> None:
-    """Read a command's output until a word appears in it."""
-    assert run.stdout
-    for line in run.stdout:
-        if word in line:
-            return
-    raise AssertionError(f"{word!r} never came: {run.communicate()}")
-
-
 def wait_until_ready(lab) -> None:
     """Until the restarted manager sees all its nodes again."""
     end = time.monotonic() + 120
@@ -314,8 +288,8 @@ class TestOneAtATime:
         return {"pg_db": f"other{next(self.numbers)}"}
 
     def test_two_at_once(self, product, lab, variant, change):
-        first = start(lab, variant(change), *DEPLOY_DB)
-        wait_for(first, "running (")
+        first = start(lab, *DEPLOY_DB, hosts=variant(change))
+        read_until(first, "running (")
         ran = product.fails(
             1, "swarm.label", hosts=variant({"hosts": {"manager1": {"role": "app"}}})
         )
@@ -341,8 +315,8 @@ class TestOneAtATime:
     def test_killed_client_locks_nobody_out(
         self, product, lab, variant, change, moment, more, command
     ):
-        run = start(lab, variant(change | more), *command)
-        wait_for(run, moment)
+        run = start(lab, *command, hosts=variant(change | more))
+        read_until(run, moment)
         os.killpg(run.pid, signal.SIGKILL)
         run.communicate(timeout=60)
         # Something else, so that it must take the lock whatever has become of the first.
@@ -353,8 +327,8 @@ class TestOneAtATime:
         eventually(lambda: all("release" in name for name in records(lab)), 30)
 
     def test_interrupted_client_gives_the_lock_back(self, product, lab, variant, change):
-        run = start(lab, variant(change), *DEPLOY_DB)
-        wait_for(run, "running (")
+        run = start(lab, *DEPLOY_DB, hosts=variant(change))
+        read_until(run, "running (")
         os.killpg(run.pid, signal.SIGINT)
         run.communicate(timeout=60)
         assert run.returncode == 130
@@ -366,8 +340,8 @@ class TestOneAtATime:
         releases = [name for name in records(lab) if "release" in name]
         assert "nobody holds the lock" in product.ok("unlock").out
         more = variant({"hosts": {"manager1": {"role": "app"}}})
-        run = start(lab, variant(change), *DEPLOY_DB)
-        wait_for(run, "running (")
+        run = start(lab, *DEPLOY_DB, hosts=variant(change))
+        read_until(run, "running (")
         os.killpg(run.pid, signal.SIGSTOP)
         try:
             product.fails(1, "swarm.label", hosts=more)
@@ -389,8 +363,8 @@ class TestOneAtATime:
         ]
 
     def test_manager_restarted_while_deploying(self, product, lab, variant, change):
-        run = start(lab, variant(change), *DEPLOY_DB)
-        wait_for(run, "running (")
+        run = start(lab, *DEPLOY_DB, hosts=variant(change))
+        read_until(run, "running (")
         lab.restart("manager1")
         _, err = run.communicate(timeout=120)
         assert run.returncode == 3, err

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -23,7 +21,7 @@ from fabfile.rotation import scram
 from fabfile.rotation.vault_entries import NEXT, PREVIOUS
 from fabfile.vault import reading
 from fabfile.vault.reading import POSTGRES_PASSWORD
-from tests.e2e.conftest import ROOT
+from tests.e2e.background import read_until, start
 from tests.e2e.live import APP, DB, cluster_state, container_of, docker
 
 INFO = "/api/v1/db/meta/nocodb/info"  # looks at the database; /api/v1/health does not
@@ -200,25 +198,10 @@ def test_what_is_left_to_do_is_the_database_s_own_copy(product):
 )
 def test_killed_client_leaves_a_running_app_and_a_second_run_finishes(product, lab, moment):
     old, database = entries(lab)[POSTGRES_PASSWORD], container_of(lab, "db1", DB)
-    run = subprocess.Popen(
-        [sys.executable, "-m", "invoke", "secrets.rotate"],
-        cwd=ROOT,
-        env=lab.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-    assert run.stdout
-    said = ""
-    for line in run.stdout:
-        said += line
-        if moment in line:
-            break
+    run = start(lab, "secrets.rotate")
+    read_until(run, moment)
     os.killpg(run.pid, signal.SIGKILL)
-    said += run.communicate(timeout=60)[0]
-    assert moment in said, said
+    run.communicate(timeout=60)
     left = entries(lab)
 
     def settled() -> bool:

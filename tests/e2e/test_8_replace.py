@@ -6,12 +6,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.conftest import ROOT
+from tests.e2e.background import read_until, start
 from tests.e2e.live import (
     APP,
     DB,
@@ -122,22 +121,9 @@ STEPS = ["restoring set=", "restore complete", "stopping it", "swapped:", "start
 
 def begin_replace(lab, stamp: str, step: str) -> subprocess.Popen[str]:
     """A replace, brought to where it says this."""
-    client = subprocess.Popen(
-        [sys.executable, "-m", "invoke", "backup.restore", "--key", stamp, "--replace", "--yes"],
-        cwd=ROOT,
-        env=lab.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    assert client.stdout
-    seen = ""
-    for line in client.stdout:
-        seen += line
-        if step in line:
-            return client
-    raise AssertionError(f"ended before {step!r}:\n{seen}")
+    client = start(lab, "backup.restore", "--key", stamp, "--replace", "--yes")
+    read_until(client, step)
+    return client
 
 
 def all_is_well(product, lab, rows, stamp, *, swapped: bool) -> None:
@@ -186,7 +172,7 @@ class TestKilled:
     def test_script_that_restores(self, product, lab, rows, stamp):
         client = begin_replace(lab, stamp, "restoring set=")
         hunter = hunt(lab, "restore")
-        out, _ = client.communicate(timeout=300)
+        out = "".join(client.communicate(timeout=300))
         hunter.wait(20)
         assert client.returncode == 1, out
         assert "error: " in out
@@ -195,7 +181,7 @@ class TestKilled:
     def test_script_that_swaps(self, product, lab, rows, stamp):
         hunter = hunt(lab, "swap")
         client = begin_replace(lab, stamp, "stopping it")
-        out, _ = client.communicate(timeout=300)
+        out = "".join(client.communicate(timeout=300))
         hunter.wait(20)
         # Its sessions may have changed the names before they ended: the server was asked.
         swapped = client.returncode == 0
@@ -215,7 +201,7 @@ class TestKilled:
         client = begin_replace(lab, stamp, step)
         if not hunter:
             lab.exec("manager1", "pkill", "-9", "-f", "[t]rap back EXIT")
-        out, _ = client.communicate(timeout=300)
+        out = "".join(client.communicate(timeout=300))
         # Whatever else is said: the app is on its way up.
         assert is_up(lab), out
         swapped = client.returncode == 0
