@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from invoke.context import Context
 
 from fabfile.commands.plan import (
@@ -27,6 +29,20 @@ _HELP = {
 _DB_HELP = {**_HELP, "move-data-host": MOVE_HELP}
 
 
+@dataclass(frozen=True)
+class Flags:
+    """What the three commands take; `yes` answers the question before a restart."""
+
+    yes: bool
+    wait: bool
+    prune: bool
+    resolve: str
+    keep_failed: bool
+    leave_data: bool
+    take_over: bool
+    move_data_host: bool = False
+
+
 @command(name="deploy-db", help=dict(_DB_HELP))
 def deploy_db(
     ctx: Context,
@@ -41,9 +57,8 @@ def deploy_db(
     take_over: bool = False,
 ) -> None:
     """Deploy PostgreSQL and wait until it has converged."""
-    allowed = {"move_data_host": move_data_host, "leave_data": leave_data, "take_over": take_over}
-    flags = {"prune": prune, "keep_failed": keep_failed, "wait": wait}
-    _deploy(ctx, hosts, "deploy-db", ("db",), yes=yes, resolve=resolve, flags=flags, **allowed)
+    flags = Flags(yes, wait, prune, resolve, keep_failed, leave_data, take_over, move_data_host)
+    _deploy(ctx, hosts, "deploy-db", ("db",), flags)
 
 
 @command(name="deploy-app", help=dict(_HELP))
@@ -59,9 +74,8 @@ def deploy_app(
     take_over: bool = False,
 ) -> None:
     """Deploy NocoDB and wait until it answers from its database."""
-    allowed = {"leave_data": leave_data, "take_over": take_over}
-    flags = {"prune": prune, "keep_failed": keep_failed, "wait": wait}
-    _deploy(ctx, hosts, "deploy-app", ("app",), yes=yes, resolve=resolve, flags=flags, **allowed)
+    flags = Flags(yes, wait, prune, resolve, keep_failed, leave_data, take_over)
+    _deploy(ctx, hosts, "deploy-app", ("app",), flags)
 
 
 @command(help=dict(_DB_HELP))
@@ -78,25 +92,14 @@ def deploy(
     take_over: bool = False,
 ) -> None:
     """Deploy both stacks: the database, then the app."""
-    allowed = {"move_data_host": move_data_host, "leave_data": leave_data, "take_over": take_over}
-    flags = {"prune": prune, "keep_failed": keep_failed, "wait": wait}
-    _deploy(ctx, hosts, "deploy", ("db", "app"), yes=yes, resolve=resolve, flags=flags, **allowed)
+    flags = Flags(yes, wait, prune, resolve, keep_failed, leave_data, take_over, move_data_host)
+    _deploy(ctx, hosts, "deploy", ("db", "app"), flags)
 
 
-def _deploy(
-    ctx: Context,
-    hosts: str,
-    name: str,
-    roles: tuple[str, ...],
-    *,
-    yes: bool,
-    resolve: str,
-    flags: dict[str, bool],
-    **allowed: bool,
-) -> None:
+def _deploy(ctx: Context, hosts: str, name: str, roles: tuple[str, ...], flags: Flags) -> None:
     from fabfile.commands.plan import wanted_stack
 
-    check_resolve(resolve)
+    check_resolve(flags.resolve)
     inventory = read_inventory(hosts)
     secrets = read_vault(inventory)
     # All stacks are rendered before anything is contacted.
@@ -110,19 +113,23 @@ def _deploy(
     options = Options(
         name,
         operator.find(),
-        resolve=resolve,
+        resolve=flags.resolve,
+        prune=flags.prune,
+        keep_failed=flags.keep_failed,
+        wait=flags.wait,
         allowed=preflight.Allowed(
+            move_data_host=flags.move_data_host,
+            leave_data=flags.leave_data,
+            take_over=flags.take_over,
             # A dry run does not bring the database up that the app is checked for.
             database_first=is_dry(ctx) and "db" in roles,
             together=len(roles) > 1,
-            **allowed,
         ),
-        **flags,
     )
     with connected(ctx, inventory) as fleet:
         seen: observation.Look | None = observation.look(fleet, wanted)
         for stack in wanted:
-            report = carry_out(fleet, stack, options, yes=yes, seen=seen)
+            report = carry_out(fleet, stack, options, yes=flags.yes, seen=seen)
             # What was seen stays true only as long as nothing is changed or waited for.
             seen = seen if report.at_rest else None
         show_round_trips(fleet)

@@ -37,7 +37,8 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, title: str =
     for row in rows:
         grid.add_row(*row)
     terminal = sys.stdout.isatty()
-    console = Console(width=_width(), force_terminal=terminal, highlight=False)
+    # With a height, rich takes the width from us even on a dumb terminal.
+    console = Console(width=_width(), height=25, force_terminal=terminal, highlight=False)
     with console.capture() as capture:
         console.print(grid)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")

@@ -195,7 +195,7 @@ def test_giving_back_a_lost_lock_does_not_take_the_next_holders(client, swarm, p
 
 
 def test_client_that_ended_on_this_machine_is_gone_at_once(client, swarm):
-    code = "from fabfile import origin; print(origin.process())"
+    code = "from fabfile.swarm import operator; print(operator.process())"
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True

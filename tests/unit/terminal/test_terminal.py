@@ -27,8 +27,8 @@ from invoke.main import program
 program.run()
 """
 TASKS = """
-from fabfile.commands.carrying_out import ask
-from fabfile.commands.edge import command
+from fabfile.terminal.deploy_dialog import ask
+from fabfile.terminal.command import command
 
 @command()
 def go(ctx, yes=False):
@@ -155,17 +155,17 @@ def test_the_vaults_password_is_asked_for(tmp_path, answered, command, keys, cod
 
 
 SHOWN = """
-from fabfile.commands.edge import command
+from fabfile.terminal.command import command
 
 @command()
 def plan(ctx):
-    from fabfile import plan_text
-    from fabfile.plan import Field, Plan, ServicePlan
+    from fabfile.terminal import plan_table
+    from fabfile.deploy.plan import Field, Plan, ServicePlan
 
     image = Field("image", "nocodb:1", "nocodb:2")
     changed = ServicePlan("appstack_nocodb", "update", (image,), restarts=True)
     plan = Plan("appstack", "app", (), "", (), (changed,))
-    print(plan_text.to_text([plan], str, all_services=False))
+    print(plan_table.to_text([plan], str, all_services=False))
     input("seen? ")
 
 @command()
@@ -173,7 +173,7 @@ def bar(ctx):
     import select
     import sys
 
-    from fabfile.commands.bar import progress_bar
+    from fabfile.terminal.progress_bar import progress_bar
 
     done = 0
     with progress_bar() as show:
