@@ -122,10 +122,14 @@ def _show_lock(names: Names) -> str:
     return (
         f"echo; echo '--swarmkeep lock--'; docker config inspect {names.lock} 2>/dev/null\n"
         "echo; echo '--swarmkeep signs--'\n"
+        # A beat that has gone since it was listed has a younger one in its place: list again.
+        "for n in 1 2 3 4 5; do\n"
         f"b=$(docker config ls -q --filter label={names.beat};"
         f" docker config ls -q --filter label={names.change};"
         f" docker config ls -q --filter label={RECORD_LABEL}=clock)\n"
-        '[ -z "$b" ] || docker config inspect $b 2>/dev/null\n'
+        's=\n[ -n "$b" ] || break\n'
+        "s=$(docker config inspect $b 2>/dev/null) && break\ndone\n"
+        "printf '%s\\n' \"$s\"\n"
     )
 
 
