@@ -11,11 +11,7 @@ from pathlib import Path
 from fabfile.base import yaml_text
 from fabfile.base.errors import ConfigError
 from fabfile.base.schema import Section
-from fabfile.config.inventory import (
-    RESOLVE_IMAGE,
-    Inventory,
-)
-from fabfile.config.sections import (
+from fabfile.config.hosts_file_sections import (
     NAME,
     REGISTRY,
     read_app,
@@ -24,6 +20,10 @@ from fabfile.config.sections import (
     read_postgres,
     read_ssh,
     read_vault,
+)
+from fabfile.config.inventory import (
+    RESOLVE_IMAGE,
+    Inventory,
 )
 
 DEFAULT_FILE = "hosts.yaml"
