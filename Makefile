@@ -9,6 +9,7 @@ LAB ?= swarmkeep
 # What bench-deploy compares with; and its flags, such as BENCH_FLAGS='--runs 9 --keep-lab'.
 BENCH_VENV := .bench-venv
 BENCH_FLAGS ?=
+EARLIER ?= d581ae5
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -16,7 +17,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo lint types test test-unit test-e2e \
-  bench-backup bench-deploy bench-hosts bench-verify bench-startup lock clean
+  bench-backup bench-deploy bench-hosts bench-verify bench-pitr bench-report bench-scripts bench-startup lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,14 +44,14 @@ test-unit: $(STAMP) lint types ## The quick tests: lint, types, unit, SSH (under
 	$(BIN)/pytest -q --numprocesses auto -m "not thorough" tests/unit tests/ssh
 
 test: test-unit ## Everything: the quick tests, the shell tests, the end-to-end tests in the lab
-	@tools/need.sh openssh-server openssh-client
+	@tools/need.sh openssh-server openssh-client chromium
 	$(BIN)/pytest -q --numprocesses auto -m thorough tests/unit tests/ssh
-	@tools/need.sh bats
-	bats --print-output-on-failure tests/shell
+	@tools/need.sh bats parallel
+	bats --jobs "$$(tools/workers.sh)" --print-output-on-failure tests/shell
 	@# Fixtures may take long: the lab's images are built there where they are missing.
 	@# A lab for each worker, files in the order of their names: while one waits, another works.
-	$(BIN)/pytest -o timeout_func_only=true --numprocesses auto --maxprocesses 3 \
-	  --dist loadfile --no-loadscope-reorder tests/e2e
+	$(BIN)/pytest -o timeout_func_only=true --numprocesses "$$(tools/workers.sh)" \
+	  --dist loadfile --no-loadscope-reorder --durations 20 tests/e2e
 
 test-e2e: $(STAMP) ## One file of them, in a lab that stays up: make test-e2e FILE=tests/e2e/test_7_rotate.py
 	@[[ -f "$(FILE)" ]] || { echo "error: FILE names no file; next: make test-e2e FILE=tests/e2e/..." >&2; exit 2; }
@@ -72,6 +73,17 @@ bench-hosts: $(STAMP) ## Time backup.install on 100 simulated hosts against 10
 
 bench-verify: $(STAMP) ## Time backup.verify against 100,000 objects in the lab
 	$(BIN)/python -m bench.verify $(LAB)
+
+bench-pitr: $(STAMP) ## Time point-in-time recovery: its cost, base backups, replay, what a loss costs
+	$(BIN)/python -m bench.pitr $(LAB)
+	$(BIN)/python -m bench.pitr.replay $(LAB)
+	$(BIN)/python -m bench.pitr.loss $(LAB)
+
+bench-scripts: $(STAMP) ## Time the node's scripts beside those of another commit: EARLIER=COMMIT
+	$(BIN)/python -m bench.scripts $(LAB) $(EARLIER)
+
+bench-report: $(STAMP) ## Time the report page of 2,000 sets
+	$(BIN)/python -m bench.report
 
 bench-startup: $(STAMP) ## Time inv --list against an empty Invoke collection
 	$(BIN)/python -m bench.startup

@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from bench.progress import in_turn
 from fabfile.backup import host_install
 from fabfile.config import hosts_file
 from fabfile.ssh.fleet import connect
@@ -91,9 +92,9 @@ def install(path: Path, live: int, dead: int) -> float:
 
 def measure(live: int, dead: int = 0) -> float:
     """The median over some rounds, after one that warms up."""
-    with simulated(live, dead) as path:
-        times = [install(path, live, dead) for _ in range(ROUNDS + 1)][1:]
     text = f"{live} hosts" + (f" and {dead} dead" if dead else "")
+    with simulated(live, dead) as path:
+        times = [install(path, live, dead) for _ in in_turn(range(ROUNDS + 1), text)][1:]
     median = statistics.median(times)
     print(f"{text:24} {median:6.2f} s   ({min(times):.2f} to {max(times):.2f})", flush=True)
     return median

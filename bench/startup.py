@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.progress import in_turn
+
 ROOT = Path(__file__).resolve().parent.parent
 ROUNDS = 21
 GOAL = 1.5
@@ -33,7 +35,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         empty = Path(name)
         (empty / "tasks.py").write_text(EMPTY)
-        pairs = [(seconds(empty), seconds(ROOT)) for _ in range(ROUNDS)]
+        pairs = [(seconds(empty), seconds(ROOT)) for _ in in_turn(range(ROUNDS), "inv --list")]
     nothing = statistics.median(pair[0] for pair in pairs)
     ours = statistics.median(pair[1] for pair in pairs)
     print(f"empty collection  {nothing * 1000:6.0f} ms")

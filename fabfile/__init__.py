@@ -8,19 +8,24 @@ from fabfile.commands import backup_hosts as _backup_hosts
 from fabfile.commands import bucket as _bucket
 from fabfile.commands import deploy as _deploy
 from fabfile.commands import doctor as _doctor
+from fabfile.commands import evidence as _evidence
 from fabfile.commands import lab as _lab
 from fabfile.commands import locking as _locking
+from fabfile.commands import notify as _notify
 from fabfile.commands import plan as _plan
 from fabfile.commands import prune as _prune
 from fabfile.commands import recover as _recover
 from fabfile.commands import registry as _registry
 from fabfile.commands import releases as _releases
+from fabfile.commands import report as _report
 from fabfile.commands import restore as _restore
+from fabfile.commands import rollback as _rollback
 from fabfile.commands import rotate as _rotate
 from fabfile.commands import secrets as _secrets
 from fabfile.commands import status as _status
 from fabfile.commands import swarm as _swarm
 from fabfile.commands import swarm_nodes as _swarm_nodes
+from fabfile.commands import wal as _wal
 from fabfile.terminal.command import own_usage_errors as _own_usage_errors
 
 _own_usage_errors()
@@ -31,12 +36,13 @@ namespace = Collection(
     _deploy.deploy,
     _plan.plan,
     _releases.releases,
-    _releases.rollback,
+    _rollback.rollback,
     _recover.recover,
     _locking.unlock,
     _locking.audit_log,
     _status.status,
     _doctor.doctor,
+    _report.report,
     Collection(
         "swarm",
         _swarm_nodes.init,
@@ -56,14 +62,18 @@ namespace = Collection(
         _backup.verify,
         _backup.accept_cluster,
         _prune.prune,
+        _evidence.evidence,
         _restore.restore,
         _restore.get_files,
         _restore.swap,
         _restore.drill,
+        _wal.base,
+        _wal.mark,
     ),
     Collection("bucket", _bucket.check, _bucket.setup, _bucket.policies),
     Collection(
         "secrets", _secrets.init, _secrets.view, _secrets.edit, _secrets.set_, _rotate.rotate
     ),
+    Collection("notify", _notify.send_one_of_each),
     Collection.from_module(_lab, name="lab"),
 )

@@ -21,25 +21,44 @@ PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY",
 
 @dataclass(frozen=True)
 class Image:
-    """One image: its folder below lab/images, and its tag."""
+    """One image: its folder below lab/images, its tag, Debian's suite below it, and what else
+    its Dockerfile is given.
+    """
 
     name: str
     tag: str
+    suite: str = "bookworm"
+    arguments: tuple[str, ...] = ()
 
 
-BASE = Image("base", "swarmkeep-lab/base:bookworm")
+def base_of(suite: str) -> Image:
+    """What all images of a suite have in common."""
+    return Image("base", f"swarmkeep-lab/base:{suite}", suite)
+
+
+BASE = base_of("bookworm")
 NODE = Image("node", "swarmkeep-lab/node:bookworm")
 S3 = Image("s3", "swarmkeep-lab/s3:bookworm")
 # Their tags are those that hosts.yaml names: a major version and a suite, a version.
 POSTGRES = Image("postgres", "swarmkeep-lab/postgres:15-bookworm")
+# The newer major version: for tests that need one, no lab has it from the beginning.
+POSTGRES_17 = Image(
+    "postgres",
+    "swarmkeep-lab/postgres:17-trixie",
+    "trixie",
+    ("FROM=swarmkeep-lab/base:trixie", "MAJOR=17"),
+)
 NOCODB = Image("nocodb", "swarmkeep-lab/nocodb:0.301.3")
+# What tests of monitoring/ need, and no lab: it is built when they begin.
+MONITORING = Image("monitoring", "swarmkeep-lab/monitoring:bookworm")
+WITHOUT_LAB = (MONITORING, POSTGRES_17)
 # The longest build first.
 ALL = (NOCODB, NODE, S3, POSTGRES)
 
 
 def recipe(image: Image) -> str:
     """The hash of everything an image is made of; the base's files count for every image."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(" ".join((image.suite, *image.arguments)).encode())
     for folder in (FOLDER / BASE.name, FOLDER / image.name):
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             content = path.read_bytes()
@@ -49,15 +68,15 @@ def recipe(image: Image) -> str:
     return digest.hexdigest()[:16]
 
 
-def missing() -> list[Image]:
+def missing(images: tuple[Image, ...] = ALL) -> list[Image]:
     """The images that are not there, or not as their recipe says."""
-    return [image for image in ALL if _recipe_of(image) != recipe(image)]
+    return [image for image in images if _recipe_of(image) != recipe(image)]
 
 
-def ensure(progress: Progress) -> None:
+def ensure(progress: Progress, images: tuple[Image, ...] = ALL) -> None:
     """Build what is missing, several images at a time."""
     with progress.step("images") as step:
-        wanted = missing()
+        wanted = missing(images)
         step.found(f"{len(wanted)} to build" if wanted else "all there")
     if not wanted:
         return
@@ -65,7 +84,7 @@ def ensure(progress: Progress) -> None:
         lock = locks.shared("images", lambda: step.doing("another lab.up is building images"))
         lock.__enter__()
     try:
-        _build_all(progress, missing())
+        _build_all(progress, missing(images))
     finally:
         lock.__exit__(None, None, None)
 
@@ -74,7 +93,10 @@ def _build_all(progress: Progress, wanted: list[Image]) -> None:
     with tempfile.TemporaryDirectory(prefix="swarmkeep-lab-", dir="/var/tmp") as folder:
         work = Path(folder)
         with ThreadPoolExecutor(len(ALL) + 1) as pool:
-            ground = pool.submit(_ensure_base, progress, work)
+            bases = {
+                suite: pool.submit(_ensure_base, progress, base_of(suite), work)
+                for suite in {image.suite for image in wanted}
+            }
 
             def make(image: Image) -> None:
                 # Before the copy: should a file change in between, the image counts as old.
@@ -83,37 +105,40 @@ def _build_all(progress: Progress, wanted: list[Image]) -> None:
                 if image is NOCODB:
                     # npm needs no base image: the longest part begins at once.
                     nocodb.build(progress, FOLDER / image.name, context)
-                ground.result()
-                _build(progress, image, made_from, context)
+                bases[image.suite].result()
+                more = [f"--build-arg={argument}" for argument in image.arguments]
+                _build(progress, image, made_from, context, *more)
 
             for future in [pool.submit(make, image) for image in wanted]:
                 future.result()
 
 
-def _ensure_base(progress: Progress, work: Path) -> None:
-    made_from = recipe(BASE)
-    if _recipe_of(BASE) == made_from:
+def _ensure_base(progress: Progress, image: Image, work: Path) -> None:
+    made_from = recipe(image)
+    if _recipe_of(image) == made_from:
         return
-    found_before = docker.inspect("image", base.OFFICIAL) is not None
-    source = base.ensure(progress, ["--change", f"LABEL {IMAGE_LABEL}=rootfs"])
-    context = _context(BASE, work)
+    official = base.official(image.suite)
+    found_before = docker.inspect("image", official) is not None
+    source = base.ensure(progress, image.suite, ["--change", f"LABEL {IMAGE_LABEL}=rootfs"])
+    context = _context(image, work)
     bundle = nocodb.ca_bundle()
     (context / "ca-bundle.pem").write_bytes(bundle.read_bytes() if bundle else b"")
-    _build(progress, BASE, made_from, context, "--build-arg", f"FROM={source}")
-    if source == base.OFFICIAL and not found_before:
+    _build(progress, image, made_from, context, "--build-arg", f"FROM={source}")
+    if source == official and not found_before:
         # Its layers live on in ours; the name was not there before us and goes again.
         docker.attempt("image", "rm", source)
 
 
 def _context(image: Image, work: Path) -> Path:
-    return Path(shutil.copytree(FOLDER / image.name, work / image.name))
+    # A name of its own: one recipe can make two images.
+    return Path(shutil.copytree(FOLDER / image.name, work / image.tag.replace("/", "-")))
 
 
 def _build(progress: Progress, image: Image, made_from: str, context: Path, *more: str) -> None:
     old = docker.inspect("image", image.tag)
     # Docker knows these build arguments without a Dockerfile naming them, and keeps no trace.
     proxies = [f"--build-arg={name}" for name in PROXIES if os.environ.get(name)]
-    with progress.step(f"image {image.name}") as step:
+    with progress.step(f"image {image.tag.rpartition('/')[2]}") as step:
         docker.stream(
             "docker", "build", "--force-rm", "--tag", image.tag,
             "--label", f"{IMAGE_LABEL}={image.name}", "--label", f"{RECIPE_LABEL}={made_from}",
@@ -135,7 +160,10 @@ def remove(progress: Progress) -> list[str]:
     """Remove every image of the lab; return the names of those that are still in use."""
     kept = []
     with progress.step("images removed"):
-        for tag in (*(image.tag for image in ALL), BASE.tag, base.OWN):
+        tags = [image.tag for image in (*ALL, *WITHOUT_LAB)]
+        for suite in base.SUITES:
+            tags += [base_of(suite).tag, base.own(suite)]
+        for tag in tags:
             found = docker.inspect("image", tag)
             if not found or IMAGE_LABEL not in (found["Config"].get("Labels") or {}):
                 continue

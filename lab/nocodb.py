@@ -44,7 +44,7 @@ def build(progress: Progress, sources: Path, work: Path) -> None:
     if bundle := ca_bundle():
         environment["NODE_EXTRA_CA_CERTS"] = str(bundle)
     with progress.step("NocoDB: Node and npm") as step:
-        node, npm = _node(sources / "node.lock", work / "node", step)
+        node, npm = install_node(sources / "node.lock", work / "node", step)
     with progress.step("NocoDB: npm install") as step:
         fetched = 0
 
@@ -66,7 +66,7 @@ def build(progress: Progress, sources: Path, work: Path) -> None:
     shutil.rmtree(work / "node")
 
 
-def _node(lock: Path, target: Path, step: Step) -> tuple[Path, Path]:
+def install_node(lock: Path, target: Path, step: Step) -> tuple[Path, Path]:
     """Install Node and npm into a folder; return the `node` program and npm's script for it.
 
     pip brings them, hashes checked: what installed our own dependencies works here too, with

@@ -40,8 +40,8 @@ remove_unfinished() {
   [[ -z $STAGING ]] || rm -rf -- "$STAGING"
 }
 
-# Sets VOLUME_DIR, where this node has the volume's files, and STAGING, where a restore gathers
-# them: what a killed one has left there is no file of NocoDB's.
+# Sets VOLUME_DIR, where this node has the volume's files, and STAGING, a folder in it where files
+# are gathered: what a killed run has left there is no file of NocoDB's.
 find_volume() {
   local volume=${APP_STACK}_data
   ask docker info >/dev/null 2>"$ERRORS" || {
@@ -50,27 +50,32 @@ find_volume() {
   }
   VOLUME_DIR=$(ask docker volume inspect -f '{{.Mountpoint}}' "$volume" 2>"$ERRORS") && [[ -d $VOLUME_DIR ]] ||
     die "$NO_CONTAINER" "this node has no volume $volume" "nothing to do if NocoDB has never run here; else 'docker volume ls'"
-  STAGING=$VOLUME_DIR/.swarmkeep-restore.partial
-  rm -rf -- "$STAGING"
+  STAGING=$VOLUME_DIR/.swarmkeep-files.partial
+  rm -rf -- "$STAGING" "$VOLUME_DIR/.swarmkeep-restore.partial" # the name before 0.4
 }
 
-# Lists the volume's files into $1, "bytes TAB path" a line, in the order of their paths. Names
-# with control characters cannot be listed so: there are none that NocoDB made.
+# Lists the volume's files into $1, "bytes TAB path" a line, in the order of their lines, and with
+# the time of their last change behind it into $1.times. Names with control characters cannot be
+# listed so: there are none that NocoDB made.
 list_files() {
-  (cd -- "$VOLUME_DIR" && find . -type f ! -name '*[[:cntrl:]]*' -printf '%s\t%P\n') | sort >"$1"
+  (cd -- "$VOLUME_DIR" && TZ=UTC find . -type f ! -name '*[[:cntrl:]]*' \
+    -printf '%s\t%P\t%TY-%Tm-%TdT%TH:%TM:%TS\n') >"$1.times"
+  cut -f 1,2 "$1.times" | sort >"$1"
 }
 
-# Lists what the bucket has into $1, in the same form. Keys are cut to paths. An empty answer
-# is the word None.
+# Lists what the bucket has into $1 and $1.times, in the same form. Keys are cut to paths. An empty
+# answer is the word None.
 list_objects() {
   aws_cli s3api list-objects-v2 --bucket "$S3_BUCKET" --prefix "$PREFIX/data/" \
-    --query 'Contents[].[Size,Key]' --output text || return
-  sed -n "s,\t$PREFIX/data/,\t,p" "$DIR/answer.partial" | sort >"$1"
+    --query 'Contents[].[Size,Key,LastModified]' --output text || return
+  sed -n "s,\t$PREFIX/data/,\t,p" "$ANSWER" >"$1.times"
+  cut -f 1,2 "$1.times" | sort >"$1"
 }
 
-sync_files() {
+# Runs a command of the AWS CLI that moves many files.
+move_files() {
   local code=0
-  aws_cli s3 sync --only-show-errors --no-follow-symlinks "$@" || code=$?
+  aws_cli s3 "$1" --only-show-errors "${@:2}" || code=$?
   # 2: some files could not be read, or went meanwhile. What counts is the comparison afterwards.
   ((code == 0 || code == 2))
 }
@@ -79,28 +84,67 @@ sync_files() {
 total() { awk -F '\t' '{ bytes += $1 } END { printf "%d %d\n", NR, bytes }' "$1"; }
 
 backup() {
-  local count bytes try list=$DIR/files.partial
+  local count bytes tries=0 list=$DIR/files.partial objects=$DIR/objects.partial
   find_volume
-  choose_encryption
+  ping_start
   log INFO "uploading what is new of $VOLUME_DIR"
+  list_both
+  # Also what was changed since and kept its size. (Only at first: clocks differ.)
+  changed_files "$objects.times" "$list.times" >"$DIR/missing.partial"
   # Once more if files changed meanwhile.
-  for try in 1 2 3; do
-    list_files "$list"
-    if ! sync_files "${ENCRYPT[@]}" "$VOLUME_DIR" "s3://$S3_BUCKET/$PREFIX/data/" ||
-      ! list_objects "$DIR/objects.partial"; then
-      bucket_failed "the files of $VOLUME_DIR could not be uploaded to s3://$S3_BUCKET/$PREFIX/data/"
-      quit "$UPLOAD_FAILED"
-    fi
-    only_present "$list"
-    comm -23 "$list" "$DIR/objects.partial" >"$DIR/missing.partial"
-    [[ -s $DIR/missing.partial ]] || break
+  while [[ -s $DIR/missing.partial ]] && ((tries < 3)); do
+    tries=$((tries + 1))
+    upload_missing
+    list_both
+    comm -23 "$list" "$objects" >"$DIR/missing.partial"
   done
   [[ ! -s $DIR/missing.partial ]] || die "$BAD_OBJECT" \
     "$(wc -l <"$DIR/missing.partial") files are not in the bucket as they are here, such as $(head -n 1 "$DIR/missing.partial" | cut -f 2-)" \
     "run it again when nobody writes; else compare with 'aws s3 ls s3://$S3_BUCKET/$PREFIX/data/'"
   read -r count bytes < <(total "$list")
   record "$list" "$count" "$bytes" || quit $?
-  log INFO "files complete stack=$APP_STACK files=$count bytes=$bytes seconds=$SECONDS tries=$try"
+  succeeded files="$count" size_bytes="$bytes"
+  log INFO "files complete stack=$APP_STACK files=$count bytes=$bytes seconds=$SECONDS tries=$tries"
+}
+
+# Lists what is here and what the bucket has.
+list_both() {
+  list_files "$list"
+  list_objects "$objects" || {
+    bucket_failed "s3://$S3_BUCKET/$PREFIX/data/ could not be listed"
+    quit "$UPLOAD_FAILED"
+  }
+  only_present "$list"
+}
+
+# Of the files here (list $2, with times) those that the bucket (list $1) lacks, has in another size,
+# or has from before their last change.
+changed_files() { awk "$CHANGED" reading=objects "$1" reading=here "$2"; }
+
+# shellcheck disable=SC2016 # awk
+readonly CHANGED='
+BEGIN { FS = "\t" }
+reading == "objects" { size[$2] = $1; time[$2] = substr($3, 1, 19); next }
+!($2 in size) || size[$2] != $1 || time[$2] < substr($3, 1, 19) { print $1 "\t" $2 }'
+
+# Uploads what is missing, and only that: gathered as links in a folder of its own, so that the
+# bucket need not be listed and compared once more, as a sync does. Where a file cannot be linked (it
+# went meanwhile, or its file system has no links) a sync does it.
+upload_missing() {
+  local encrypt=()
+  [[ -z $SSE ]] || encrypt=(--sse "$SSE")
+  [[ -z $SSE_KMS_KEY_ID ]] || encrypt+=(--sse-kms-key-id "$SSE_KMS_KEY_ID")
+  mkdir -- "$STAGING"
+  local how=(cp --recursive) from=$STAGING
+  (cd -- "$VOLUME_DIR" && only_paths missing | xargs -0r cp -l --parents -t "$STAGING" --) 2>"$ERRORS" || {
+    rm -rf -- "$STAGING"
+    how=(sync --no-follow-symlinks) from=$VOLUME_DIR
+  }
+  move_files "${how[@]}" "${encrypt[@]}" "$from" "s3://$S3_BUCKET/$PREFIX/data/" || {
+    bucket_failed "the files of $VOLUME_DIR could not be uploaded to s3://$S3_BUCKET/$PREFIX/data/"
+    quit "$UPLOAD_FAILED"
+  }
+  rm -rf -- "$STAGING"
 }
 
 # Takes out of list $1 what has gone since it was made.
@@ -112,7 +156,7 @@ only_present() {
   mv -- "$DIR/present.partial" "$1"
 }
 
-# Uploads which files there are, then the state that says so: only with that it counts.
+# Uploads the state, only with which it counts, and which files there are, for people to look up.
 record() {
   local list=$1 state=$DIR/state.partial sum
   gzip -6 -n <"$list" >"$list.gz"
@@ -123,8 +167,14 @@ record() {
 "finished": "$(date -u +%Y-%m-%dT%H:%M:%SZ)", "seconds": $SECONDS, "files": $2, "bytes": $3,
 "list": {"bytes": $(stat -c %s -- "$list.gz"), "sha256": "$sum"}}
 END
-  send "$list.gz" "$PREFIX/state/$NODE.list.gz" "$sum" &&
-    send "$state" "$PREFIX/state/$NODE.json" "$(sum_of "$state")" && arrived "$PREFIX/state/$NODE."
+  side_by_side "send_state $NODE.list.gz" "send_state $NODE.json"
+}
+
+send_state() {
+  case $1 in
+    *.json) send "$state" "$PREFIX/state/$1" "$(sum_of "$state")" ;;
+    *) send "$list.gz" "$PREFIX/state/$1" "$sum" ;;
+  esac
 }
 
 # Sorts what the bucket has by what is here: lists of the same form, absent, differing (here
@@ -182,7 +232,7 @@ stage() {
     mkdir -p -- "$STAGING/./$(dirname -- "$path")"
     truncate -s "$size" -- "$STAGING/$path"
   done <"$DIR/differing.partial"
-  sync_files --size-only "s3://$S3_BUCKET/$PREFIX/data/" "$STAGING" || {
+  move_files sync --size-only "s3://$S3_BUCKET/$PREFIX/data/" "$STAGING" || {
     bucket_failed "the files could not be fetched from s3://$S3_BUCKET/$PREFIX/data/"
     quit "$UPLOAD_FAILED"
   }
@@ -217,7 +267,7 @@ check() {
       "give this one a name of its own: 'project:' in hosts.yaml; then inv backup.install"
   fi
   echo "backup-files.sh --check may write here" >"$probe"
-  upload "$probe" "$PREFIX/state/.write-check" "$(sum_of "$probe")" || quit $?
+  send "$probe" "$PREFIX/state/.write-check" "$(sum_of "$probe")" || quit $?
   find_volume
   log INFO "ready: bucket s3://$S3_BUCKET, files in $VOLUME_DIR"
 }
@@ -238,10 +288,10 @@ main() {
   done
   read_config "$config"
   setting APP_STACK '[A-Za-z0-9][A-Za-z0-9_.-]*'
-  setting NODE '[A-Za-z0-9][A-Za-z0-9_.-]*'
   setting STATE_DIR '/[^[:cntrl:]]+'
-  DIR=$STATE_DIR PREFIX=${PROJECT:+$PROJECT/}files/$APP_STACK STAGING=""
-  need aws awk comm docker flock gzip setpriv sha256sum timeout xargs
+  STACK=$APP_STACK DIR=$STATE_DIR PREFIX=${PROJECT:+$PROJECT/}files/$APP_STACK STAGING=""
+  [[ $action != backup ]] || report_as files "$APP_STACK"
+  need aws awk comm docker flock gzip md5sum setpriv sha256sum timeout xargs
   take_lock "$DIR"
   ERRORS=$DIR/errors.partial
   "$action"

@@ -8,22 +8,23 @@
 # pg_restore into a database of a passing name -> every table's rows counted and compared with
 # the manifest -> the name that was asked for. Whatever goes wrong, that database is dropped.
 
-for PART in backup-common restore-set restore-load restore-drill; do
+for PART in backup-common backup-set restore-set restore-load restore-drill restore-replay; do
   for FOLDER in "${BASH_SOURCE[0]%/*}/parts" /usr/local/lib; do
     # shellcheck source=/dev/null
     [[ ! -r $FOLDER/$PART.sh ]] || { . "$FOLDER/$PART.sh" && break; }
   done
 done
-declare -F begin_run choose_set restore_into drill >/dev/null ||
+declare -F begin_run open_session choose_set restore_into drill make_point >/dev/null ||
   { echo "ERROR its parts are not there; next: 'inv backup.install' puts them in place" >&2 && exit 12; }
 
 readonly SWAP_SECONDS=60
 
 usage() {
   cat <<END
-Usage: restore-pg.sh restore --database NAME (--latest | --set TIME) --into NEW [--jobs N] [--analyze]
+Usage: restore-pg.sh restore --database NAME (--latest | --set TIME | --at TIME | --at-mark MARK) --into NEW
+                             [--jobs N] [--analyze]
        restore-pg.sh swap --database NAME --with OTHER --keep-as OLD
-       restore-pg.sh drill --database NAME (--latest | --set TIME) [--app IMAGE]
+       restore-pg.sh drill --database NAME (--latest | --set TIME | --at TIME) [--app IMAGE]
                            [--memory SIZE] [--cpus N]
 
 restore  a set from the bucket into a new database, and compare every table's rows
@@ -32,6 +33,8 @@ drill    restore into a throwaway PostgreSQL, write the outcome beside the set
 
   --config FILE  settings to use instead of /etc/backup-pg.conf
   --latest       the newest set; --set: the one of this time stamp (20261122T021500Z)
+  --at TIME      not a set, but as it was at this second, from base backup and WAL (docs/pitr.md);
+                 --at end: as late as there is WAL; --at-mark: as it was when 'mark' was called
   --jobs N       indexes to build at a time (default: one for each core, at most 8)
   --analyze      gather the planner's statistics first, and not by themselves afterwards
   --progress     lines "progress PHASE DONE TOTAL" on stdout; ends when nobody reads them
@@ -57,6 +60,7 @@ Exit codes:
   26  the names could not be swapped
   27  NocoDB did not answer from what was restored, or could not be started
   28  the bucket could not be read
+  29  the time is out of reach: WAL or base backup is missing
   128+n  stopped by signal n
 END
 }
@@ -74,6 +78,8 @@ blame() {
     runs "$CONTAINER" || die "$NO_DATABASE" "PostgreSQL ended meanwhile ($2)" \
       "see 'docker logs $CONTAINER' and this node's memory, then run it again"
   fi
+  # What cannot be replayed is nothing to add to: the next base backup is a full one.
+  [[ -z $POINT || $1 != "$BAD_SET" ]] || rm -f -- "$BACKUP_DIR"/.wal/newest-base.*.manifest
   REASON=$2
   die "$@"
 }
@@ -82,9 +88,11 @@ readonly MORE_MEMORY="give it more (a drill: backup.drill_memory in hosts.yaml, 
 
 # How many processes of container $1 the kernel has killed for want of memory (cgroup v2, v1). Read
 # from outside: whatever runs in such a container may be killed next. "" where that is out of reach.
+# $2: where its files are, if that is known.
 killed_in() {
-  local groups
-  groups=/proc/$(ask docker inspect -f '{{.State.Pid}}' "$1" 2>/dev/null || echo none)/root/sys/fs/cgroup
+  local groups=${2-}
+  [[ -n $groups ]] || groups=/proc/$(ask docker inspect -f '{{.State.Pid}}' "$1" 2>/dev/null || echo none)/root
+  groups+=/sys/fs/cgroup
   sed -n 's/^oom_kill //p' "$groups/memory.events" "$groups/memory/memory.oom_control" 2>/dev/null || true
 }
 
@@ -103,17 +111,16 @@ runs() { [[ $(ask docker inspect -f '{{.State.Running}}' "$1" 2>&1) == true ]]; 
 
 remove_unfinished() {
   [[ -z $DRILLING || -z $REASON ]] || write_outcome failed "$REASON" || true
-  [[ -z $UNFINISHED ]] || drop_passing "$UNFINISHED"
-  [[ -z $DRILLING ]] || remove_containers
+  [[ -z $UNFINISHED ]] || drop_unfinished
+  [[ -z $DRILLING && -z $THROWAWAY ]] || remove_containers
   rm -rf -- "$BACKUP_DIR"/*/*.partial*
+  [[ -z $PIECES_DIR ]] || rm -rf -- "$PIECES_DIR"
 }
 
-# Drops the databases whose name starts with $1: unfinished ones, of this run or a killed one.
-drop_passing() {
+# Drops the databases that restores have left unfinished: this run, or one that was killed.
+drop_unfinished() {
   enter "$CONTAINER"
-  ask "${ENTER[@]}" psql -XAtqw >/dev/null 2>&1 <<END || true
-SELECT format('DROP DATABASE %I WITH (FORCE)', datname) FROM pg_database WHERE starts_with(datname, '$1') \\gexec
-END
+  ask "${ENTER[@]}" psql -XAtqw >/dev/null 2>&1 <<<"$DROP_PASSING" || true
 }
 
 # Removes the containers of this project's drills, with their volumes.
@@ -151,8 +158,7 @@ tell_progress() {
 
 restore() {
   find_container
-  drop_passing "$PASSING"
-  choose_set
+  if [[ -n $POINT ]]; then make_point; else choose_set; fi
   restore_into "$INTO"
   log INFO "restore complete set=$SET database=$DATABASE into=$INTO tables=$TABLES rows=$ROWS seconds=$SECONDS"
 }
@@ -198,9 +204,10 @@ SQL
 # ---- what it does ------------------------------------------------------------------------------
 
 prepare() {
-  need aws awk docker flock gzip mkfifo setpriv sha256sum timeout
+  need aws awk docker flock gzip md5sum mkfifo setpriv sha256sum timeout
   take_lock "$BACKUP_DIR"
-  use_database "${1:-${PG_DB%% *}}"
+  make_pieces_folder
+  use_database "$1"
   # The database itself may be gone: everything is asked in one that is always there.
   DATABASE=$PG_DB PG_DB=postgres
   ERRORS=$DIR/errors.partial
@@ -232,7 +239,10 @@ check_options() {
   # The next restore drops what is called so.
   [[ " $INTO $WITH $KEEP_AS" != *" $PASSING"* ]] || die "$USAGE" \
     "names that begin with $PASSING are those of unfinished restores" "choose another name"
-  [[ $ACTION == swap || -n $LATEST ]] || option --set "$SET" '[0-9]{8}T[0-9]{6}Z'
+  [[ -z $POINT || $POINT == mark:* ]] || option --at "$POINT" '[0-9]{8}T[0-9]{6}Z|end'
+  [[ $POINT != mark:* ]] || option --at-mark "${POINT#mark:}" '[A-Za-z0-9][A-Za-z0-9._-]{0,39}(_[0-9]{8}T[0-9]{6}Z)?'
+  [[ -z $CLUSTER ]] || option --cluster "$CLUSTER" '[0-9]{1,20}'
+  [[ $ACTION == swap || -n $LATEST$POINT ]] || option --set "$SET" '[0-9]{8}T[0-9]{6}Z'
   option --jobs "$JOBS" '[1-9][0-9]?'
   option --memory "${MEMORY:-1g}" "$MEMORY_FORM"
   option --cpus "${CPUS:-1}" "$CPUS_FORM"
@@ -243,6 +253,7 @@ main() {
   begin_run
   ACTION=${1-} INTO="" WITH="" KEEP_AS="" SET="" LATEST="" APP="" ANALYZE="" PROGRESS="" MEMORY="" CPUS="" KILLED=""
   declare -gA MANIFEST=()
+  POINT="" CLUSTER="" THROWAWAY="" PIECES_DIR=""
   DRILLING="" REASON="" RESERVED=0 UNFINISHED="" EMPTY="" TABLES=0 ROWS=0 SERVER="" JOBS=$(nproc)
   ((JOBS <= 8)) || JOBS=8
   shift || true
@@ -252,6 +263,9 @@ main() {
       --database) shift && database=${1-} ;;
       --latest) LATEST=yes ;;
       --set) shift && SET=${1-} ;;
+      --at) shift && POINT=${1-} ;;
+      --at-mark) shift && POINT=mark:${1-} ;;
+      --cluster) shift && CLUSTER=${1-} ;;
       --into) shift && INTO=${1-} ;;
       --with) shift && WITH=${1-} ;;
       --keep-as) shift && KEEP_AS=${1-} ;;
@@ -274,6 +288,9 @@ main() {
   # Each project's own: another one's drill may be under way.
   DRILL_LABEL=swarmkeep.drill${PROJECT:+.$PROJECT}
   MEMORY=${MEMORY:-$DRILL_MEMORY} CPUS=${CPUS:-$DRILL_CPUS}
+  database=${database:-${PG_DB%% *}}
+  [[ $ACTION != drill || -z $POINT ]] || report_as replay "$database"
+  [[ $ACTION != drill || -n $POINT ]] || report_as drill "$database"
   prepare "$database"
   "$ACTION"
 }

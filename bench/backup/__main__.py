@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from bench.backup.subject import ROOT, Subject, end, inv
 from bench.backup.watch import Watched, run
+from bench.progress import in_turn
 from fabfile.base.errors import SwarmkeepError
 from fabfile.terminal.tables import table
 from lab.model import DEFAULT_NAME, Lab
@@ -99,7 +100,7 @@ def main() -> int:
     script = Side("backup-pg.sh", (SCRIPT, "--config", subject.config))
     try:
         subject.prepare(ROOT / "bench/backup/fill.sql", rows=ROWS)
-        for _ in range(ROUNDS):
+        for _ in in_turn(range(ROUNDS), "rounds"):
             literal.go(subject.node)
             script.go(subject.node)
     finally:

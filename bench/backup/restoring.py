@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from bench.backup.subject import ROOT, SERVICE, Subject, end, inv
 from bench.backup.watch import Watched, run
+from bench.progress import in_turn
 from fabfile.base.errors import SwarmkeepError
 from fabfile.terminal.tables import table
 from lab.model import DEFAULT_NAME, Lab
@@ -95,7 +96,7 @@ def measure(subject: Subject) -> int:
         RESTORED,
     )  # fmt: skip
     drill = Way("restore-pg.sh drill", (script, "drill", *own, *which, "--cpus", "2"))
-    for _ in range(ROUNDS):
+    for _ in in_turn(range(ROUNDS), "rounds"):
         plain.go(subject)
         restore.go(subject)
     drill.go(subject)

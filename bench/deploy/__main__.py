@@ -17,6 +17,7 @@ from bench.deploy import cluster, folder, table
 from bench.deploy.delay_proxy import proxies
 from bench.deploy.table import AGAIN, AGAIN_FAR, FIRST, FIRST_FAR
 from bench.deploy.tools import PEERS, SWARMKEEP, TOOLS, Tool
+from bench.progress import in_turn
 from fabfile.base.errors import SwarmkeepError
 from lab import cluster as labs
 from lab.model import NODES, Lab, directory_of
@@ -37,7 +38,7 @@ class Bench:
 
     def measure(self, tool: Tool, firsts: int, repetitions: int) -> None:
         """All rows of one tool."""
-        for number in range(firsts):
+        for number in in_turn(range(firsts), f"{tool.name}, first runs"):
             self._first(tool, FIRST_FAR, self.far)
             self._first(tool, FIRST, self.near)
             if number < firsts - 1:
@@ -47,7 +48,7 @@ class Bench:
         for row, where in ((AGAIN, self.near), (AGAIN_FAR, self.far)):
             # Once untimed: caches of files and of bytecode are warm for everybody.
             tool.run(where, self.lab, unchanged=True)
-            for _ in range(repetitions):
+            for _ in in_turn(range(repetitions), f"{tool.name}, {row}"):
                 self._note(tool, row, where, unchanged=True)
         if cluster.settle(self.lab) != before:
             raise SwarmkeepError(f"{tool.name}: its unchanged runs restarted a container")

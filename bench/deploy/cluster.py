@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from fabfile.backup import host_files
+from fabfile.backup import host_files, host_kit
 from fabfile.base.errors import SwarmkeepError
 from lab import docker, waiting
 from lab.model import Lab
@@ -63,7 +63,7 @@ def empty(lab: Lab) -> None:
     docker.inside(lab.container("manager1"), "sh", "-c", _EMPTY, timeout=180)
     for node in SERVICES:
         docker.inside(lab.container(node), "sh", "-c", _NO_VOLUMES, timeout=180)
-    paths = host_files.removable(host_files.DATABASE)
+    paths = host_files.removable(host_kit.DATABASE)
     docker.inside(lab.container("db1"), "rm", "-f", *paths)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from fabfile.backup import host_files
+from fabfile.backup import host_files, host_kit
 from fabfile.config import hosts_file
 from fabfile.deploy import compose_file, stacks
 from fabfile.vault import reading
@@ -99,7 +99,7 @@ def _content(folder: Path) -> None:
             contents[_plain_name(secret, stack)] = secret.content.decode()
     for file in host_files.files(known.with_role("db")[0], known, secrets):
         text = file.content.decode()
-        if file.path == host_files.DATABASE.credentials:
+        if file.path == host_kit.DATABASE.credentials:
             contents["aws"] = text
         elif file.path in _FILES:
             (folder / _FILES[file.path]).write_text(text)
@@ -110,11 +110,11 @@ def _content(folder: Path) -> None:
 
 # The peers are spared the scripts of the way back, which they have nothing like.
 _FILES = {
-    host_files.DATABASE.script: "backup-pg.sh",
-    host_files.COMMON: "backup-common.sh",
-    host_files.DATABASE.config: "backup-pg.conf",
-    host_files.DATABASE.cron: "backup-pg.cron",
-    host_files.DATABASE.logrotate: "backup-pg.logrotate",
+    host_kit.DATABASE.script: "backup-pg.sh",
+    **{path: path.rpartition("/")[2] for path in host_kit.SHARED},
+    host_kit.DATABASE.config: "backup-pg.conf",
+    host_kit.DATABASE.cron: "backup-pg.cron",
+    host_kit.DATABASE.logrotate: "backup-pg.logrotate",
 }
 
 

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from fabfile.backup.newest_keys import GROUP_END, Found, Page, Search
 from fabfile.backup.object_keys import EPOCH, PARTS, Keys, files_state, moment
-from fabfile.backup.objects import Objects
 from fabfile.backup.set_parsing import (
     parse_accepted,
     parse_files_state,
     parse_manifest,
     parse_proof,
 )
-from fabfile.backup.sets import FORMAT, BackupSet, FilesState, Part, Proof, divided
+from fabfile.backup.sets import FORMAT, BackupSet, FilesState, Proof, divided
 from fabfile.backup.verify import CLOCK_TOLERANCE, PREDECESSORS, Holding
 from fabfile.base.errors import UnreachableError
 from fabfile.config.inventory import Backup
 from fabfile.s3.connection import code_of
+from fabfile.s3.objects import Objects, Part
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import ObjectTypeDef
@@ -34,6 +34,8 @@ _WINDOW = 8
 """The first listing starts this many times max_age ago: a daily backup and its predecessors."""
 _FOREIGN = 100
 """Sets of other projects that are skipped at most."""
+_FIRST, _TRIES = 40, 3
+"""Objects and manifests that `oldest` looks at."""
 _NOT_GROUPING = ("NotImplemented", "InvalidArgument", "InvalidRequest")
 
 
@@ -100,6 +102,25 @@ class Bucket(Objects):
             if anybodys or not one.project.is_another(self.project_id):
                 return one
             when = one.timestamp
+        return None
+
+    def oldest(self, database: str) -> BackupSet | None:
+        """The oldest complete set of ours with its manifest, among the first objects of a database.
+
+        A listing, and a manifest or a few: None where the first sets are not ours, damaged, or
+        failed a drill or a deep read.
+        """
+        keys = self.keys(database)
+        self._seen = {}
+        answer = self.list_page({"Prefix": keys.prefix, "MaxKeys": _FIRST})
+        for item in answer.get("Contents", []):
+            self._remember(keys, item)
+        found = sorted(s for s, parts in self._seen.items() if {"manifest", "dump"} <= set(parts))
+        for second in found[:_TRIES]:
+            one = self._with_proofs(database, BackupSet(moment(second), dict(self._seen[second])))
+            good = not one.flaw and all(proof.ok for proof in one.proofs.values())
+            if good and not one.project.is_another(self.project_id):
+                return one
         return None
 
     def latest(self, database: str, now: datetime, limit: int) -> Holding:

@@ -7,6 +7,7 @@ that many S3-compatible stores refuse.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -100,13 +101,28 @@ class Removal:
         found = self._side_by_side(lambda one: self._lock(one, now), sets)
         return {one.timestamp: lock for one, lock in zip(sets, found, strict=True) if lock}
 
-    def remove(self, sets: Sequence[BackupSet]) -> list[Removed]:
+    def remove(
+        self, sets: Sequence[BackupSet], show: Callable[[str, int, int], None] | None = None
+    ) -> list[Removed]:
         """Delete sets, each with its manifest first, and return what became of each.
 
         One that fails does not hold up the others; a missing right ends it. Ctrl-C lets
-        those that were begun end.
+        those that were begun end. `show` is told what is done, bytes done and bytes in all.
         """
-        return self._side_by_side(self._remove, sets)
+        total = sum(one.stored for one in sets)
+        done = 0
+        telling = threading.Lock()
+
+        def remove(one: BackupSet) -> Removed:
+            nonlocal done
+            removed = self._remove(one)
+            with telling:
+                done += one.stored
+                if show:
+                    show("deleting", done, total)
+            return removed
+
+        return self._side_by_side(remove, sets)
 
     def _remove(self, one: BackupSet) -> Removed:
         keys = [one.parts[name].key for name in _ORDER if name in one.parts]

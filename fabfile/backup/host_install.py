@@ -7,15 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fabfile.backup import host_files, host_programs
-from fabfile.backup.host_files import (
-    COMMON,
-    OTHER_PROJECT,
-    Kit,
-    fingerprint,
-    kit_of,
-    scripts_version,
-)
+from fabfile.backup import host_files, host_kit, host_programs
+from fabfile.backup.host_cron import wal_command
+from fabfile.backup.host_files import OTHER_PROJECT, fingerprint, scripts_version
+from fabfile.backup.host_kit import COMMON, SHARED, Kit, kit_of
 from fabfile.base.errors import ConfigError, SwarmkeepError
 from fabfile.ssh.fleet import Fleet, Host, Outcome
 from fabfile.ssh.remote_command import Command, RemoteFile, Result, succeeded, write_command
@@ -83,6 +78,8 @@ def put_command(
         f'[ ! -r {kit.checked} ] || echo "checked $(cat {kit.checked})"\n'
         f"[ -e {kit.images} ] || echo images unknown\n"
     )
+    if kit.of_database and not inventory.backup.pitr:
+        survey += f"[ ! -e {kit.wal_started(inventory.backup.directory)} ] || echo wal archived\n"
     refuse = "" if take_over else _refuse_others(kit, inventory, project_id)
     write = write_command(own)
     more = write_command(scripts, functions=False)
@@ -155,7 +152,7 @@ def install(
                 take_over=take_over,
             ),
         )
-        for entry in host_files.hosts(inventory)
+        for entry in host_kit.hosts(inventory)
     }
     return fleet.fan_out(
         tuple(commands), lambda host: _install_on(host, *commands[host.entry], check=check)
@@ -191,6 +188,10 @@ def _install_on(
     if "cron down" in lines:
         _start_cron(host)
         done.changes.append("cron started")
+    if "wal archived" in lines:
+        # Without anybody to archive it, PostgreSQL would keep its WAL until the cap.
+        host.check(Command(wal_command(kit, "stop")), "ending the archiving of WAL")
+        done.changes.append("point-in-time recovery ended: the replication slot is dropped")
     # Asking the bucket costs the AWS CLI seconds: only if something is not as it was then.
     mark = fingerprint(wanted)
     if check and (done.changes or checked != mark):
@@ -274,19 +275,24 @@ def uninstall(fleet: Fleet, inventory: Inventory) -> list[Outcome[list[str]]]:
 
     def remove(host: Host) -> list[str]:
         kit = kit_of(host.entry, inventory)
-        every = " ".join(f"/etc/{one.name}.conf /etc/{one.name}-*.conf" for one in host_files.KITS)
+        every = " ".join(f"/etc/{one.name}.conf /etc/{one.name}-*.conf" for one in host_kit.KITS)
         same = f"/etc/{kit.name}.conf /etc/{kit.name}-*.conf"
-        own = [path for path in kit.scripts if path != COMMON]
+        own = [path for path in kit.scripts if path not in SHARED]
+        started = kit.wal_started(inventory.backup.directory)
+        stop = f"[ ! -e {started} ] || {wal_command(kit, 'stop')} >&2 || exit\n"
         command = Command(
             f"{host_files.guard(kit, inventory)}"
             "gone() { for f; do [ ! -e $f ] || { rm -f $f && echo $f; } || exit 1; done; }\n"
             "used() { for c; do [ ! -e $c ] || return 0; done; return 1; }\n"
+            # The schedule first: what it runs would begin the archiving of WAL anew.
+            f"gone {kit.cron}\n{stop if kit.of_database else ''}"
             f"gone {' '.join(host_files.removable(kit))}\n"
+            f"gone {' '.join(kit.metrics(inventory.backup.metrics_directory))}\n"
             f"used {same} || gone {' '.join(own)}\n"
-            f"used {every} || gone {COMMON}\n"
+            f"used {every} || gone {' '.join(SHARED)}\n"
         )
         result = host.run(command)
         check_owner(result, kit)
         return succeeded(result, "removing the backup").stdout.split()
 
-    return fleet.fan_out(host_files.hosts(inventory), remove)
+    return fleet.fan_out(host_kit.hosts(inventory), remove)

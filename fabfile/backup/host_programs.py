@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fabfile.config.inventory import HostEntry, Inventory
 
-from fabfile.backup.host_files import kit_of
+from fabfile.backup.host_kit import kit_of
 
 # Debian packages by the program that is looked for.
 _PACKAGES = {"aws": "awscli", "cron": "cron", "logrotate": "logrotate"}
@@ -20,7 +20,8 @@ _COMPRESSORS = {
 
 def programs(entry: HostEntry, inventory: Inventory) -> dict[str, str]:
     """What must be there on a host: program -> Debian package."""
+    packages = _PACKAGES | ({"curl": "curl"} if inventory.backup.ping else {})
     if not kit_of(entry, inventory).of_database:
-        return _PACKAGES
+        return packages
     tool = inventory.backup.compression.partition("-")[0]
-    return _PACKAGES | {"pigz": "pigz"} | _COMPRESSORS.get(tool, {})
+    return packages | {"pigz": "pigz"} | _COMPRESSORS.get(tool, {})

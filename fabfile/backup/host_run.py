@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from threading import Event
 from typing import TYPE_CHECKING
 
-from fabfile.backup import host_files
-from fabfile.backup.host_files import (
-    kit_of,
-)
+from fabfile.backup import host_files, host_kit
+from fabfile.backup.host_kit import ATTACHMENTS, kit_of
 from fabfile.base.errors import SwarmkeepError
 from fabfile.ssh.fleet import Fleet, Host, Outcome, values
 from fabfile.ssh.remote_command import Command, RemoteFile, succeeded, write_command
@@ -17,8 +18,10 @@ from fabfile.ssh.remote_command import Command, RemoteFile, succeeded, write_com
 if TYPE_CHECKING:
     from fabfile.config.inventory import Inventory
 
-from fabfile.backup.host_install import check_owner
+from fabfile.backup.host_install import NO_CONTAINER, check_owner
 
+DUMPED = " dumped and read back "
+"""In the line of the script's log that says that the dump is finished, and will be uploaded."""
 RUN_TIMEOUT = 7 * 3600.0
 """Seconds: a little more than a script allows any one of its steps."""
 
@@ -69,6 +72,56 @@ def run(host: Host, on_line: Callable[[str], None], option: str = "") -> int:
     return result.exit_code
 
 
+def run_all(
+    fleet: Fleet, database: Host, apps: Sequence[Host], say: Callable[[str], None]
+) -> list[int]:
+    """Run the script of the database's host and those of the app hosts; return their exit codes,
+    without those of app hosts that have nothing to back up. Lines for people go to `say`.
+
+    The attachments begin once the database is dumped, while it is uploaded: what the dump knows
+    of is in the volume by then. Their lines come after those of the database.
+    """
+    dumped = Event()
+    lines: SimpleQueue[str | None] = SimpleQueue()
+
+    def follow(line: str) -> None:
+        say(line)
+        if DUMPED in line:
+            dumped.set()
+
+    def attachments() -> list[int]:
+        dumped.wait()
+        try:
+            return [code for host in apps for code in _run_attachments(host, lines.put)]
+        finally:
+            lines.put(None)
+
+    with ThreadPoolExecutor(1) as pool:
+        others = pool.submit(attachments)
+        try:
+            say(f"{database.name}: {kit_of(database.entry, database.inventory).script}")
+            codes = [run(database, follow)]
+            dumped.set()
+            for line in iter(lines.get, None):
+                say(line)
+        except BaseException:
+            # Ctrl-C or a lost connection: nothing begins any more, and nobody is waited for.
+            apps = ()
+            dumped.set()
+            fleet.close()
+            raise
+        return codes + others.result()
+
+
+def _run_attachments(host: Host, say: Callable[[str], None]) -> list[int]:
+    say(f"{host.name}: {kit_of(host.entry, host.inventory).script}")
+    code = run(host, say)
+    if code != NO_CONTAINER:
+        return [code]
+    say(f"{host.name}: {ATTACHMENTS.absent}")
+    return []
+
+
 def logs(fleet: Fleet, inventory: Inventory, lines: int) -> list[Outcome[str]]:
     """The last lines of each host's backup log, "" where there is none yet."""
 
@@ -80,7 +133,7 @@ def logs(fleet: Fleet, inventory: Inventory, lines: int) -> list[Outcome[str]]:
         check_owner(result, kit)
         return succeeded(result, f"reading {kit.log}").stdout
 
-    return fleet.fan_out(host_files.hosts(inventory), read)
+    return fleet.fan_out(host_kit.hosts(inventory), read)
 
 
 def note_images(fleet: Fleet, images: Mapping[str, str]) -> None:

@@ -25,7 +25,7 @@ _PASSING = "swarmkeep_restoring_"
 _LISTED = "inv backup.list shows which sets there are"
 
 
-def time_of(text: str, now: datetime) -> datetime:
+def time_of(text: str, now: datetime, flag: str = "--before") -> datetime:
     """Given "2026-11-22", "2026-11-22T02:15Z" or "3d" (so long ago), return the time.
 
     A day means its beginning, a time without a zone is UTC. Raises ConfigError.
@@ -38,7 +38,7 @@ def time_of(text: str, now: datetime) -> datetime:
         when = datetime.fromisoformat(text.strip())
     except ValueError:
         raise ConfigError(
-            f"--before {text}: want a time such as 2026-11-22, 2026-11-22T02:15Z or 3d (days ago)"
+            f"{flag} {text}: want a time such as 2026-11-22, 2026-11-22T02:15Z or 3d (days ago)"
         ) from None
     return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
 

@@ -13,6 +13,7 @@ from typing import Any
 from fabfile.backup.object_keys import EPOCH, stamp
 from fabfile.base.errors import ConfigError
 from fabfile.config.project import Project
+from fabfile.s3.objects import Part
 
 FORMAT = 1
 """The version of manifests and outcomes that is written and read here."""
@@ -21,16 +22,6 @@ RUNGS = ("landed", "complete", "deep-read", "drilled")
 
 
 NOBODYS = Project("", "")
-
-
-@dataclass(frozen=True)
-class Part:
-    """One object of a set."""
-
-    key: str
-    size: int
-    last_modified: datetime
-    etag: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +87,11 @@ class BackupSet:
     proofs: Mapping[str, Proof] = field(default_factory=dict)
 
     @property
+    def counted(self) -> bool:
+        """Whether its manifest has every table's rows."""
+        return self.manifest is not None and self.manifest.rows is not None
+
+    @property
     def stamp(self) -> str:
         """The time in its keys, such as "20261122T021500Z"."""
         return stamp(int((self.timestamp - EPOCH).total_seconds()))
@@ -114,6 +110,12 @@ class BackupSet:
     def stored(self) -> int:
         """Bytes of all its objects."""
         return sum(part.size for part in self.parts.values())
+
+    @property
+    def rows(self) -> int | None:
+        """Rows of all its tables, by its manifest; None where they were not counted."""
+        counted = self.manifest.rows if self.manifest else None
+        return None if counted is None else sum(counted.values())
 
     @property
     def project(self) -> Project:

@@ -86,7 +86,7 @@ def judge(
         _complete(newest),
         _proven(newest),
         _project(expected, holding, newest),
-        _cluster(expected, newest),
+        _cluster(expected, newest, first=not predecessors),
         _clock(holding, newest),
     ]
     return [*checks, _drilled(expected, drill, now)] if expected.max_drill_age else checks
@@ -224,14 +224,15 @@ def unaccepted(newest: BackupSet, accepted: str) -> str:
     return said.expected_cluster
 
 
-def _cluster(expected: Expectations, newest: BackupSet) -> Check:
+def _cluster(expected: Expectations, newest: BackupSet, *, first: bool) -> Check:
     """Whether it is the database that the sets before it were of."""
     cluster = newest.manifest.cluster if newest.manifest else ""
     if not cluster:
         return Check("cluster", True, "not recorded: made by an earlier version")
     before = unaccepted(newest, expected.accepted_cluster)
     if not before:
-        return Check("cluster", True, f"system identifier {cluster}, as before")
+        known = "the first that is known" if first else "as before"
+        return Check("cluster", True, f"system identifier {cluster}, {known}")
     return Check(
         "cluster",
         False,

@@ -39,6 +39,6 @@ class UnreachableError(SwarmkeepError):
 
 
 class CheckFailedError(SwarmkeepError):
-    """A backup check failed."""
+    """A backup check failed: see terminal/verify_dialog.py and restore/restore_script.py."""
 
     exit_code = CHECK_FAILED

@@ -83,6 +83,9 @@ class Section:
     ) -> tuple[str, ...]:
         """A string, or a list of different strings with at least one, each as in `text`."""
         value = self._values.get(key)
+        if key not in self._values:
+            self._known.append(key)
+            return default
         if not isinstance(value, list):
             return (self.text(key, default[0], pattern=pattern, want=want),)
         self._known.append(key)

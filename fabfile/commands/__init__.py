@@ -1,1 +1,1 @@
-"""The commands people type: flags in, rooms called, text and an exit code out."""
+"""The commands people type: flags in, text and an exit code out."""

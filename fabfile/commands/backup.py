@@ -11,7 +11,11 @@ from fabfile.base.errors import ConfigError
 from fabfile.terminal.command import command, open_bucket, read_inventory, show_error
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fabfile.backup.bucket import Bucket
     from fabfile.backup.sets import BackupSet
+    from fabfile.backup.verdict import DeepRead
     from fabfile.backup.verify import Holding
     from fabfile.config.inventory import Inventory
 
@@ -38,7 +42,8 @@ def list_(
     """List the backups in the bucket and how far each is proven."""
     from dataclasses import replace
 
-    from fabfile.terminal import verify_dialog
+    from fabfile.backup.verdict import wal_history
+    from fabfile.terminal import verify_dialog, wal_listing
     from fabfile.terminal.tables import to_json
 
     if limit < 0:
@@ -62,16 +67,26 @@ def list_(
         )
         if not json:
             print(_listing(replace(holding, backups=tuple(shown)), now, bucket.project_id))
+    wal = None
+    if inventory.backup.pitr:
+        newest = bucket.newest(inventory.postgres.database, now).backups
+        wal = wal_history(bucket, newest[0] if newest else None)
+        if not json:
+            print(wal_listing.text(wal, now))
     if json:
-        print(to_json(documents[0] if len(documents) == 1 else {"databases": documents}))
+        document = documents[0] if len(documents) == 1 else {"databases": documents}
+        print(to_json(document | ({"wal": wal_listing.data(wal)} if wal else {})))
 
 
 @command(
+    notifies="backup.verify",
     help={
         "deep": "also read the newest set completely: SHA-256, gzip streams, archive",
         "database": DATABASE_HELP,
         "json": JSON_HELP,
-    }
+        "prom": "also write the verdict as metrics into this .prom file",
+        "notify": "tell the addresses of notify in hosts.yaml",
+    },
 )
 def verify(
     ctx: Context,
@@ -79,27 +94,50 @@ def verify(
     deep: bool = False,
     database: str = "",
     json: bool = False,
+    prom: str = "",
+    notify: bool = False,  # noqa: ARG001 - what `notifies` looks at
 ) -> None:
     """Check that the last backup has landed and is good."""
+    from fabfile.backup.verdict import look
     from fabfile.terminal import verify_dialog
     from fabfile.terminal.tables import to_json
 
     inventory = read_inventory(hosts)
+    file = metrics_file(prom)
     bucket = open_bucket(inventory)
     verdicts = []
     for name in chosen_databases(inventory, database):
-        verdicts.append(verify_dialog.look(ctx, inventory, bucket, name, deep=deep))
+        verdicts.append(look(inventory, bucket, name, _deep_reader(ctx, inventory, bucket, deep)))
         if not json:
-            print(verdicts[-1].text())
+            print(verify_dialog.text(verdicts[-1]))
     if json:
-        documents = [verdict.data() for verdict in verdicts]
+        documents = [verify_dialog.data(verdict) for verdict in verdicts]
         everything = {"ok": all(d["ok"] for d in documents), "databases": documents}
         print(to_json(documents[0] if len(documents) == 1 else everything))
-    errors = [error for verdict in verdicts if (error := verdict.error())]
+    if file:
+        from fabfile.monitoring.metrics import write_verify
+
+        write_verify(file, inventory, verdicts)
+    errors = [error for verdict in verdicts if (error := verify_dialog.error(verdict))]
     for error in errors[:-1]:
         show_error(error)
     if errors:
         raise errors[-1]
+
+
+def _deep_reader(ctx: Context, inventory: Inventory, bucket: Bucket, deep: bool) -> DeepRead | None:
+    if not deep:
+        return None
+    from fabfile.terminal.deep_read_dialog import read_deep
+
+    return lambda newest: read_deep(ctx, inventory, bucket, newest)
+
+
+def metrics_file(prom: str) -> Path | None:
+    """Given the --prom flag, return the file to write, if any. Raises ConfigError."""
+    from fabfile.monitoring.metrics import target
+
+    return target(prom) if prom else None
 
 
 @command(

@@ -79,20 +79,14 @@ def run(ctx: Context, hosts: str | None = None) -> None:
     """Make a backup now, database and attachments."""
     inventory = read_inventory(hosts)
 
-    from fabfile.backup import host_files, host_install, host_run
+    from fabfile.backup import host_run
 
-    codes = []
     with connected(ctx, inventory) as fleet:
         # Each host that is needed is found before the first one begins.
-        hosts_ = [host_run.find_host(fleet, inventory)]
-        if inventory.backup.files:
-            hosts_ += [fleet.host(entry) for entry in inventory.with_role("app")]
-        for host in hosts_:
-            print(f"{host.name}: {host_files.kit_of(host.entry, inventory).script}", flush=True)
-            codes.append(host_run.run(host, lambda line: print(line, flush=True)))
-            if codes[-1] == host_install.NO_CONTAINER and host.entry.role == "app":
-                print(f"{host.name}: {host_files.ATTACHMENTS.absent}")
-                codes.pop()
+        database = host_run.find_host(fleet, inventory)
+        with_files = inventory.with_role("app") if inventory.backup.files else ()
+        apps = [fleet.host(entry) for entry in with_files]
+        codes = host_run.run_all(fleet, database, apps, lambda line: print(line, flush=True))
     if is_dry(ctx):
         print(DRY)
     if any(codes):

@@ -43,7 +43,7 @@ class Flags:
     move_data_host: bool = False
 
 
-@command(name="deploy-db", help=dict(_DB_HELP))
+@command(notifies="deploy-db", name="deploy-db", help=dict(_DB_HELP))
 def deploy_db(
     ctx: Context,
     hosts: str = "",
@@ -61,7 +61,7 @@ def deploy_db(
     _deploy(ctx, hosts, "deploy-db", ("db",), flags)
 
 
-@command(name="deploy-app", help=dict(_HELP))
+@command(notifies="deploy-app", name="deploy-app", help=dict(_HELP))
 def deploy_app(
     ctx: Context,
     hosts: str = "",
@@ -78,7 +78,7 @@ def deploy_app(
     _deploy(ctx, hosts, "deploy-app", ("app",), flags)
 
 
-@command(help=dict(_DB_HELP))
+@command(notifies="deploy", help=dict(_DB_HELP))
 def deploy(
     ctx: Context,
     hosts: str = "",

@@ -12,14 +12,14 @@ from fabfile.terminal.command import command, connected, known_project, read_inv
 
 if TYPE_CHECKING:
     from fabfile.config.inventory import Inventory
-    from fabfile.doctor.host_checks import Finding
+    from fabfile.doctor.finding import Finding
 
 
 @command(help={"json": "print one JSON document for programs"})
 def doctor(ctx: Context, hosts: str | None = None, json: bool = False) -> None:
     """Check what can go wrong, before it does. Changes nothing."""
     inventory = read_inventory(hosts)
-    findings = _examine(ctx, inventory)
+    findings = examine(ctx, inventory)
     print(_as_json(findings) if json else _text(findings), flush=True)
     judge(findings)
 
@@ -37,12 +37,14 @@ def judge(findings: Sequence[Finding]) -> None:
         )
 
 
-def _examine(ctx: Context, inventory: Inventory) -> list[Finding]:
+def examine(ctx: Context, inventory: Inventory) -> list[Finding]:
+    """Ask this machine, every host and the bucket, and return every check."""
     from concurrent.futures import ThreadPoolExecutor
 
     from fabfile.doctor import local_checks
     from fabfile.doctor.facts import ask
-    from fabfile.doctor.host_checks import Expected, failure, judge_host
+    from fabfile.doctor.finding import failure
+    from fabfile.doctor.host_checks import Expected, judge_host
     from fabfile.doctor.swarm_checks import judge_swarm
 
     # The vault first: its password may have to be typed.

@@ -54,11 +54,12 @@ class Plan:
 
 
 @command(
+    notifies="backup.prune",
     help={
         "yes": "delete what the policy does not keep; without it nothing is changed",
         "database": DATABASE_HELP,
         "json": JSON_HELP,
-    }
+    },
 )
 def prune(
     ctx: Context,
@@ -69,6 +70,8 @@ def prune(
 ) -> None:
     """Show which old backups may go; --yes deletes them."""
     from fabfile.backup.deletion import Removal
+    from fabfile.commands import prune_wal
+    from fabfile.terminal.progress_bar import progress_bar
     from fabfile.terminal.tables import to_json
 
     inventory = read_inventory(hosts)
@@ -81,14 +84,19 @@ def prune(
         plan = _plan(bucket, removal, name, inventory.backup.retention)
         if not json:
             print(_table(plan), flush=True)
-        results = removal.remove(plan.going) if really else []
+        results = []
+        if really:
+            with progress_bar() as show:
+                results = removal.remove(plan.going, show)
         if not json:
             print("\n".join(_outcome(plan, results, really=really)), flush=True)
         documents.append(_data(plan, results))
         if error := _error(results):
             errors.append(error)
+    wal = [] if database else prune_wal.prune(inventory, bucket, errors, really=really, quiet=json)
     if json:
-        print(to_json(documents[0] if len(documents) == 1 else {"databases": documents}))
+        document = documents[0] if len(documents) == 1 else {"databases": documents}
+        print(to_json(document | ({"wal": wal} if wal else {})))
     for error in errors[:-1]:
         show_error(error)
     if errors:

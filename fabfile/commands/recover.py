@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
-from fabfile.base.errors import ConfigError, SwarmkeepError
+from fabfile.base.errors import CheckFailedError, ConfigError, SwarmkeepError
 from fabfile.commands.restore import BEFORE_HELP, DRY, KEY_HELP
 from fabfile.terminal.command import (
     command,
@@ -20,7 +20,8 @@ from fabfile.terminal.command import (
     show_error,
 )
 from fabfile.terminal.deploy_dialog import WAIT_HELP, ask, carry_out, say
-from fabfile.terminal.restore_dialog import bring_files, choose, contents, counted, made
+from fabfile.terminal.recover_dialog import choose_sets, ends_of_wal, named
+from fabfile.terminal.restore_dialog import Source, bring_files, counted
 from fabfile.terminal.restore_dialog import carry_out as carry_out_restore
 
 if TYPE_CHECKING:
@@ -32,19 +33,15 @@ if TYPE_CHECKING:
     from fabfile.ssh.fleet import Fleet
     from fabfile.vault.reading import Secrets
 
-_LOOKED_AT = 20
-"""Sets of a database, the newest, among which the one to restore is looked for."""
-_ONE_RUN = timedelta(hours=1)
-"""By how much the databases of one run may lie apart."""
-
 
 @command(
+    notifies="recover",
     help={
         "key": f"instead of the newest proven set: {KEY_HELP}",
         "before": f"instead of the newest proven set: {BEFORE_HELP}",
         "yes": "do not ask before it begins",
         "wait": WAIT_HELP,
-    }
+    },
 )
 def recover(
     ctx: Context,
@@ -69,7 +66,8 @@ def recover(
     inventory = read_inventory(hosts)
     secrets = read_vault(inventory)
     wanted = [wanted_stack(role, inventory, secrets) for role in ("db", "app")]
-    sets = _sets(inventory, key=key, before=before)
+    sets, doubtful = choose_sets(inventory, key=key, before=before)
+    ends = {} if key or before else ends_of_wal(inventory, sets, doubtful)
     recovery.check_versions(inventory, sets)
     with connected(ctx, inventory) as fleet:
         seen = recovery.look(fleet, wanted)
@@ -81,11 +79,8 @@ def recover(
         for stack in wanted:
             make_plan(inventory, stack, seen, allowed)
         sets = _without_kept(sets, site)
-        ask(
-            f"This brings back {_named(sets)}. Go on?",
-            yes=yes,
-            refusal=f"this would bring back {_named(sets)}",
-        )
+        said = named(sets, ends)
+        ask(f"This brings back {said}. Go on?", yes=yes, refusal=f"this would bring back {said}")
         options = Options("recover", operator.find(), wait=wait, allowed=allowed)
         database, app = wanted
         carry_out(fleet, database, options, yes=True, seen=seen)
@@ -93,56 +88,23 @@ def recover(
             print(DRY)
             return
         _install(fleet, inventory, secrets)
-        came = _restore(fleet, sets, replaced=site.replaced, wait=wait)
+        came = _restore(fleet, sets, ends, replaced=site.replaced, wait=wait)
         _accept_cluster(fleet, sets, database)
         allowed = Allowed(leave_data=True)
         carry_out(
             fleet, app, Options("recover", options.origin, wait=wait, allowed=allowed), yes=True
         )
         failures = _bring_the_rest(fleet, inventory, secrets)
-    _print_result(came, time.monotonic() - start, failures)
+    _print_result(came, time.monotonic() - start, failures, pitr=inventory.backup.pitr)
 
 
 @dataclass(frozen=True)
 class _Came:
     """What has come back of one database. `kept` names the one it took the place of, or ""."""
 
-    one: BackupSet
+    source: Source
     done: Restored
     kept: str
-
-
-def _sets(inventory: Inventory, *, key: str, before: str) -> dict[str, BackupSet]:
-    """The set of every database that is to come back."""
-    from fabfile.backup import selection
-    from fabfile.backup.sets import divided
-
-    now = datetime.now(UTC)
-    first, *others = inventory.postgres.databases
-    sets = {}
-    if key:
-        sets[first] = choose(inventory, first, key=key, before="", now=now)
-        # The others of the same run, or of the one before.
-        before = f"{sets[first].timestamp + _ONE_RUN:%Y-%m-%dT%H:%M:%SZ}"
-    elif before:
-        sets[first] = choose(inventory, first, key="", before=before, now=now)
-    if before:
-        return sets | {
-            name: choose(inventory, name, key="", before=before, now=now) for name in others
-        }
-    bucket = open_bucket(inventory)
-    for name in inventory.postgres.databases:
-        listed = bucket.latest(name, now, _LOOKED_AT).backups
-        ours, foreign = divided(bucket.with_proofs(name, listed), bucket.project_id)
-        for other in foreign:
-            print(f"set {other.stamp} of {name} is skipped: it is of {other.project}")
-        one, passed = selection.newest_proven(ours, bucket.place(name), inventory.backup.min_size)
-        for other, why in passed:
-            print(f"set {other.stamp} of {name} is skipped: {why}")
-        said = f"{made(one, now)}; {contents(one)}; {one.rung}"
-        print(f"set {one.stamp} of {name}, made {said}", flush=True)
-        sets[name] = one
-    return sets
 
 
 def _without_kept(sets: dict[str, BackupSet], site: Site) -> dict[str, BackupSet]:
@@ -154,13 +116,6 @@ def _without_kept(sets: dict[str, BackupSet], site: Site) -> dict[str, BackupSet
             flush=True,
         )
     return {name: one for name, one in sets.items() if name not in site.kept}
-
-
-def _named(sets: dict[str, BackupSet]) -> str:
-    return ", ".join(
-        f"{name} as it was at {one.timestamp:%Y-%m-%d %H:%M:%S} UTC ({contents(one)})"
-        for name, one in sets.items()
-    )
 
 
 def _install(fleet: Fleet, inventory: Inventory, secrets: Secrets) -> None:
@@ -205,9 +160,16 @@ def _bring_the_rest(fleet: Fleet, inventory: Inventory, secrets: Secrets) -> lis
 
 
 def _restore(
-    fleet: Fleet, sets: dict[str, BackupSet], *, replaced: frozenset[str], wait: bool
+    fleet: Fleet,
+    sets: dict[str, BackupSet],
+    ends: dict[str, Source],
+    *,
+    replaced: frozenset[str],
+    wait: bool,
 ) -> dict[str, _Came]:
-    """Restore every set; where NocoDB runs or has begun anew, it takes the place of that."""
+    """Restore every set, or to the end of the WAL where that brings more; where NocoDB runs or
+    has begun anew, it takes the place of that.
+    """
     from fabfile.backup import host_run, selection
     from fabfile.restore.restore_script import restore_command
 
@@ -218,12 +180,25 @@ def _restore(
         fresh = selection.new_name(name, "restored", now) if name in replaced else name
         kept = selection.new_name(name, "replaced", now) if name in replaced else ""
         print(f"restoring {name}", flush=True)
-        line = restore_command(name, one.stamp, fresh, 0, goes_live=True)
-        label = f"recover {one.stamp}"
-        done = carry_out_restore(fleet, host, label, line, (name, fresh, kept), wait=wait)
-        if done is None:
-            raise SwarmkeepError(f"{name}: nothing was restored in a dry run")
-        came[name] = _Came(one, done, kept)
+        the_set = Source(("--set", one.stamp), one.timestamp, one.counted)
+
+        def bring(source: Source, names: tuple[str, str, str]) -> _Came:
+            line = restore_command(names[0], source.words, names[1], 0, goes_live=True)
+            label = f"recover {source.words[1]}"
+            done = carry_out_restore(fleet, host, label, line, names, wait=wait)
+            if done is None:
+                raise SwarmkeepError(f"{names[0]}: nothing was restored in a dry run")
+            return _Came(source, done, names[2])
+
+        try:
+            came[name] = bring(ends.get(name, the_set), (name, fresh, kept))
+        except CheckFailedError as error:
+            # What is in the bucket is not good. Anything else may be better when it is tried again.
+            if name not in ends:
+                raise
+            say(f"warning: {error.message}")
+            say(f"set {one.stamp} is restored instead, which ends earlier")
+            came[name] = bring(the_set, (name, fresh, kept))
     return came
 
 
@@ -245,17 +220,25 @@ def _accept_cluster(fleet: Fleet, sets: dict[str, BackupSet], database: Wanted) 
         say("next: inv backup.accept, after the next backup")
 
 
-def _print_result(came: dict[str, _Came], seconds: float, failures: list[SwarmkeepError]) -> None:
+def _print_result(
+    came: dict[str, _Came], seconds: float, failures: list[SwarmkeepError], *, pitr: bool
+) -> None:
     """Say what has come back. Raises the last of the failures, if there are any."""
     from fabfile.base.units import format_duration
 
     for name, that in came.items():
-        when = f"{that.one.timestamp:%Y-%m-%d %H:%M:%S} UTC"
-        print(f"recovered: {name}, as it was at {when}: {counted(that.done, that.one)}")
+        when = f"{that.source.when:%Y-%m-%d %H:%M:%S} UTC"
+        rows = counted(that.done, compared=that.source.compared)
+        upto = "as it was at" if that.source.words[0] == "--set" else "with every commit up to"
+        print(f"recovered: {name}, {upto} {when}: {rows}")
         if that.kept:
             print(f"the database that NocoDB made meanwhile is kept as {that.kept}")
     if not failures:
-        print(f"recovery complete ({format_duration(seconds)}); next: inv backup.verify doctor")
+        # The newest set tells verify which cluster's WAL to look at: the new one has none yet.
+        run = "backup.run " if pitr else ""
+        print(
+            f"recovery complete ({format_duration(seconds)}); next: inv {run}backup.verify doctor"
+        )
         return
     print("the data is restored and NocoDB runs, but these steps failed:", flush=True)
     for error in failures[:-1]:

@@ -1,4 +1,4 @@
-"""inv releases, rollback."""
+"""inv releases."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from invoke.context import Context
 
-from fabfile.base.errors import ConfigError
-from fabfile.commands.plan import JSON_HELP, STACK_HELP, check_role, roles, wanted_stack
-from fabfile.terminal.command import command, is_dry, read_inventory, read_vault, sudo_password
-from fabfile.terminal.deploy_dialog import WAIT_HELP, YES_HELP
+from fabfile.commands.plan import JSON_HELP, STACK_HELP, roles
+from fabfile.terminal.command import command, read_inventory, sudo_password
 
 if TYPE_CHECKING:
     from fabfile.config.inventory import Inventory
     from fabfile.deploy.releases import Release
-
-_TO_HELP = "number of the release to go back to; else the one before the current one"
-_SECRETS_HELP = "with the vault's secrets of today, where those of the release are gone"
-_PRUNE_HELP = "remove services of the stack that the release did not have"
 
 
 @command(help={"stack": STACK_HELP, "json": JSON_HELP})
@@ -28,97 +22,26 @@ def releases(ctx: Context, hosts: str = "", stack: str = "", json: bool = False)
 
     from fabfile.deploy import releases as kept
     from fabfile.ssh.fleet import connect
-    from fabfile.terminal import tables as report
+    from fabfile.terminal import tables
 
     with connect(inventory, sudo_password=sudo_password(ctx)) as fleet:
         manager = fleet.first_manager()
         found = {name: kept.read(manager, name) for name in names}
     if json:
         data = {name: [_as_data(release) for release in items] for name, items in found.items()}
-        print(report.to_json({"stacks": data}))
+        print(tables.to_json({"stacks": data}))
         return
     for name, items in found.items():
         print(_as_table(name, items) if items else f"{name}: no release is kept yet")
         print()
 
 
-@command(
-    positional=["stack"],
-    help={
-        "stack": "db or app",
-        "to": _TO_HELP,
-        "with-current-secrets": _SECRETS_HELP,
-        "prune": _PRUNE_HELP,
-        "yes": YES_HELP,
-        "wait": WAIT_HELP,
-        "keep-failed": "leave a failed change in place, to look into it",
-    },
-)
-def rollback(
-    ctx: Context,
-    stack: str,
-    hosts: str = "",
-    to: str = "",
-    with_current_secrets: bool = False,
-    prune: bool = False,
-    yes: bool = False,
-    wait: bool = False,
-    keep_failed: bool = False,
-) -> None:
-    """Go back to an earlier release of one stack."""
-    role, number = check_role(stack), _number(to)
-    inventory = read_inventory(hosts)
-    secrets = read_vault(inventory)
-    present = wanted_stack(role, inventory, secrets)
-
-    from fabfile.deploy import observation
-    from fabfile.deploy import releases as kept
-    from fabfile.deploy.finish_script import Options
-    from fabfile.deploy.stacks import labelled, main_service
-    from fabfile.ssh.fleet import connect
-    from fabfile.swarm import operator
-    from fabfile.terminal.deploy_dialog import carry_out, show_round_trips
-
-    with connect(inventory, sudo_password=sudo_password(ctx), dry=is_dry(ctx), echo=print) as fleet:
-        release = kept.choose(kept.read(fleet.first_manager(), present.name), present.name, number)
-        print(f"{present.name}: going back to release {release.number} ({_words(release)})")
-        wanted = kept.as_wanted(release, main_service(inventory, role), present.hidden)
-        wanted = labelled(wanted, inventory, secrets)
-        wanted = kept.with_shown(wanted, present)
-        if with_current_secrets:
-            wanted = kept.with_secrets(wanted, release, present.secrets)
-        seen = observation.look(fleet, [wanted])
-        kept.check_secrets(wanted, release, seen.cluster)
-        options = Options(
-            f"rollback {role} --to {release.number}",
-            operator.find(),
-            keep_failed=keep_failed,
-            prune=prune,
-            wait=wait,
-            goes_back_to=release.origin or release.number,
-        )
-        report = carry_out(fleet, wanted, options, yes=yes, seen=seen)
-        show_round_trips(fleet)
-    if report.changed:
-        print(
-            "hosts.yaml, the vault and compose/ are as they were: the next deploy brings their "
-            "state back (inv plan shows it)"
-        )
-
-
 def _stack_name(inventory: Inventory, role: str) -> str:
     return inventory.postgres.stack if role == "db" else inventory.app.stack
 
 
-def _number(text: str) -> int | None:
-    if not text:
-        return None
-    if not text.isascii() or not text.isdecimal():
-        raise ConfigError(f"--to: {text!r} is not a release's number", hint="see: inv releases")
-    return int(text)
-
-
-def _words(release: Release) -> str:
+def words(release: Release) -> str:
+    """When a release was made, by whom, and of which commit."""
     commit = f", commit {release.commit}" if release.commit else ""
     return f"{_when(release)} by {release.who}{commit}"
 

@@ -11,11 +11,13 @@ from invoke.context import Context
 from fabfile.base.errors import CheckFailedError, ConfigError, SwarmkeepError
 from fabfile.commands.backup import DATABASE_HELP, chosen_databases
 from fabfile.terminal.command import command, connected, read_inventory, show_error
-from fabfile.terminal.deploy_dialog import WAIT_HELP, ask
+from fabfile.terminal.deploy_dialog import WAIT_HELP, ask, say
 from fabfile.terminal.restore_dialog import (
     bring_files,
     carry_out,
     choose,
+    choose_point,
+    choose_source,
     counted,
     made,
     run_script,
@@ -25,9 +27,11 @@ if TYPE_CHECKING:
     from fabfile.backup.sets import BackupSet
     from fabfile.config.inventory import Inventory
     from fabfile.restore.restore_script import Restored
+    from fabfile.terminal.restore_dialog import Source
 
 KEY_HELP = "a set's time stamp (inv backup.list), or the key of any of its parts"
 BEFORE_HELP = "the newest set made before a time: 2026-11-22, 2026-11-22T02:15Z, 3d (days ago)"
+AT_HELP = "as it was at a second: '2026-11-22 10:48:55' (UTC), 20m (minutes ago), or now"
 DRY = "dry run, nothing was changed"
 
 
@@ -36,6 +40,8 @@ DRY = "dry run, nothing was changed"
         "latest": "the newest set (default)",
         "key": KEY_HELP,
         "before": BEFORE_HELP,
+        "at": AT_HELP,
+        "at-mark": "as it was when inv backup.mark NAME was called",
         "database": f"{DATABASE_HELP} (default: NocoDB's)",
         "into": "name of the new database (default: shows what it is)",
         "replace": "let it take the live database's place, which is kept under another name",
@@ -51,6 +57,8 @@ def restore(
     latest: bool = False,
     key: str = "",
     before: str = "",
+    at: str = "",
+    at_mark: str = "",
     database: str = "",
     into: str = "",
     replace: bool = False,
@@ -62,9 +70,10 @@ def restore(
     """Bring a backup back as a new database."""
     from fabfile.backup import host_run, selection
     from fabfile.restore.restore_script import restore_command
+    from fabfile.terminal.mark_dialog import set_mark
 
-    if sum((latest, bool(key), bool(before))) > 1:
-        raise ConfigError("--latest, --key and --before: use at most one of them")
+    if sum((latest, bool(key), bool(before), bool(at), bool(at_mark))) > 1:
+        raise ConfigError("--latest, --key, --before, --at and --at-mark: use at most one of them")
     if into and replace:
         raise ConfigError("--into and --replace: use at most one of them")
     if not 0 <= jobs <= 99:
@@ -74,24 +83,26 @@ def restore(
     now = datetime.now(UTC)
     if into:
         selection.check_name("--into", into)
-    one = choose(inventory, name, key=key, before=before, now=now)
+    source = choose_source(inventory, name, key=key, before=before, at=at, at_mark=at_mark, now=now)
     if replace:
-        _confirm(f"database {name} by what it was {made(one, now)}", yes=yes)
+        _confirm(f"database {name} by what it was {made(source.when, now)}", yes=yes)
         fresh, kept = (selection.new_name(name, word, now) for word in ("restored", "replaced"))
     else:
-        fresh, kept = into or selection.new_name(name, "", one.timestamp), ""
-    line = restore_command(name, one.stamp, fresh, jobs, goes_live=replace)
+        fresh, kept = into or selection.new_name(name, "", source.when), ""
+    line = restore_command(name, source.words, fresh, jobs, goes_live=replace)
     start = time.monotonic()
     with connected(ctx, inventory) as fleet:
         host = host_run.find_host(fleet, inventory)
-        label = f"backup.restore {one.stamp} {'--replace' if replace else f'--into {fresh}'}"
+        if replace:
+            set_mark(fleet, "restore", say)
+        label = f"backup.restore {source.words[1]} {'--replace' if replace else f'--into {fresh}'}"
         done = carry_out(fleet, host, label, line, (name, fresh, kept), wait=wait)
         if files:
             bring_files(fleet)
     if done is None:
         print(DRY)
         return
-    _print_result(done, name, "" if replace else fresh, one, time.monotonic() - start)
+    _print_result(done, name, "" if replace else fresh, source, time.monotonic() - start)
     if replace:
         _print_way_back(inventory, name, kept)
 
@@ -110,6 +121,7 @@ def get_files(ctx: Context, hosts: str | None = None) -> None:
     help={
         "key": KEY_HELP,
         "before": BEFORE_HELP,
+        "at": f"replay base backup and WAL instead, {AT_HELP}",
         "database": DATABASE_HELP,
         "app": "also start NocoDB on it and query its API (backup.drill_with_app)",
     }
@@ -119,14 +131,21 @@ def drill(
     hosts: str | None = None,
     key: str = "",
     before: str = "",
+    at: str = "",
     database: str = "",
     app: bool = False,
 ) -> None:
     """Restore a backup into a throwaway PostgreSQL, as a proof."""
-    if key and before:
-        raise ConfigError("--key and --before: use at most one of them")
+    if sum((bool(key), bool(before), bool(at))) > 1:
+        raise ConfigError("--key, --before and --at: use at most one of them")
+    if at and app:
+        raise ConfigError("--at and --app: use at most one of them")
     inventory = read_inventory(hosts)
     now = datetime.now(UTC)
+    if at:
+        name = chosen_databases(inventory, database)[0]
+        _drill_point(ctx, inventory, name, choose_point(inventory, name, at=at, now=now))
+        return
     chosen: dict[str, BackupSet] = {}
     # What is wrong with one database's backup keeps no other's from being drilled.
     errors: list[SwarmkeepError] = []
@@ -141,6 +160,25 @@ def drill(
         show_error(earlier)
     if errors:
         raise errors[-1]
+
+
+def _drill_point(ctx: Context, inventory: Inventory, name: str, source: Source) -> None:
+    from fabfile.backup import host_run
+    from fabfile.base.units import format_duration
+    from fabfile.restore.restore_script import replay_drill_command
+
+    with connected(ctx, inventory) as fleet:
+        host = host_run.find_host(fleet, inventory)
+        done = run_script(host, replay_drill_command(name, source.words))
+        if fleet.dry:
+            print(DRY)
+            return
+    to_the_end = source.words[1] == "end"
+    where = "the end" if to_the_end else f"{source.when:%Y-%m-%d %H:%M:%S} UTC"
+    print(
+        f"drilled: base backup and WAL replayed to {where}; {name} has {done.tables} tables, "
+        f"{done.rows} rows ({format_duration(done.seconds)})"
+    )
 
 
 def _drill_each(
@@ -166,8 +204,9 @@ def _drill_each(
             if fleet.dry:
                 continue
             answered = ", NocoDB answered" if with_app else ""
+            said = counted(done, compared=one.counted)
             print(
-                f"drilled: set {one.stamp} of {name}: {counted(done, one)}{answered} "
+                f"drilled: set {one.stamp} of {name}: {said}{answered} "
                 f"({format_duration(done.seconds)})",
                 flush=True,
             )
@@ -221,13 +260,13 @@ def _confirm(what: str, *, yes: bool) -> None:
     )
 
 
-def _print_result(done: Restored, name: str, into: str, one: BackupSet, seconds: float) -> None:
+def _print_result(done: Restored, name: str, into: str, source: Source, seconds: float) -> None:
     from fabfile.base.units import format_duration
 
     where = f"{name}, into {into}" if into else name
     print(
-        f"restored: {where}, as it was at {one.timestamp:%Y-%m-%d %H:%M:%S} UTC: "
-        f"{counted(done, one)} ({format_duration(seconds)})"
+        f"restored: {where}, as it was at {source.when:%Y-%m-%d %H:%M:%S} UTC: "
+        f"{counted(done, compared=source.compared)} ({format_duration(seconds)})"
     )
 
 

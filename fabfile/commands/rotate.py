@@ -20,6 +20,7 @@ def rotate(ctx: Context, hosts: str | None = None, wait: bool = False) -> None:
     from fabfile.rotation.rotate import Rotation
     from fabfile.rotation.vault_entries import RotatingVault
     from fabfile.swarm import operator
+    from fabfile.terminal.mark_dialog import set_mark
 
     start = time.monotonic()
     inventory = read_inventory(hosts)
@@ -28,6 +29,7 @@ def rotate(ctx: Context, hosts: str | None = None, wait: bool = False) -> None:
     user = inventory.postgres.user
     print(f"rotating the password of {user}: checking", flush=True)
     with connected(ctx, inventory) as fleet:
+        set_mark(fleet, "secrets.rotate", say)
         rotated = Rotation(fleet, vault, options, say).run()
     if rotated is None or is_dry(ctx):
         print("dry run: could be rotated; nothing was changed")

@@ -8,13 +8,20 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 
 from fabfile.base.errors import FAILED
+from fabfile.commands.backup import metrics_file
 from fabfile.terminal.command import command, read_inventory, sudo_password
 
 
-@command(help={"json": "print one JSON document for programs"})
-def status(ctx: Context, hosts: str = "", json: bool = False) -> None:
+@command(
+    help={
+        "json": "print one JSON document for programs",
+        "prom": "also write it as metrics into this .prom file",
+    }
+)
+def status(ctx: Context, hosts: str = "", json: bool = False, prom: str = "") -> None:
     """Show nodes and services; exit code 1 if one is amiss."""
     inventory = read_inventory(hosts)
+    file = metrics_file(prom)
 
     from fabfile.deploy.observation import observe_any
     from fabfile.ssh.fleet import connect
@@ -25,6 +32,10 @@ def status(ctx: Context, hosts: str = "", json: bool = False) -> None:
         cluster = observe_any(fleet)[1]
     summary = summarise(inventory, cluster)
     print(tables.to_json(summary) if json else _text(summary, cluster.now))
+    if file:
+        from fabfile.monitoring.metrics import write_status
+
+        write_status(file, inventory, summary, cluster.now)
     if not summary["ok"]:
         raise Exit(code=FAILED)
 

@@ -1,4 +1,6 @@
-"""hosts.yaml -> Inventory. Every mistake of the file is reported in one go.
+"""hosts.yaml -> Inventory: the file as a whole; each key is read in hosts_file_keys.py.
+
+Every mistake of the file is reported in one go.
 
 Nothing here opens a connection. Relative paths in the file are relative to the file.
 """
@@ -11,12 +13,13 @@ from pathlib import Path
 from fabfile.base import yaml_text
 from fabfile.base.errors import ConfigError
 from fabfile.base.schema import Section
-from fabfile.config.hosts_file_sections import (
+from fabfile.config.hosts_file_keys import (
     NAME,
     REGISTRY,
     read_app,
     read_backup,
     read_host,
+    read_notify,
     read_postgres,
     read_ssh,
     read_vault,
@@ -97,6 +100,7 @@ def _read(top: Section, path: Path) -> Inventory:
         resolve_image=deploy.choice("resolve_image", "changed", RESOLVE_IMAGE),
         registry=top.text("registry", "", pattern=REGISTRY, want="host or host:port"),
         project=project,
+        notify=read_notify(top.section("notify"), top),
         project_id=top.text(
             "project_id", "", pattern=_PROJECT_ID, want="16 hex digits, as inv doctor shows them"
         ),

@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROLE_LABEL = "role"
 """The node label of the project without a name; others add theirs: see Inventory.role_label."""
+PING_SERVICES = ("healthchecks", "cronitor", "uptime-kuma")
+"""What watches for pings: each wants them in a form of its own."""
 RESOLVE_IMAGE = ("always", "changed", "never")
 """When a deploy asks the registry for an image's digest: as `docker stack deploy` calls it."""
 
@@ -139,8 +141,28 @@ class Backup:
     retention: Retention
     profile: str
     """The team member's own AWS profile; "" for the default chain."""
+    metrics_directory: str = ""
+    """Where the nodes write node_exporter's textfiles; "": Debian's folder, if it is there."""
+    ping: str = ""
+    """Which service the pings of each run are for: one of PING_SERVICES, "" for none."""
+    ping_file: str = ""
+    """A file on the nodes that somebody else keeps, with the pings' addresses; "": the vault's."""
     project: str = ""
     """The project's name, with which all its keys begin; "" for none."""
+    pitr: bool = False
+    """Whether WAL and base backups are kept, too, for point-in-time recovery."""
+    wal_tick: int = 60
+    """Seconds from one upload of WAL to the next."""
+    base_schedule: str = "45 1 * * *"
+    max_base_age: int = 50 * 3600
+    max_slot_wal: int = 10 * 2**30
+    incremental_from: int = 10 * 2**30
+    """Bytes of all databases from which base backups are incremental, on PostgreSQL 17 or newer; 0:
+    never.
+    """
+    """Bytes of WAL that PostgreSQL keeps at most for what is not archived yet."""
+    pitr_window: int = 7 * 86400
+    """Seconds that one can at least go back; what is older may be pruned."""
 
     @property
     def prefix(self) -> str:
@@ -151,6 +173,21 @@ class Backup:
     def folders(self) -> tuple[str, str]:
         """What the keys of all backups begin with: the databases', the attachments'."""
         return (f"{self.prefix}postgres/", f"{self.prefix}files/")
+
+
+NOTIFY_ON = ("failure", "recovered", "always")
+NOTIFYING = (
+    "backup.verify", "backup.prune", "deploy", "deploy-app", "deploy-db", "recover", "rollback",
+)  # fmt: skip
+"""Commands that can tell how they ended."""
+
+
+@dataclass(frozen=True)
+class Notify:
+    """Which commands tell the vault's addresses how they ended, and when: of NOTIFY_ON."""
+
+    on: tuple[str, ...] = ()
+    commands: tuple[str, ...] = NOTIFYING
 
 
 @dataclass(frozen=True)
@@ -179,6 +216,8 @@ class Inventory:
     """The private registry to log in to, as docker login names it; "" for none."""
     project: str = ""
     """The project's name; "" for the one project that needs none."""
+    notify: Notify = Notify()
+    """Nothing is told without it."""
     project_id: str = ""
     """Its identity, for whoever cannot read the vault; "" where not given."""
 

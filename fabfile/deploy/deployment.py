@@ -24,7 +24,8 @@ from fabfile.deploy.plan import Plan
 from fabfile.deploy.planning import make_plan
 from fabfile.deploy.preflight import known_cluster, lacking_image
 from fabfile.deploy.stacks import Wanted
-from fabfile.deploy.waiting import await_stack, take_back
+from fabfile.deploy.take_back import take_back
+from fabfile.deploy.waiting import await_stack
 from fabfile.ssh.fleet import Fleet, Host, values
 from fabfile.ssh.remote_command import Command
 from fabfile.swarm import audit_log, convergence, deploy_lock, docker_commands
@@ -79,7 +80,7 @@ class Deployment:
                 again = self._plan(seen)
                 if again == plan:
                     return self._under_lock(lease, seen, plan)
-            self.say("the cluster has changed meanwhile: planning again")
+            self.say("the cluster has changed in the meantime: planning again")
             plan = again
 
     def _plan(self, seen: Look) -> Plan:

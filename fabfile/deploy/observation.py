@@ -13,8 +13,7 @@ from fabfile.deploy import preflight_data
 from fabfile.deploy.stacks import Wanted
 from fabfile.ssh.fleet import Fleet, Host, Outcome
 from fabfile.ssh.remote_command import Command
-from fabfile.swarm import data_volume
-from fabfile.swarm import postgres as server
+from fabfile.swarm import data_volume, postgres
 from fabfile.swarm.data_volume import DataFolder
 from fabfile.swarm.postgres import Names
 from fabfile.swarm.state import Cluster
@@ -101,11 +100,12 @@ def _with_names(fleet: Fleet, seen: Look, database: Wanted) -> Look:
     waited for; what does not run, or is just being stopped, is looked at once more.
     """
     end = time.monotonic() + COMING_UP_SECONDS
-    while (names := server.names(fleet, seen.cluster, [database.password])) is None:
+    while (names := postgres.names(fleet, seen.cluster, [database.password])) is None:
         late = time.monotonic() > end
         cluster = observe(seen.manager).identified(seen.node_ids)
         # As it was, and nothing on its way: another question would bring no other answer.
-        if late or (cluster == seen.cluster and not coming_up(fleet.inventory, cluster)):
+        still = cluster.tasks == seen.cluster.tasks and not coming_up(fleet.inventory, cluster)
+        if late or still:
             break
         seen = replace(seen, cluster=cluster)
         time.sleep(POLL_SECONDS)

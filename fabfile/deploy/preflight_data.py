@@ -147,7 +147,7 @@ def _check_names(
         if then not in (names.databases if name == "POSTGRES_DB" else names.roles):
             raise ConfigError(
                 f"{key}: the running PostgreSQL has no {what} {then!r}; the one in use is {now!r}: "
-                "NocoDB would begin anew, and backups would fail",
+                "NocoDB would start with an empty database, and backups would fail",
                 hint=f"set {key} back to {now}, or make the {what} {then} first "
                 "(docs/deploy.md, 'Names of the database')",
             )
@@ -190,7 +190,7 @@ def check_app(inventory: Inventory, wanted: Wanted, cluster: Cluster, *, leave_d
         if now.get(name, then[name]) != then[name]:
             raise ConfigError(
                 f"{key}: the database runs with the {what} {now[name]!r}, hosts.yaml says "
-                f"{then[name]!r}: NocoDB would begin anew",
+                f"{then[name]!r}: NocoDB would start with an empty database",
                 hint=f"set {key} back to {now[name]}; if the {what} is there: inv deploy-db first",
             )
     lost = _volumes(live.spec) - _volumes(wanted_spec(inventory, wanted))

@@ -1,4 +1,5 @@
-"""Releases: what each successful deploy put into the Swarm, kept in the Swarm, to go back to.
+"""Releases: what each successful deploy put into the Swarm, kept in the Swarm, to go back to
+(inv rollback: commands/rollback.py).
 
 Each is a Docker config: every manager has it, a number is given only once, and it is gone
 with the Swarm it describes. It holds no secret, only the names of secret versions.

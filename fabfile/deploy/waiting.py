@@ -1,19 +1,15 @@
-"""Waiting for a stack to converge, with a deadline; and taking a failed change back."""
+"""Waiting for a stack to converge, with a deadline."""
 
 from __future__ import annotations
 
-import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 from fabfile.base.errors import SwarmkeepError
 from fabfile.deploy.stacks import Wanted
-from fabfile.ssh.remote_command import Result
 from fabfile.swarm.convergence import Baseline, Progress, baseline, judge
-from fabfile.swarm.docker_commands import label_node
-from fabfile.swarm.placement import LabelChange, undo
-from fabfile.swarm.state import Cluster, Service
+from fabfile.swarm.state import Cluster
 
 POLL_SECONDS, MOST_SECONDS = 0.5, 2.0
 """Between two looks: at first, and at most."""
@@ -51,7 +47,7 @@ def await_stack(
     seen: Cluster | None = None
     while True:
         cluster = look(seen)
-        progress = _progress(cluster, wanted, before)
+        progress = progress_of(cluster, wanted, before)
         for one in progress:
             line = f"{one.service.name}: {one.running}/{one.wanted} running ({one.doing})"
             if not one.done and shown.get(one.service.name) != line:
@@ -102,72 +98,8 @@ def _pause(waited: float) -> float:
     return max(POLL_SECONDS, min(MOST_SECONDS, waited / 20))
 
 
-def take_back(
-    change: Callable[[str], Result],
-    look: Look,
-    wanted: Wanted,
-    before: Cluster,
-    labels: Sequence[LabelChange],
-    say: Say,
-) -> None:
-    """After a failed deploy: put back labels, remove services that are new, roll back changed ones.
-
-    Swarm rolls back by itself where it saw a task fail; it does not where a task finds no
-    node or the deadline passed. `labels` are those that were to be changed. `change` runs a
-    script on the manager. Raises SwarmkeepError for what could not be put back.
-    """
-    now = look()
-    undone = bool(labels)
-    for back in undo(labels, before, now):
-        _must(
-            change(label_node(back.address, back.add, back.remove)), f"labelling node {back.node}"
-        )
-        say(f"node {back.node}: {back}, as it was")
-    for service in _ours(now.stack(wanted.name), wanted):
-        old = before.service(service.name)
-        name = shlex.quote(service.name)
-        rolling = str(service.update.get("State", "")).startswith("rollback")
-        if old is None:
-            _must(change(f"docker service rm {name}"), f"removing {service.name}")
-            say(f"{service.name}: removed again, it never worked")
-        elif old.spec != service.spec and not rolling:
-            _must(
-                change(f"docker service rollback --detach {name}"), f"rolling back {service.name}"
-            )
-            say(f"{service.name}: rolling back")
-        undone = undone or old is None or old.spec != service.spec or rolling
-    if undone and not _await_old(look, wanted, before):
-        say(f"warning: {wanted.name} does not run as before yet: see inv status")
-
-
-def _must(result: Result, what: str) -> None:
-    if result.exit_code:
-        said = result.stderr.strip().splitlines()
-        raise SwarmkeepError(f"{what}: {said[-1] if said else f'exit code {result.exit_code}'}")
-
-
-def _await_old(look: Look, wanted: Wanted, before: Cluster) -> bool:
-    """Until the old tasks run again; whether they do before the time is over."""
-    end = time.monotonic() + ROLLBACK_SECONDS
-    olds = {service.name for service in before.stack(wanted.name)}
-    cluster = None
-    while time.monotonic() < end:
-        cluster = look(cluster)
-        now = {service.name for service in cluster.stack(wanted.name)}
-        # As if seen for the first time: the failures of the change are not the old version's.
-        quiet = _progress(cluster, wanted, baseline(cluster))
-        if now <= olds and all(p.running == p.wanted for p in quiet):
-            return True
-        time.sleep(POLL_SECONDS)
-    return False
-
-
-def _ours(services: tuple[Service, ...], wanted: Wanted) -> list[Service]:
-    """Without those of the stack that its compose file no longer has."""
-    return [service for service in services if service.name in wanted.services]
-
-
-def _progress(cluster: Cluster, wanted: Wanted, before: Baseline) -> tuple[Progress, ...]:
+def progress_of(cluster: Cluster, wanted: Wanted, before: Baseline) -> tuple[Progress, ...]:
+    """How far each wanted service is."""
     found = judge(cluster, wanted.name, before)
     return tuple(one for one in found if one.service.name in wanted.services)
 

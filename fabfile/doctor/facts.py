@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fabfile.backup import host_files, host_programs
+from fabfile.backup import host_files, host_kit, host_programs
+from fabfile.backup.host_cron import wal_command
 from fabfile.base.errors import SwarmkeepError
 from fabfile.config.inventory import HostEntry, Inventory
 from fabfile.deploy.observation import observe_command
@@ -127,6 +128,8 @@ class Facts:
     newest_dump: int | None = None
     bucket: tuple[int, str] | None = None
     """Exit code and last line of the AWS CLI; None where the backup is not installed."""
+    wal: tuple[int, str] | None = None
+    """Exit code and output of `wal-pg.sh check`; None where it was not asked."""
     named: Mapping[tuple[str, int], bool] = field(default_factory=dict)
     """As `ports`, at the addresses of hosts.yaml: not each of them need be a node's."""
 
@@ -145,7 +148,7 @@ def gather(inventory: Inventory, entry: HostEntry) -> Command:
         f"docker network inspect --format '{{{{range .Peers}}}}{{{{.IP}}}} {{{{end}}}}' {network} "
         "2>/dev/null\n"
     )
-    if entry in host_files.hosts(inventory):
+    if entry in host_kit.hosts(inventory):
         script += _backup_part(entry, inventory)
     # Last, since it ends the script on a machine that is no manager.
     return Command(script + observe_command(inventory).script, changes=False)
@@ -169,7 +172,7 @@ def _is_remote(address: str) -> bool:
 
 
 def _backup_part(entry: HostEntry, inventory: Inventory) -> str:
-    kit = host_files.kit_of(entry, inventory)
+    kit = host_kit.kit_of(entry, inventory)
     owner = host_files.owner_setting(kit, inventory).partition("=")[0]
     paths = host_files.installed(kit)
     needed = " ".join(map(shlex.quote, host_programs.programs(entry, inventory)))
@@ -186,6 +189,11 @@ def _backup_part(entry: HostEntry, inventory: Inventory) -> str:
     if kit.of_database:
         folder = f"{inventory.backup.directory}/{inventory.postgres.database}"
         script += _DUMPS.replace("@FOLDER@", shlex.quote(folder))
+        if inventory.backup.pitr:
+            check = wal_command(kit, "check")
+            script += (
+                f'section wal\n[ ! -x {host_kit.WAL} ] || {{ {check} 2>&1; echo "exit $?"; }}\n'
+            )
     prefix = f"{inventory.project}/" if inventory.project else ""
     prefix += "postgres/" if kit.of_database else "files/"
     return script + _BUCKET.replace("@CONFIG@", kit.config).replace("@PREFIX@", prefix)
@@ -256,6 +264,7 @@ def parse(result: Result, asked: float, heard: float) -> Facts:
         dump_free=dumps[0] if dumps else None,
         newest_dump=dumps[1] if len(dumps) > 1 else None,
         bucket=_bucket(sections.get("bucket", "")),
+        wal=_exit_code(sections.get("wal", "")),
     )
 
 
@@ -263,8 +272,14 @@ def _rows(text: str) -> Sequence[list[str]]:
     return [line.split() for line in text.splitlines() if line.strip()]
 
 
-def _bucket(text: str) -> tuple[int, str] | None:
+def _exit_code(text: str) -> tuple[int, str] | None:
+    """What was said before a last line "exit CODE"; None if that is not there."""
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines or not lines[-1].startswith("exit "):
         return None
-    return int(lines[-1].split()[1]), lines[-2].strip() if len(lines) > 1 else ""
+    return int(lines[-1].split()[1]), "\n".join(lines[:-1])
+
+
+def _bucket(text: str) -> tuple[int, str] | None:
+    found = _exit_code(text)
+    return found and (found[0], found[1].rpartition("\n")[2].strip())

@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from fabfile.backup import host_files
-from fabfile.backup.host_files import kit_of
+from fabfile.backup import host_files, host_kit
+from fabfile.backup.host_kit import kit_of
 from fabfile.base.check import Check
-from fabfile.base.errors import UNREACHABLE, SwarmkeepError
 from fabfile.base.units import format_duration, format_size
 from fabfile.config.inventory import HostEntry, Inventory
+from fabfile.doctor import wal_checks
 from fabfile.doctor.facts import Facts
+from fabfile.doctor.finding import Finding
 from fabfile.nodes.host_facts import version_of
 from fabfile.nodes.swarm_init_plan import OLDEST_ENGINE
 from fabfile.ssh.remote_command import RemoteFile
@@ -29,18 +30,6 @@ _INSTALL = "inv backup.install"
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One check of one group: a host's name, "swarm" or "here".
-
-    `unreachable` marks a failure that only says that something could not be asked.
-    """
-
-    group: str
-    check: Check
-    unreachable: bool = False
-
-
-@dataclass(frozen=True)
 class Expected:
     """What hosts are compared with. `files` of each host; None where the vault did not open."""
 
@@ -50,15 +39,6 @@ class Expected:
     """Bytes of the newest backup in the bucket."""
     nodes: Collection[str] = ()
     """The addresses of all nodes that could be asked, as the nodes know them."""
-
-
-def failure(group: str, name: str, error: SwarmkeepError) -> Finding:
-    """An error as a failed check."""
-    return Finding(
-        group,
-        Check(name, False, error.message, error.hint),
-        unreachable=error.exit_code == UNREACHABLE,
-    )
 
 
 def judge_host(expected: Expected, entry: HostEntry, facts: Facts) -> list[Finding]:
@@ -72,7 +52,7 @@ def judge_host(expected: Expected, entry: HostEntry, facts: Facts) -> list[Findi
     if facts.info:
         checks += [_swarm(entry, facts), *_ports(expected, facts), _docker_disk(facts)]
         checks += _ipvs(inventory, facts)
-    if entry in host_files.hosts(inventory):
+    if entry in host_kit.hosts(inventory):
         checks += _backup(expected, entry, facts)
     return [Finding(entry.name, check) for check in checks]
 
@@ -209,6 +189,9 @@ def _backup(expected: Expected, entry: HostEntry, facts: Facts) -> list[Check]:
     checks.append(_bucket(facts))
     if kit_of(entry, expected.inventory).of_database:
         checks.append(_dump_disk(expected, facts))
+        if expected.inventory.backup.pitr:
+            alone = len(expected.inventory.with_role("db")) == 1
+            checks += wal_checks.judge(facts.wal, only_host=alone)
     return checks
 
 

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fabfile.backup import host_files
+from fabfile.backup import host_files, host_kit
 from fabfile.backup.bucket import Bucket
 from fabfile.base.check import Check
 from fabfile.base.errors import ConfigError, SwarmkeepError
@@ -20,7 +20,7 @@ from fabfile.base.units import format_duration, format_size
 from fabfile.config.inventory import Inventory
 from fabfile.deploy import stacks
 from fabfile.deploy.stacks import Wanted
-from fabfile.doctor.host_checks import Finding, failure
+from fabfile.doctor.finding import Finding, failure
 from fabfile.ssh.remote_command import RemoteFile
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def look(inventory: Inventory, read_vault: Callable[[], Secrets]) -> Here:
     try:
         files = {
             entry.name: host_files.files(entry, inventory, secrets)
-            for entry in host_files.hosts(inventory)
+            for entry in host_kit.hosts(inventory)
         }
     except SwarmkeepError as error:
         findings.append(failure(GROUP, "backup files", error))

@@ -11,7 +11,7 @@ from fabfile.deploy.preflight import check_network
 from fabfile.deploy.preflight_project import check_project, owners
 from fabfile.deploy.stacks import Wanted
 from fabfile.doctor.facts import Facts
-from fabfile.doctor.host_checks import Finding, failure
+from fabfile.doctor.finding import Finding, failure
 from fabfile.nodes.host_facts import version_of
 from fabfile.swarm import placement
 from fabfile.swarm.docker_commands import data_label, holds_data
@@ -61,7 +61,7 @@ def _quorum(managers: Mapping[str, str]) -> Check:
         "managers",
         False,
         f"{detail}, {', '.join(gone)} is not; "
-        + (f"{spare} more may fail" if spare > 0 else "one more and the Swarm stands still"),
+        + (f"{spare} more may fail" if spare > 0 else "one more failure stops the Swarm"),
         "bring it back: is the host up, its Docker running, 2377/tcp open?",
     )
 

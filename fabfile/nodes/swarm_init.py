@@ -249,9 +249,9 @@ def _join(host: Host, join: Join, body: Secret, remote: str) -> str:
     if result.exit_code == CHANGED:
         state = result.stdout.partition(":")[0]
         raise SwarmkeepError(
-            f"{host.name}: somebody else has joined it to a Swarm meanwhile, or is at it (state "
+            f"{host.name}: somebody else has joined it to a Swarm meanwhile, or is doing so (state "
             f"{state}); left as it is",
-            hint="when no other swarm.init runs, run it again: it looks anew",
+            hint="when no other swarm.init runs, run it again: it checks again",
         )
     said = result.stderr.strip() or "no answer from its engine"
     reason = said.splitlines()[-1]

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fabfile.backup.host_files import RESTORE, guard, kit_of
+from fabfile.backup.host_files import guard
 from fabfile.backup.host_install import check_owner
+from fabfile.backup.host_kit import RESTORE, kit_of
 from fabfile.backup.host_run import RUN_TIMEOUT
 from fabfile.base.errors import CheckFailedError, SwarmkeepError, UnreachableError
 from fabfile.ssh.fleet import Host
 from fabfile.ssh.remote_command import Command, Result
 
-UPLOAD_FAILED, NO_SET, BAD_SET, ROWS_DIFFER, DOWNLOAD_FAILED = 18, 20, 21, 25, 28
+UPLOAD_FAILED, NO_SET, BAD_SET, ROWS_DIFFER, DOWNLOAD_FAILED, OUT_OF_REACH = 18, 20, 21, 25, 28, 29
 """Exit codes of restore-pg.sh: the bucket refuses a drill's outcome; there is no such set; it is
-damaged; its rows are not all there; the bucket cannot be read."""
+damaged; its rows are not all there; the bucket cannot be read; no WAL leads to that time."""
 _NOT_INSTALLED = 127
 _ERRORS: dict[int, type[SwarmkeepError]] = {
     UPLOAD_FAILED: UnreachableError,
@@ -24,6 +25,7 @@ _ERRORS: dict[int, type[SwarmkeepError]] = {
     BAD_SET: CheckFailedError,
     ROWS_DIFFER: CheckFailedError,
     DOWNLOAD_FAILED: UnreachableError,
+    OUT_OF_REACH: CheckFailedError,
 }
 _LINE = re.compile(r"\S+Z (INFO|WARNING|ERROR) run=\S+ (.*)")
 _FACT = re.compile(r"\b(tables|rows|seconds)=(\d+)")
@@ -53,13 +55,14 @@ class Restored:
 
 
 def restore_command(
-    database: str, stamp: str, into: str, jobs: int, *, goes_live: bool = False
+    database: str, source: Sequence[str], into: str, jobs: int, *, goes_live: bool = False
 ) -> str:
-    """The script's arguments that restore a set into a new database; `jobs` 0: as the host likes.
+    """The script's arguments that restore a `source` into a new database; `jobs` 0: as the host
+    likes. The source is ("--set", STAMP), ("--at", TIME) or ("--at-mark", NAME).
 
     Where it `goes_live`, it has the planner's statistics from its first moment on.
     """
-    words = ["restore", "--database", database, "--set", stamp, "--into", into]
+    words = ["restore", "--database", database, *source, "--into", into]
     words += ["--jobs", str(jobs)] if jobs else []
     return shlex.join([*words, *(["--analyze"] if goes_live else []), "--progress"])
 
@@ -68,6 +71,11 @@ def drill_command(database: str, stamp: str, app: str) -> str:
     """The script's arguments that drill a set; `app`: the NocoDB image to start on it, or ""."""
     words = ["drill", "--database", database, "--set", stamp]
     return shlex.join([*words, *(["--app", app] if app else []), "--progress"])
+
+
+def replay_drill_command(database: str, source: Sequence[str]) -> str:
+    """The script's arguments that replay base backup and WAL to a point in time, as a proof."""
+    return shlex.join(["drill", "--database", database, *source, "--progress"])
 
 
 def swap_command(database: str, other: str, keep_as: str) -> str:

@@ -50,7 +50,7 @@ class _Where:
 
     @property
     def parts(self) -> list[str]:
-        return [f"{self.prefix}postgres/*", f"{self.prefix}files/*"]
+        return [f"{self.prefix}{kind}/*" for kind in ("postgres", "files", "wal")]
 
     @property
     def objects(self) -> list[str]:
@@ -59,6 +59,10 @@ class _Where:
     @property
     def sets(self) -> str:
         return f"{self.bucket}/{self.prefix}postgres"
+
+    @property
+    def prunable(self) -> list[str]:
+        return [f"{self.sets}/*", f"{self.bucket}/{self.prefix}wal/*"]
 
 
 def _node(where: _Where) -> list[dict[str, Any]]:
@@ -73,19 +77,23 @@ def _node(where: _Where) -> list[dict[str, Any]]:
 def _operator(where: _Where) -> list[dict[str, Any]]:
     # Drills are recorded by the node.
     outcomes = [f"{where.sets}/*.deep.json", f"{where.sets}/*/cluster.json"]
+    outcomes.append(f"{where.sets}/report.html")
     settings = [f"s3:Get{name}" for name in _SETTINGS]
     listing = ["s3:ListBucket", "s3:GetBucketObjectLockConfiguration", *settings]
     return [
         _allow(["s3:GetObject"], where.objects),
         _allow(["s3:PutObject"], outcomes),
         # What prune asks, with Object Lock, of each set that would go.
-        _allow(["s3:GetObjectRetention", "s3:GetObjectLegalHold"], [f"{where.sets}/*"]),
+        _allow(
+            ["s3:GetObjectRetention", "s3:GetObjectLegalHold"],
+            where.prunable,
+        ),
         _allow(listing, [where.bucket]),
     ]
 
 
 def _pruner(where: _Where) -> list[dict[str, Any]]:
-    return [_allow(["s3:DeleteObject"], [f"{where.sets}/*"])]
+    return [_allow(["s3:DeleteObject"], where.prunable)]
 
 
 def _owner(where: _Where) -> list[dict[str, Any]]:

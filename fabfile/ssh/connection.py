@@ -1,6 +1,6 @@
 """Opening one SSH connection with its host key verified, and saying clearly why it failed.
 
-The only importer of fabric and paramiko. Fabric makes and owns the connection (gateway,
+The only importer of fabric. Fabric makes and owns the connection (gateway,
 time-outs, authentication); the commands run on paramiko channels (ssh/channel.py), since
 Invoke's runner feeds stdin one byte per 10 ms, and Fabric's sudo answers its prompt on
 the same stdin that carries our secrets.

@@ -31,19 +31,20 @@ from fabfile.ssh.fleet import Host
 from fabfile.ssh.remote_command import Command, Result
 from fabfile.swarm import deploy_lock_scripts, operator
 from fabfile.swarm.deploy_lock_scripts import (
-    CHANGE_SECONDS,
-    LEASE_SECONDS,
     LOST,
     NO_ANSWER,
     Answer,
     Holder,
     Names,
 )
+from fabfile.swarm.deploy_lock_times import (
+    BEAT_SECONDS,
+    CHANGE_SECONDS,
+    LEASE_SECONDS,
+    POLL_SECONDS,
+)
 from fabfile.swarm.operator import Origin
 from fabfile.swarm.state_reading import split_sections
-
-BEAT_SECONDS = 15.0
-POLL_SECONDS = 1.0
 
 Say = Callable[[str], None]
 

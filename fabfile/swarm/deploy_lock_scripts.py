@@ -10,13 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fabfile.base import json_text
+from fabfile.swarm.deploy_lock_times import CHANGE_SECONDS, LEASE_SECONDS
 from fabfile.swarm.docker_commands import RECORD_LABEL
 from fabfile.swarm.state import age_seconds
 
-LEASE_SECONDS = 60
-"""Without a sign of life for so long, a holder is dead."""
-CHANGE_SECONDS = 40
-"""How long one guarded change may run: its mark is younger than a lease when it ends."""
 LOST, NO_ANSWER = 75, 76
 """Exit codes of a guarded script: the lock is not ours any more; the Swarm does not answer."""
 

@@ -1,4 +1,4 @@
-"""Where the rooms meet the terminal: errors become one line and an exit code, never a traceback."""
+"""What every command shares: errors become one line and an exit code, never a traceback."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import functools
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from invoke.context import Context
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from fabfile.backup.bucket import Bucket
     from fabfile.config.inventory import Inventory
+    from fabfile.monitoring.notifications import Notifier
     from fabfile.ssh.fleet import Fleet
     from fabfile.vault.reading import Secrets
 
@@ -29,11 +31,12 @@ VAULT_VARIABLES = ("SWARMKEEP_VAULT_PASSWORD", "SWARMKEEP_VAULT_PASSWORD_FILE")
 INTERRUPTED = 130
 
 
-def command(**options: Any) -> Callable[[Callable[..., None]], Any]:
+def command(notifies: str = "", **options: Any) -> Callable[[Callable[..., None]], Any]:
     """Given Invoke task options, return a decorator that makes a function a Swarmkeep command.
 
     It is Invoke's @task without short flags (a parameter named `hosts` would take
-    -h away from help), and it translates every error at this one place.
+    -h away from help), and it translates every error at this one place. `notifies`: the
+    command's name, if hosts.yaml may say that others are told how it ended.
     """
     options.setdefault("auto_shortflags", False)
     options.setdefault("help", {})
@@ -42,7 +45,8 @@ def command(**options: Any) -> Callable[[Callable[..., None]], Any]:
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> None:
             try:
-                function(*args, **kwargs)
+                with _told(notifies, args, kwargs):
+                    function(*args, **kwargs)
             except SwarmkeepError as error:
                 show_error(error)
                 raise Exit(code=error.exit_code) from None
@@ -71,6 +75,53 @@ def command(**options: Any) -> Callable[[Callable[..., None]], Any]:
         return task(run, **options)
 
     return decorate
+
+
+@contextmanager
+def _told(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
+    """Tell others how the command in the block ends, as far as hosts.yaml asks for it.
+
+    Whom to tell is settled before anything begins: without an address it is refused.
+    """
+    notifier = _notifier(name, args, kwargs) if name else None
+    name = _with_subject(name, kwargs)
+    try:
+        yield
+    except SwarmkeepError as error:
+        _tell(notifier, name, error)
+        raise
+    _tell(notifier, name, None)
+
+
+def _tell(notifier: Notifier | None, name: str, error: SwarmkeepError | None) -> None:
+    missed = notifier.ended(name, error) if notifier else []
+    for address in missed:
+        print(
+            f"warning: the notification to address {address} was not taken; next: inv notify.test",
+            file=sys.stderr,
+        )
+
+
+def _notifier(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Notifier | None:
+    # A command that has the flag is told of only with it: it may be run often, by people too.
+    if not kwargs.get("notify", "notify" not in kwargs) or (args and is_dry(args[0])):
+        return None
+    inventory = read_inventory(kwargs.get("hosts"))
+    asked = "notify" in kwargs
+    if not inventory.notify.on:
+        if asked:
+            raise ConfigError("--notify: hosts.yaml has no notify", hint="docs/monitoring.md")
+        return None
+    if name not in inventory.notify.commands and not asked:
+        return None
+    from fabfile.monitoring.notifications import Notifier
+
+    return Notifier(inventory, read_vault(inventory))
+
+
+def _with_subject(name: str, kwargs: dict[str, Any]) -> str:
+    """A command and which part of a project it is about: "rollback app"."""
+    return f"{name} {kwargs.get('stack') or kwargs.get('database') or ''}".rstrip()
 
 
 def own_usage_errors() -> None:

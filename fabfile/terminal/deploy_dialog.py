@@ -38,7 +38,7 @@ def carry_out(
         options,
         say=say,
         show=lambda plan: _show(plan, wanted),
-        confirm=lambda plan: _confirm(plan, yes=yes),
+        confirm=lambda plan: _confirm(fleet, plan, wanted, yes=yes),
         verify=_verifier(fleet, wanted),
     )
     report = deployment.run(seen)
@@ -111,7 +111,7 @@ def _show(plan: Plan, wanted: Wanted) -> None:
         print(f"  plan: {plan_table.summary([plan])}", flush=True)
 
 
-def _confirm(plan: Plan, *, yes: bool) -> None:
+def _confirm(fleet: Fleet, plan: Plan, wanted: Wanted, *, yes: bool) -> None:
     if plan.touches_database:
         names = ", ".join(plan.interrupts) or "the database"
         ask(
@@ -119,6 +119,11 @@ def _confirm(plan: Plan, *, yes: bool) -> None:
             yes=yes,
             refusal=f"{plan.stack}: this would interrupt the database ({names})",
         )
+    if wanted.role == "app" and fleet.inventory.backup.pitr:
+        from fabfile.terminal.mark_dialog import set_mark
+
+        # A new version of NocoDB may change its tables.
+        set_mark(fleet, "deploy-app", say)
 
 
 def _verifier(fleet: Fleet, wanted: Wanted) -> Callable[[Cluster], None]:

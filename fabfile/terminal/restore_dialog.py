@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from fabfile.config.inventory import Inventory
     from fabfile.restore.restore_script import OnStep, Restored
     from fabfile.ssh.fleet import Fleet, Host
+    from fabfile.wal.chain import Window
 
 
 _LOOKED_AT = 20
@@ -48,10 +50,99 @@ def choose(
     if found and exact and found.timestamp != exact:
         found = None
     one = selection.usable(found, bucket.place(database), what)
-    print(f"set {one.stamp} of {database}, made {made(one, now)}", flush=True)
+    print(f"set {one.stamp} of {database}, made {made(one.timestamp, now)}", flush=True)
     if one.project.is_another(bucket.project_id):
         print(f"warning: it is of another project: {one.project}", flush=True)
     return one
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a database is brought back from: a set, or a point in time."""
+
+    words: tuple[str, ...]
+    """What restore-pg.sh takes for it."""
+    when: datetime
+    """Until when it has the commits."""
+    compared: bool
+    """Whether the rows are compared with something."""
+
+
+def choose_source(
+    inventory: Inventory,
+    database: str,
+    *,
+    key: str,
+    before: str,
+    at: str,
+    at_mark: str,
+    now: datetime,
+) -> Source:
+    """The set or the point in time that is meant.
+
+    Raises ConfigError, UnreachableError, or CheckFailedError if there is no such.
+    """
+    if at or at_mark:
+        return choose_point(inventory, database, at=at, at_mark=at_mark, now=now)
+    one = choose(inventory, database, key=key, before=before, now=now)
+    return Source(("--set", one.stamp), one.timestamp, one.counted)
+
+
+def choose_point(
+    inventory: Inventory, database: str, *, at: str = "", at_mark: str = "", now: datetime
+) -> Source:
+    """The point in time that is meant; `at` may be "now" for as late as there is WAL.
+
+    Raises ConfigError, UnreachableError, or CheckFailedError if it is out of reach.
+    """
+    from fabfile.backup import selection
+    from fabfile.base.errors import CheckFailedError
+    from fabfile.wal.archive import WalArchive
+    from fabfile.wal.object_keys import stamp
+
+    bucket = open_bucket(inventory)
+    archive = WalArchive(bucket, bucket.project_id)
+    # After a recovery there are two clusters, one after the other: a time is of one of them.
+    histories = [archive.history(cluster) for cluster in archive.clusters()]
+    spans = [(window, one) for one in histories for window in one.windows()]
+    spans.sort(key=lambda span: span[0].end, reverse=True)
+    if not spans:
+        raise CheckFailedError(
+            f"s3://{bucket.name}/: no base backup with WAL of {database} is there",
+            hint="it begins with backup.pitr: true in hosts.yaml and inv backup.install; "
+            "to restore a set: inv backup.restore --latest",
+        )
+    if at_mark:
+        marks = sorted((m for one in histories for m in one.marks), key=lambda m: m.time)
+        mark = next((one for one in reversed(marks) if one.name == at_mark), None)
+        if mark is None:
+            names = ", ".join(dict.fromkeys(one.name for one in reversed(marks)))
+            raise CheckFailedError(
+                f"--at-mark {at_mark}: there is no such mark",
+                hint=f"there are: {names}" if names else "inv backup.mark makes one",
+            )
+        # By its full name: another of this name may be set meanwhile.
+        when, words = mark.time, ("--at-mark", f"{mark.name}_{stamp(mark.time)}")
+    elif at in ("now", "end"):
+        when, words = spans[0][0].end, ("--at", "end")
+    else:
+        when = selection.time_of(at, now, "--at").replace(microsecond=0)
+        words = ("--at", stamp(when))
+    found = next((one for window, one in spans if window.start <= when <= window.end), None)
+    if found is None:
+        said = " or ".join(spoken_window(window) for window, _ in spans)
+        raise CheckFailedError(
+            f"{when:%Y-%m-%d %H:%M:%S} UTC is out of reach: you can restore to any second "
+            f"between {said}",
+            hint="what was written a moment ago is there after the next upload; "
+            "for older times there are sets: inv backup.list",
+        )
+    return Source((*words, "--cluster", found.cluster), when, compared=True)
+
+
+def spoken_window(window: Window) -> str:
+    """From when to when one can go, in words."""
+    return f"{window.start:%Y-%m-%d %H:%M:%S} and {window.end:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def carry_out(
@@ -93,19 +184,18 @@ def carry_out(
 
 def run_script(host: Host, line: str) -> Restored:
     """Run the script on the host, with its log and a bar."""
-    from fabfile.restore import restore_script as rooms
+    from fabfile.restore import restore_script
     from fabfile.terminal.progress_bar import progress_bar
 
     with progress_bar() as show:
         on_step: OnStep = lambda step: show(step.phase, step.done, step.total)  # noqa: E731
-        return rooms.run(host, line, say, on_step)
+        return restore_script.run(host, line, say, on_step)
 
 
-def counted(done: Restored, one: BackupSet) -> str:
-    """How much came back, and whether it was compared with the manifest."""
+def counted(done: Restored, *, compared: bool) -> str:
+    """How much came back, and whether it was compared with what was recorded."""
     said = f"{done.tables} tables, {done.rows} rows"
-    counted = one.manifest is not None and one.manifest.rows is not None
-    return f"{said}, as recorded" if counted else f"{said} (not compared: counting was off)"
+    return f"{said}, as recorded" if compared else f"{said} (not compared: counting was off)"
 
 
 def contents(one: BackupSet) -> str:
@@ -117,12 +207,11 @@ def contents(one: BackupSet) -> str:
     return f"{said}, dump {format_size(one.size)}"
 
 
-def made(one: BackupSet, now: datetime) -> str:
-    """When a set was made, and how long ago that is."""
+def made(when: datetime, now: datetime) -> str:
+    """When a set was made, or a point in time was, and how long ago that is."""
     from fabfile.base.units import format_duration
 
-    ago = format_duration((now - one.timestamp).total_seconds())
-    return f"{one.timestamp:%Y-%m-%d %H:%M:%S} UTC ({ago} ago)"
+    return f"{when:%Y-%m-%d %H:%M:%S} UTC ({format_duration((now - when).total_seconds())} ago)"
 
 
 def bring_files(fleet: Fleet) -> None:

@@ -1,119 +1,58 @@
-"""What backup.verify looks at in one database, and how it is told."""
+"""How backup.verify tells its verdict: as text, as data, as an error."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from fabfile.base.errors import CheckFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from invoke.context import Context
-
-    from fabfile.backup.bucket import Bucket
     from fabfile.backup.sets import BackupSet
-    from fabfile.backup.verify import Holding
-    from fabfile.base.check import Check
-    from fabfile.config.inventory import Inventory
+    from fabfile.backup.verdict import Verdict
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What verify has to say of one database."""
+def text(verdict: Verdict) -> str:
+    """The checks as a table, what they mean, and what they cost."""
+    from fabfile.base.units import format_duration
+    from fabfile.terminal import tables
 
-    database: str
-    holding: Holding
-    newest: BackupSet | None
-    checks: Sequence[Check]
-    now: datetime
-    requests: int
-    seconds: float
-    bucket: str
-
-    def text(self) -> str:
-        """The checks as a table, and what they cost."""
-        from fabfile.base.units import format_duration
-        from fabfile.terminal import tables
-
-        spent = f"{self.holding.place}: {self.requests} requests, {format_duration(self.seconds)}"
-        return f"{tables.checks(self.checks)}\n{spent}"
-
-    def data(self) -> dict[str, Any]:
-        """The same for programs."""
-        from fabfile.terminal.tables import checks_data
-
-        more: dict[str, Any] = {
-            "bucket": self.bucket,
-            "place": self.holding.place,
-            "database": self.database,
-        }
-        more |= as_data(self.newest, self.now) if self.newest else {"key": None}
-        more |= {"requests": self.requests, "seconds": round(self.seconds, 3)}
-        return checks_data(self.checks, **more)
-
-    def error(self) -> CheckFailedError | None:
-        """What to end with; None if every check passed."""
-        failed = [check for check in self.checks if not check.ok]
-        if not failed:
-            return None
-        names = ", ".join(check.name for check in failed)
-        return CheckFailedError(
-            f"the backup of {self.database} in {self.holding.place} failed {len(failed)} of "
-            f"{len(self.checks)} checks: {names}",
-            hint=failed[0].hint,
-        )
+    spent = f"{verdict.requests} requests, {format_duration(verdict.seconds)}"
+    cost = f"{verdict.holding.place}: {spent}"
+    return f"{tables.checks(verdict.checks)}\n{verdict.sentence()}\n{cost}"
 
 
-def look(
-    ctx: Context, inventory: Inventory, bucket: Bucket, database: str, *, deep: bool
-) -> Verdict:
-    """Look at what the bucket holds of one database and judge it."""
-    from dataclasses import replace
-    from time import monotonic
+def data(verdict: Verdict) -> dict[str, Any]:
+    """The same for programs."""
+    from fabfile.terminal.tables import checks_data
 
-    from fabfile.backup.verify import Expectations, judge, unaccepted
-    from fabfile.backup.verify_files import judge_files
-    from fabfile.config.project import Project
+    more: dict[str, Any] = {
+        "bucket": verdict.bucket,
+        "place": verdict.holding.place,
+        "database": verdict.database,
+    }
+    more |= as_data(verdict.newest, verdict.now) if verdict.newest else {"key": None}
+    more |= {
+        "sentence": verdict.sentence(),
+        "oldest": f"{verdict.oldest.timestamp:%Y-%m-%dT%H:%M:%SZ}" if verdict.oldest else None,
+        "loss_seconds": None if verdict.loss_seconds is None else round(verdict.loss_seconds),
+        "recovery_seconds": verdict.drill.seconds if verdict.drill and verdict.drill.ok else None,
+        "requests": verdict.requests,
+        "seconds": round(verdict.seconds, 3),
+    }
+    return checks_data(verdict.checks, **more)
 
-    started, before = monotonic(), bucket.requests
-    now = datetime.now(UTC)
-    backup = inventory.backup
-    holding = bucket.newest(database, now)
-    newest = holding.backups[0] if holding.backups else None
-    read: Sequence[Check] = ()
-    if deep and newest:
-        from fabfile.terminal.deep_read_dialog import read_deep
 
-        # First, since its outcome is one of the proofs that are judged.
-        newest, read = read_deep(ctx, inventory, bucket, newest)
-        holding = replace(holding, backups=(newest, *holding.backups[1:]))
-    drill = bucket.last_drill(database) if backup.max_drill_age else None
-    expected = Expectations(
-        database,
-        backup.max_age,
-        backup.min_size,
-        backup.max_drill_age,
-        Project(inventory.project, bucket.project_id),
-        # Only where it matters: it costs a request.
-        bucket.accepted_cluster(database) if newest and unaccepted(newest, "") else "",
-    )
-    checks = judge(expected, holding, now, drill)
-    if backup.files and database == inventory.postgres.database:
-        nodes = [entry.node for entry in inventory.with_role("app")]
-        states = {node: bucket.files_state(inventory.app.stack, node) for node in nodes}
-        checks += judge_files(states, backup.max_age, now)
-    return Verdict(
-        database,
-        holding,
-        newest,
-        [*checks, *read],
-        now,
-        bucket.requests - before,
-        monotonic() - started,
-        bucket.name,
+def error(verdict: Verdict) -> CheckFailedError | None:
+    """What to end with; None if every check passed."""
+    failed = verdict.failed
+    if not failed:
+        return None
+    names = ", ".join(check.name for check in failed)
+    return CheckFailedError(
+        f"the backup of {verdict.database} in {verdict.holding.place} failed {len(failed)} of "
+        f"{len(verdict.checks)} checks: {names}",
+        hint=failed[0].hint,
     )
 
 

@@ -29,6 +29,10 @@ AWS_SECRET_ACCESS_KEY = "vault_aws_secret_access_key"  # noqa: S105
 NAME_KEY = "vault_name_key"
 REGISTRY_USER = "vault_registry_user"
 REGISTRY_PASSWORD = "vault_registry_password"  # noqa: S105
+PING_DATABASE = "vault_ping_database"
+PING_FILES = "vault_ping_files"
+PING_DRILL = "vault_ping_drill"
+NOTIFY_URLS = "vault_notify_urls"
 KNOWN = (
     POSTGRES_PASSWORD,
     AWS_ACCESS_KEY_ID,
@@ -36,6 +40,10 @@ KNOWN = (
     NAME_KEY,
     REGISTRY_USER,
     REGISTRY_PASSWORD,
+    PING_DATABASE,
+    PING_FILES,
+    PING_DRILL,
+    NOTIFY_URLS,
 )
 
 

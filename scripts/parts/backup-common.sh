@@ -1,16 +1,24 @@
 #!/bin/bash
 # What backup-pg.sh, restore-pg.sh and backup-files.sh share: log lines and exit codes, settings,
-# the lock, processes that end with the script, the database's container, the bucket. It is
-# sourced, never run. Each of them sets PROGRAM and defines remove_unfinished.
+# the lock, processes that end with the script, the database's container. It is sourced, never
+# run. Each of them defines remove_unfinished.
 
 # shellcheck disable=SC2034 # used by those that source this
-readonly VERSION=0.3.1
-# shellcheck disable=SC2034
+
+# shellcheck source=scripts/parts/backup-bucket.sh
+. "${BASH_SOURCE[0]%/*}/backup-bucket.sh"
+# shellcheck source=scripts/parts/backup-report.sh
+. "${BASH_SOURCE[0]%/*}/backup-report.sh"
+
+readonly VERSION=0.5.0
 readonly UNEXPECTED=1 USAGE=2 LOCKED=10 NO_CONTAINER=11 NO_TOOLS=12 NO_DATABASE=13 NO_SPACE=14 \
   DISK_FULL=15 DUMP_FAILED=16 BAD_DUMP=17 UPLOAD_FAILED=18 BAD_OBJECT=19
 
 log() {
-  printf '%s %s run=%s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$1" "$RUN" "${2//[[:cntrl:]]/ }" >&2
+  local line
+  line="$(date -u +%Y-%m-%dT%H:%M:%SZ) $1 run=$RUN ${2//[[:cntrl:]]/ }"
+  printf '%s\n' "$line" >&2
+  LOG_TAIL+=$line$'\n'
 }
 
 # Ends the run with exit code $1, whose reason is in the log by now.
@@ -98,9 +106,10 @@ cleanup() {
     code=$UNEXPECTED
   fi
   ((${#CHILDREN[@]} == 0)) || kill -- "${CHILDREN[@]}" 2>/dev/null
-  wait
+  wait # also for the ping of the beginning, which has a deadline
   [[ -z $PIPE_DIR ]] || rm -rf -- "$PIPE_DIR"
   [[ -z $HAVE_LOCK ]] || remove_unfinished
+  report "$code"
   exit "$code"
 }
 
@@ -110,11 +119,11 @@ on_signal() {
 }
 
 # Whoever has the lock of folder $1 is alone there: what is unfinished is ours, or of a run that
-# was killed.
+# was killed. It is waited for at most $2 seconds (default: not at all).
 take_lock() {
   mkdir -p -- "$1" || die "$USAGE" "$1 cannot be made" "correct backup.directory, or its parent's owner"
   exec 9>"$1/.lock"
-  flock -n 9 || die "$LOCKED" "another run is in progress" "wait for it; 'fuser -v $1/.lock' shows it"
+  flock -w "${2:-0}" 9 || die "$LOCKED" "another run is in progress" "wait for it; 'fuser -v $1/.lock' shows it"
   HAVE_LOCK=yes
   remove_unfinished
 }
@@ -129,7 +138,9 @@ read_config() {
   read -r owner mode < <(stat -L -c '%u %a' -- "$file")
   (((owner == 0 || owner == EUID) && (8#$mode & 8#077) == 0)) ||
     die "$USAGE" "$file: others could read or change it" "chown root '$file' && chmod 600 '$file'"
-  unset PG_DB PG_USER DB_SERVICE_NAME S3_BUCKET AWS_REGION APP_STACK NODE STATE_DIR
+  unset PG_DB PG_USER DB_SERVICE_NAME S3_BUCKET AWS_REGION APP_STACK STATE_DIR
+  STACK="" NODE=$(uname -n) METRICS_DIR="" PING="" PING_FILE=""
+  PITR=no WAL_TICK=60 MAX_SLOT_WAL=10737418240 INCREMENTAL_FROM=10737418240
   PROJECT="" PROJECT_ID="" S3_ENDPOINT_URL="" BACKUP_DIR=/var/backups/postgres KEEP_LOCAL_DAYS=7 COMPRESSION=auto
   COUNT_ROWS=yes SSE="" SSE_KMS_KEY_ID="" STEP_TIMEOUT=21600 DRILL_MEMORY=512m DRILL_CPUS=1
   # shellcheck source=/dev/null
@@ -142,6 +153,11 @@ read_config() {
   setting SSE '(AES256|aws:kms)?'
   setting SSE_KMS_KEY_ID '([A-Za-z0-9][A-Za-z0-9:/_-]{0,255})?'
   setting STEP_TIMEOUT '[0-9]{1,9}'
+  setting STACK '([A-Za-z0-9][A-Za-z0-9_.-]*)?'
+  setting NODE '[A-Za-z0-9][A-Za-z0-9_.-]*'
+  setting METRICS_DIR '(/[^[:cntrl:]]+)?'
+  setting PING '(healthchecks|cronitor|uptime-kuma)?'
+  setting PING_FILE '(/[^[:cntrl:]]+)?'
   export PATH AWS_DEFAULT_REGION=$AWS_REGION AWS_PAGER=
   [[ -z ${AWS_SHARED_CREDENTIALS_FILE:-} ]] || export AWS_SHARED_CREDENTIALS_FILE
 }
@@ -160,6 +176,10 @@ load_config() {
   setting COUNT_ROWS 'yes|no'
   setting DRILL_MEMORY "$MEMORY_FORM"
   setting DRILL_CPUS "$CPUS_FORM"
+  setting PITR 'yes|no'
+  setting WAL_TICK '[1-9][0-9]?'
+  setting MAX_SLOT_WAL '[1-9][0-9]{6,14}'
+  setting INCREMENTAL_FROM '(0|[1-9][0-9]{6,15})'
   setting COMPRESSION 'auto|(gzip|pigz)-[1-9]|igzip-[0-3]|libdeflate-([1-9]|1[0-2])'
 }
 
@@ -202,6 +222,32 @@ finish() {
   wait "$1" 2>/dev/null || STATUS=$? # without bash's own word on who was killed
 }
 
+alone() {
+  CHILDREN=() ERRORS=$DIR/errors.$1.partial ANSWER=$DIR/answer.$1.partial
+  $2 9>&-
+}
+
+# Runs functions side by side, in a process each, and returns the first exit code that is not 0.
+# Each argument is a function with its words. Of several failures the log has the first one only:
+# they have one reason. A function finds $ERRORS and $ANSWER to be its own; what it sets is lost.
+side_by_side() {
+  local words n=0 code=0 running=()
+  for words; do
+    alone "$n" "$words" 2>"$DIR/said.$n.partial" &
+    running+=("$!")
+    n=$((n + 1))
+  done
+  CHILDREN+=("${running[@]}")
+  for n in "${!running[@]}"; do
+    finish "${running[n]}"
+    ((code == 0)) || continue
+    code=$STATUS
+    cat -- "$DIR/said.$n.partial" >&2
+    LOG_TAIL+=$(<"$DIR/said.$n.partial")$'\n'
+  done
+  return "$code"
+}
+
 # Runs a program that answers at once or never.
 ask() { timeout --kill-after=5 60 "$@"; }
 
@@ -215,7 +261,7 @@ readonly INSIDE='
 if [ -r "${POSTGRES_PASSWORD_FILE:-}" ]; then POSTGRES_PASSWORD=$(cat "$POSTGRES_PASSWORD_FILE"); fi
 if [ -n "${POSTGRES_PASSWORD:-}" ]; then export PGPASSWORD="$POSTGRES_PASSWORD"; fi
 case $PIPE:$1 in
-  /*:pg_dump) exec 3<>"$PIPE" >"$PIPE" 3>&- ;;
+  /*:pg_dump | /*:pg_basebackup) exec 3<>"$PIPE" >"$PIPE" 3>&- ;;
   /*:pg_restore) exec 3<>"$PIPE" <"$PIPE" 3>&- ;;
 esac
 exec "$@"'
@@ -259,13 +305,13 @@ find_container() {
 # container's /dev/shm is a plain kernel pipe between its program and ours. Where the
 # container's files are out of reach (rootless Docker), a local FIFO and docker exec carry it.
 make_pipe() {
-  local process inside=/dev/shm/backup-pg.$RUN
+  local process pipes=/dev/shm/${PIPES:-backup-pg} inside=/dev/shm/${PIPES:-backup-pg}.$RUN
   process=$(ask docker inspect -f '{{.State.Pid}}' "$CONTAINER" 2>"$ERRORS") || process=none
   PIPE_DIR=/proc/$process/root$inside
   # A folder of its own: in a shared one the kernel refuses FIFOs of other users.
   # shellcheck disable=SC2016 # expanded in the container
-  if ask docker exec "$CONTAINER" sh -c 'rm -rf /dev/shm/backup-pg.*; mkdir -m 700 "$1" && mkfifo -m 600 "$1/pipe"' \
-    sh "$inside" 2>"$ERRORS" && [[ -p $PIPE_DIR/pipe && -r $PIPE_DIR/pipe && -w $PIPE_DIR/pipe ]]; then
+  if ask docker exec "$CONTAINER" sh -c 'rm -rf "$2".*; mkdir -m 700 "$1" && mkfifo -m 600 "$1/pipe"' \
+    sh "$inside" "$pipes" 2>"$ERRORS" && [[ -p $PIPE_DIR/pipe && -r $PIPE_DIR/pipe && -w $PIPE_DIR/pipe ]]; then
     enter "$CONTAINER" "$inside/pipe"
     return
   fi
@@ -315,98 +361,14 @@ ORDER BY n.nspname, c.relname
 \\gexec
 "
 
+# What a replay of a cluster of $1 bytes takes where Docker has its volumes: the $3 base backups that it is
+# combined from, $2 bytes unpacked (0 if that is not known), once more all of it where they are several,
+# what the WAL adds, and the segments that recovery keeps.
+replay_bytes() {
+  local parts=$2
+  ((parts > 0)) || parts=$1
+  (($3 < 2)) || parts=$((parts + $1))
+  echo $((parts + $1 / 2 + SEGMENT_BYTES * 64))
+}
+
 free_bytes() { echo $(($(df --output=avail -k -- "$DIR" | tail -n 1) * 1024)); }
-
-# ---- the bucket -------------------------------------------------------------------------------
-
-# Runs the AWS CLI; its output is in $DIR/answer.partial.
-aws_cli() {
-  local endpoint=()
-  [[ -z $S3_ENDPOINT_URL ]] || endpoint=(--endpoint-url "$S3_ENDPOINT_URL")
-  start aws "${endpoint[@]}" --cli-connect-timeout 10 --cli-read-timeout 60 "$@" \
-    >"$DIR/answer.partial" 2>"$ERRORS" </dev/null
-  finish "$STARTED"
-  return "$STATUS"
-}
-
-# Sets SETS to the times of the sets of the last $1 days that have a manifest, the newest first;
-# without those of the future (a wrong clock). Returns as aws_cli.
-list_sets() {
-  local key end=.manifest.json now
-  SETS=()
-  now=$(date -u -d '+5 minutes' +%Y%m%dT%H%M%SZ)
-  aws_cli s3api list-objects-v2 --bucket "$S3_BUCKET" --prefix "$PREFIX/backup_" \
-    --start-after "$PREFIX/backup_$(date -u -d "-$1 days" +%Y%m%d)" \
-    --query "Contents[?ends_with(Key, '$end')].[Key]" --output text || return
-  while read -r key; do
-    key=${key#"$PREFIX/backup_"}
-    [[ ! $key =~ ^[0-9]{8}T[0-9]{6}Z"$end"$ || ${key%"$end"} > $now ]] || SETS=("${key%"$end"}" "${SETS[@]}")
-  done <"$DIR/answer.partial"
-}
-
-declare -A SENT=() # the keys that were sent and not yet looked at, with their bytes
-
-# Sets ENCRYPT, the AWS CLI's words for the encryption that was asked for.
-choose_encryption() {
-  ENCRYPT=()
-  [[ -z $SSE ]] || ENCRYPT=(--sse "$SSE")
-  [[ -z $SSE_KMS_KEY_ID ]] || ENCRYPT+=(--sse-kms-key-id "$SSE_KMS_KEY_ID")
-}
-
-# Puts file $1, whose SHA-256 is $3, at key $2, for `arrived` to look at. Returns 0 or the exit code
-# to take. (The store compares what it receives with the CLI's own checksum of it.)
-send() {
-  local file=$1 key=$2 sum=$3 type=application/gzip
-  SENT[$key]=$(stat -c %s -- "$file")
-  [[ $key != *.json ]] || type=application/json
-  choose_encryption
-  aws_cli s3 cp --only-show-errors --content-type "$type" "${ENCRYPT[@]}" \
-    --metadata "sha256=$sum,bytes=${SENT[$key]}" "$file" "s3://$S3_BUCKET/$key" && return
-  bucket_failed "s3://$S3_BUCKET/$key could not be uploaded"
-  return "$UPLOAD_FAILED"
-}
-
-# Asks the bucket what it has got of all that was sent, whose keys begin with $1: one listing, since
-# each start of the AWS CLI takes a second. Returns 0 or the exit code to take.
-arrived() {
-  local key size
-  local -A found=()
-  aws_cli s3api list-objects-v2 --bucket "$S3_BUCKET" --prefix "$1" \
-    --query 'Contents[].[Key,Size]' --output text || {
-    bucket_failed "s3://$S3_BUCKET/$1* could not be listed after the upload"
-    return "$UPLOAD_FAILED"
-  }
-  while IFS=$'\t' read -r key size; do found[$key]=$size; done <"$DIR/answer.partial"
-  for key in "${!SENT[@]}"; do
-    [[ ${found[$key]-none} != "${SENT[$key]}" ]] || continue
-    log ERROR "s3://$S3_BUCKET/$key has ${found[$key]-no} bytes instead of ${SENT[$key]}; next: find out who else writes there; the next run uploads it again"
-    return "$BAD_OBJECT"
-  done
-  SENT=()
-}
-
-# Puts file $1, whose SHA-256 is $3, at key $2 and looks at what arrived.
-upload() { send "$@" && arrived "$2"; }
-
-# Logs what the AWS CLI said when it failed, and that $1.
-bucket_failed() {
-  tell aws "$ERRORS"
-  # The CLI of Debian 12 reports some refusals as a fault of its own: ask plainly for the reason.
-  # (Under the printed policy this is refused even with the right key: it tells a reason only.)
-  if grep -q NoneType "$ERRORS" && ! aws_cli s3api head-bucket --bucket "$S3_BUCKET"; then
-    tell aws "$ERRORS"
-  fi
-  log ERROR "$1; next: $(advice)"
-}
-
-# What to do about what the AWS CLI said.
-advice() {
-  case $(<"$ERRORS") in
-    *NoSuchBucket* | *"Not Found"*) echo "create bucket $S3_BUCKET, or correct s3_bucket_name" ;;
-    *"locate credentials"*) echo "give this node AWS credentials: in the vault, in ~/.aws, or an instance role" ;;
-    *AccessDenied* | *Forbidden* | *InvalidAccessKeyId* | *SignatureDoesNotMatch* | *ExpiredToken*)
-      echo "check this node's AWS key and what it may do (docs/backup.md, Permissions)" ;;
-    *KMS* | *ServerSideEncryption* | *InvalidEncryption*) echo "check backup.encryption and kms_key_id, and that this node may use the key" ;;
-    *) echo "check that this node reaches ${S3_ENDPOINT_URL:-S3 in $AWS_REGION}" ;;
-  esac
-}

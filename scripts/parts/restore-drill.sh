@@ -6,13 +6,15 @@
 readonly APP_SECONDS=180
 
 # A PostgreSQL of the live one's image that nobody else can reach: without a network, it needs no
-# password. It is thrown away, so it need not be safe from a crash. Sets CONTAINER.
+# password. It is thrown away, so it need not be safe from a crash. Sets THROWAWAY, and SERVER, its
+# version: it is the live one's.
 start_server() {
   local image preload
   image=$(ask docker inspect -f '{{.Image}}' "$CONTAINER")
-  asked postgres "PostgreSQL does not say what it preloads" <<<"SHOW shared_preload_libraries"
-  preload=$SAID
-  if ! CONTAINER=$(ask docker run -d --label "$DRILL_LABEL=$RUN" --network none --memory "$MEMORY" --cpus "$CPUS" \
+  asked postgres "PostgreSQL does not say what it preloads" \
+    <<<"SELECT current_setting('server_version'), current_setting('shared_preload_libraries')"
+  IFS='|' read -r SERVER preload <<<"$SAID"
+  if ! THROWAWAY=$(ask docker run -d --label "$DRILL_LABEL=$RUN" --network none --memory "$MEMORY" --cpus "$CPUS" \
     --cpu-shares 128 --shm-size 128m -e "POSTGRES_USER=$PG_USER" -e POSTGRES_DB=postgres \
     -e POSTGRES_HOST_AUTH_METHOD=trust -e 'POSTGRES_INITDB_ARGS=--encoding=UTF8 --no-sync' "$image" \
     postgres -c fsync=off -c full_page_writes=off -c wal_level=minimal -c max_wal_senders=0 \
@@ -20,6 +22,11 @@ start_server() {
     tell docker "$ERRORS"
     die "$NO_TOOLS" "the throwaway PostgreSQL could not be started" "see the line above"
   fi
+}
+
+# Waits for it to answer, and works with it from then on: sets CONTAINER.
+use_server() {
+  CONTAINER=$THROWAWAY
   await "$CONTAINER" 120 pg_isready -q -h 127.0.0.1 || {
     ask docker logs --tail 5 "$CONTAINER" >"$ERRORS" 2>&1 || true
     tell postgres "$ERRORS"
@@ -33,7 +40,7 @@ await() {
   shift 2
   until ask docker exec "$container" "$@" >/dev/null 2>&1; do
     ((SECONDS < end)) && runs "$container" || return 1
-    sleep 0.5
+    sleep 0.2
   done
 }
 
@@ -75,6 +82,7 @@ need_image() {
 # Writes what came of the drill beside the set, and if it was good to where verify looks.
 write_outcome() {
   local file=$DIR/outcome.json.partial answered=false sum reason=${2//\\/\\\\}
+  [[ -z $POINT ]] || { write_replay_outcome "$@"; return; }
   [[ $1 != ok || -z $APP ]] || answered=true
   reason=${reason//[[:cntrl:]]/ }
   cat >"$file" <<END
@@ -85,23 +93,33 @@ write_outcome() {
 END
   sum=$(sum_of "$file")
   REASON=""
-  upload "$file" "$PREFIX/backup_$SET.drill.json" "$sum" || return
-  [[ $1 != ok ]] || send "$file" "$PREFIX/drill.json" "$sum" # the same text once more
+  if [[ $1 == ok ]]; then
+    side_by_side "send_outcome backup_$SET.drill.json" "send_outcome drill.json" # the same text
+  else
+    send_outcome "backup_$SET.drill.json"
+  fi
 }
+
+send_outcome() { send "$file" "$PREFIX/$1" "$sum"; }
 
 drill() {
   renice -n 19 $$ >/dev/null && ionice -c 3 -p $$ 2>/dev/null || true
   remove_containers
   find_container
+  ping_start
   [[ -z $APP ]] || need_image
   DRILLING=yes
-  choose_set
-  phase starting
+  if [[ -n $POINT ]]; then
+    drill_point
+    return
+  fi
   start_server
-  asked postgres "the throwaway PostgreSQL does not say its version" <<<"SHOW server_version"
-  SERVER=$SAID
+  choose_set # while it begins
+  phase starting
+  use_server
   restore_into "$DATABASE"
   [[ -z $APP ]] || ask_app
   write_outcome ok "" || quit $?
+  succeeded rows="$ROWS" size_bytes="${MANIFEST[size]}"
   log INFO "drill complete set=$SET database=$DATABASE tables=$TABLES rows=$ROWS app=${APP:-none} seconds=$SECONDS"
 }

@@ -9,10 +9,7 @@ readonly HEAD_BYTES=$((4 * 1024 * 1024))
 # password may have been changed since. Everything goes through stdin, no log shows a statement.
 make_roles() {
   fetch globals
-  asked postgres "PostgreSQL does not say which roles it has" \
-    <<<"SELECT format('CREATE ROLE %I;', rolname) FROM pg_roles"
-  mv -- "$DIR/said.partial" "$DIR/roles.partial"
-  gzip -dc <"$FILE" | awk "$MISSING_ROLES" known=1 "$DIR/roles.partial" known=0 - >"$DIR/make.partial"
+  gzip -dc <"$FILE" | missing_roles "$DIR/roles.partial" >"$DIR/make.partial"
   [[ -s $DIR/make.partial ]] || return 0
   {
     echo "BEGIN; SET LOCAL log_statement = 'none'; SET LOCAL log_min_error_statement = 'panic';"
@@ -26,10 +23,13 @@ make_roles() {
   log INFO "made roles that were missing: $(sed -n 's/^CREATE ROLE \(.*\);$/\1/p' "$DIR/make.partial" | paste -sd ' ')"
 }
 
-# Of what pg_dumpall wrote, the statements that make the roles which are not known, and those that
+# Given what pg_dumpall wrote on stdin, and a file of the roles that are known ("CREATE ROLE name;" a
+# line), prints the statements that make the roles which are not known, and those that
 # make one a member of another where either is made. Who granted a membership need not exist here.
 # A statement is a line, but what is quoted may have line breaks in it: whoever may set a value or
 # a name could else write statements of his own there.
+missing_roles() { awk "$MISSING_ROLES" known=1 "$1" known=0 -; }
+
 # shellcheck disable=SC2016 # awk
 readonly MISSING_ROLES='
 function begins(words) { rest = substr(text, length(words) + 1); return index(text, words) == 1 }
@@ -65,31 +65,19 @@ begins("GRANT ") {
   }
 }'
 
-# Makes database $1 as the set's was: encoding, collation, owner.
+# Makes database $1 as the set's was: encoding, collation, owner; and its rights, before anything
+# is in it. Those of roles that are not here are left out. Sets that were made before this was
+# recorded have none.
 create_database() {
   UNFINISHED=$1
-  enter "$CONTAINER"
-  start "${ENTER[@]}" psql -XAtqw -v ON_ERROR_STOP=1 -v VERBOSITY=terse -v "name=$1" -v "owner=${MANIFEST[owner]}" \
-    -v "encoding=${MANIFEST[encoding]}" -v "collate=${MANIFEST[collate]}" -v "ctype=${MANIFEST[ctype]}" \
-    -v "provider=${MANIFEST[provider]}" -v "icu=${MANIFEST[icu]}" >/dev/null 2>"$ERRORS" <<'END'
-SELECT format('CREATE DATABASE %I TEMPLATE template0 OWNER %I ENCODING %L LC_COLLATE %L LC_CTYPE %L',
-    :'name', :'owner', :'encoding', :'collate', :'ctype') ||
-  CASE WHEN current_setting('server_version_num')::int < 150000 THEN ''
-    WHEN :'provider' = 'i' THEN format(' LOCALE_PROVIDER icu ICU_LOCALE %L', :'icu')
-    WHEN :'provider' = 'b' THEN format(' LOCALE_PROVIDER builtin BUILTIN_LOCALE %L', :'icu')
-    ELSE ' LOCALE_PROVIDER libc' END \gexec
-END
-  finish "$STARTED"
-  ((STATUS == 0)) || {
-    tell psql "$ERRORS"
-    blame "$RESTORE_FAILED" "a database like the set's could not be made" "see the line above"
-  }
-}
-
-# Gives database $1 the rights that the set's had, before anything is in it. Those of roles that
-# are not here are left out. Sets that were made before this was recorded have none.
-give_rights() {
   ask_manifest "$1" <<'END' && return
+SELECT format('CREATE DATABASE %I TEMPLATE template0 OWNER %I ENCODING %L LC_COLLATE %L LC_CTYPE %L',
+    :'name', m ->> 'owner', m ->> 'encoding', m ->> 'collate', m ->> 'ctype') ||
+  CASE WHEN current_setting('server_version_num')::int < 150000 THEN ''
+    WHEN m ->> 'locale_provider' = 'i' THEN format(' LOCALE_PROVIDER icu ICU_LOCALE %L', m ->> 'icu_locale')
+    WHEN m ->> 'locale_provider' = 'b' THEN format(' LOCALE_PROVIDER builtin BUILTIN_LOCALE %L', m ->> 'icu_locale')
+    ELSE ' LOCALE_PROVIDER libc' END
+FROM manifest \gexec
 SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC, %I', :'name', m ->> 'owner')
 FROM manifest WHERE jsonb_typeof(m -> 'acl') = 'array' \gexec
 SELECT format('GRANT %s ON DATABASE %I TO %s', privilege, :'name', coalesce(quote_ident(grantee), 'PUBLIC'))
@@ -100,16 +88,18 @@ WHERE privilege IN ('CONNECT', 'CREATE', 'TEMPORARY')
   AND (grantee IS NULL OR grantee IN (SELECT rolname FROM pg_roles)) \gexec
 END
   tell psql "$ERRORS"
-  blame "$RESTORE_FAILED" "the rights on the set's database could not be set" "see the line above"
+  blame "$RESTORE_FAILED" "a database like the set's could not be made, with its rights" "see the line above"
 }
 
-# Gives database $1 the connection limit and the settings that the set's had. That comes last: they
-# are meant for its clients, a restore may not be able to work with them. A setting that this
-# server refuses (later versions do without some) is named, and no reason to be without the data.
-# Lists that PostgreSQL keeps quoted are taken apart, as pg_dump does it with the same names.
-give_settings() {
+# Gives database $1 the connection limit and the settings that the set's had, and then the name $2.
+# That comes last: they are meant for its clients, a restore may not be able to work with them. A
+# setting that this server refuses (later versions do without some) is named, and no reason to be
+# without the data. Lists that PostgreSQL keeps quoted are taken apart, as pg_dump does it with the
+# same names. The name is given in a session that waits for the disk: afterwards all that was
+# loaded is there for good.
+give_settings_and_name() {
   local line
-  ask_manifest "$1" <<'END' || {
+  cat >"$DIR/give.partial" <<'END'
 SELECT format('ALTER DATABASE %I CONNECTION LIMIT %s', :'name', (m ->> 'connection_limit')::int)
 FROM manifest WHERE (m ->> 'connection_limit')::int >= 0 \gexec
 \set ON_ERROR_STOP off
@@ -124,9 +114,13 @@ FROM manifest, jsonb_to_recordset(CASE jsonb_typeof(m -> 'settings') WHEN 'array
     AS settings (role text, setting text),
   LATERAL (VALUES (split_part(setting, '=', 1), substr(setting, strpos(setting, '=') + 1))) AS pairs (key, value)
 WHERE role IS NULL OR role IN (SELECT rolname FROM pg_roles) \gexec
+\set ON_ERROR_STOP on
+SET synchronous_commit = on;
 END
+  printf 'ALTER DATABASE "%s" RENAME TO "%s";\n' "$1" "$2" >>"$DIR/give.partial"
+  ask_manifest "$1" <"$DIR/give.partial" || {
     tell psql "$ERRORS"
-    blame "$RESTORE_FAILED" "the settings of the set's database could not be set" "see the line above"
+    blame "$RESTORE_FAILED" "database $1 could not be given its settings, or renamed to $2" "see the line above"
   }
   while IFS= read -r line; do
     log WARNING "a setting of the set's database did not come back: $line"
@@ -137,7 +131,7 @@ END
 # statement by statement: the last change of the name is, and with it all that was before.
 restore_words() {
   local most memory more
-  most=$(ask docker inspect -f '{{.HostConfig.Memory}}' "$CONTAINER" 2>"$ERRORS") || most=0
+  most=$MEMORY_LIMIT
   memory=$(($(sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/meminfo) / 1024))
   ((most == 0 || most / 1048576 > memory)) || memory=$((most / 1048576))
   memory=$((memory / 8 / JOBS))
@@ -163,24 +157,34 @@ load() {
 # Indexes, constraints, triggers: several at a time. pg_restore wants a file for that, but all it
 # needs of it is the table of contents, which stands at its beginning.
 build() {
-  local file=$2 bytes=$HEAD_BYTES head=/dev/shm/backup-pg.$RUN/head
+  local file=$2 bytes=$HEAD_BYTES head=/dev/shm/backup-pg.$RUN/head words
   phase indexing
   enter "$CONTAINER"
   restore_words "$1"
+  words=${#ENTER[@]}
   while true; do
     # The decompressor is cut off here, which is no failure.
-    # shellcheck disable=SC2016 # expanded in the container
-    { "${DECOMPRESS[@]}" <"$file" 2>/dev/null || true; } | head -c "$bytes" |
-      ask docker exec -i "$CONTAINER" sh -c 'umask 077; mkdir -p "${1%/*}" && cat >"$1"' sh "$head" || true
-    ! ask docker exec "$CONTAINER" pg_restore --list "$head" >/dev/null 2>"$ERRORS" || break
+    { "${DECOMPRESS[@]}" <"$file" 2>/dev/null || true; } | head -c "$bytes" >"$DIR/head.partial"
+    start "${RESTORE[@]:0:words}" sh -c "$BUILD_INSIDE" sh "$head" \
+      "${RESTORE[@]:words}" --section=post-data -j "$JOBS" >/dev/null 2>"$ERRORS" <"$DIR/head.partial"
+    finish "$STARTED"
+    ((STATUS == TOO_SHORT)) || break
     ((bytes < 1 << 30)) || restore_failed "its table of contents has no end"
     bytes=$((bytes * 4))
   done
-  start "${RESTORE[@]}" --section=post-data -j "$JOBS" "$head" >/dev/null 2>"$ERRORS" </dev/null
-  finish "$STARTED"
   ((STATUS == 0)) || restore_failed "$STATUS"
-  ask docker exec "$CONTAINER" rm -f "$head" || true
 }
+
+# What sh does in the container: keeps the table of contents from stdin in file $1 and runs the words
+# after it on that, unless it is too short.
+readonly TOO_SHORT=9
+# shellcheck disable=SC2016 # expanded in the container
+readonly BUILD_INSIDE="
+head=\$1 code=0; shift; umask 077
+mkdir -p \"\${head%/*}\" && cat >\"\$head\" || exit
+if pg_restore --list \"\$head\" >/dev/null; then \"\$@\" \"\$head\" || code=\$?; else code=$TOO_SHORT; fi
+rm -f \"\$head\"
+exit \$code"
 
 restore_failed() {
   tell "${DECOMPRESS[0]}" "$DIR/gz.partial"
@@ -207,26 +211,33 @@ analyze_by_itself() {
   ask "${ENTER[@]:0:2}" -d "${ENTER[@]:2}" vacuumdb -qw --analyze-only -d "$1" >/dev/null 2>&1 </dev/null || true
 }
 
-# Counts the rows of every table of database $1 and compares them with the manifest. Sets TABLES
-# and ROWS.
-compare() {
-  local differing
+# Counts the rows of every table of database $1. Sets TABLES and ROWS.
+count_rows() {
   phase counting
   asked "$1" "the restored rows could not be counted" <<<"SET statement_timeout = 0; $COUNT_SQL"
   LC_ALL=C sort "$DIR/said.partial" >"$DIR/counted.partial"
   TABLES=$(wc -l <"$DIR/counted.partial")
   ROWS=$(awk '{ n += $NF } END { printf "%.0f", n }' "$DIR/counted.partial")
+}
+
+# The same, and compares them with the manifest.
+compare() {
+  local differing
+  count_rows "$1"
   if [[ ${MANIFEST[counted]} != object ]]; then
     log WARNING "not compared: counting was off when the set was made; tables=$TABLES rows=$ROWS"
     return
   fi
   cmp -s "$DIR/expected.partial" "$DIR/counted.partial" && return
-  differing=$(awk "$DIFFERING" "$DIR/expected.partial" "$DIR/counted.partial")
+  differing=$(differing_tables "$DIR/expected.partial" "$DIR/counted.partial")
   blame "$ROWS_DIFFER" "rows differ from the manifest: $differing" \
     "do not use this set; use an earlier one: 'inv backup.list' shows them"
 }
 
-# The first three tables whose counts differ, and how many more.
+# Names the first three tables whose counts differ between file $1 (expected) and $2 (counted), and
+# how many more.
+differing_tables() { awk "$DIFFERING" "$1" "$2"; }
+
 # shellcheck disable=SC2016 # awk
 readonly DIFFERING='
 { n = $NF; sub(/: [0-9]+$/, "") }
@@ -244,26 +255,22 @@ END {
 # Restores the set into database $1.
 restore_into() {
   local passing=$PASSING${RUN//-/_} file
-  KILLED=$(killed_in "$CONTAINER")
+  look_at_server "$1"
   check_server
-  check_target "$1"
+  [[ -z $EXISTS ]] || check_target "$1"
   fetch dump
   file=$FILE
   log INFO "restoring set=$SET database=$DATABASE into=$1 bytes=$(stat -c %s -- "$file") jobs=$JOBS"
   make_roles
   create_database "${passing,,}"
-  give_rights "$UNFINISHED"
   load "$UNFINISHED" "$file"
   build "$UNFINISHED" "$file"
   compare "$UNFINISHED"
   [[ -z $ANALYZE ]] || analyze "$UNFINISHED"
-  give_settings "$UNFINISHED"
   # Somebody may have begun to use it meanwhile. It cannot be dropped while somebody is connected.
   [[ -z $EMPTY ]] || check_target "$1"
-  # In a session that waits for the disk: afterwards all that was loaded is there for good.
   [[ -z $EMPTY ]] || asked postgres "the empty database $1 could not be removed: is it in use?" <<<"DROP DATABASE \"$1\""
-  asked postgres "database $UNFINISHED could not be renamed" \
-    <<<"SET synchronous_commit = on; ALTER DATABASE \"$UNFINISHED\" RENAME TO \"$1\""
+  give_settings_and_name "$UNFINISHED" "$1"
   UNFINISHED=""
   [[ -n $ANALYZE || -n $DRILLING ]] || analyze_by_itself "$1"
 }

@@ -31,27 +31,26 @@ asked() {
 exists() {
   asked postgres "PostgreSQL does not say which databases it has" \
     <<<"SELECT count(*) FROM pg_database WHERE datname = '$1'"
-  ((SAID == 1))
+  [[ $SAID == 1 ]]
 }
 
 # ---- the set -----------------------------------------------------------------------------------
 
 # As aws_cli, for reading: a failure ends the run.
-bucket() {
-  aws_cli "$@" || {
-    bucket_failed "s3://$S3_BUCKET/$PREFIX/ could not be read"
-    quit "$DOWNLOAD_FAILED"
-  }
+bucket() { aws_cli "$@" || could_not_be_read; }
+
+could_not_be_read() {
+  bucket_failed "s3://$S3_BUCKET/$PREFIX/ could not be read"
+  quit "$DOWNLOAD_FAILED"
 }
 
 # Sets SET to the newest set that is not another project's, with its manifest.
 newest_set() {
   local days one passed=" "
+  list_and_guess || quit $?
   for days in 8 100 20000; do
-    list_sets "$days" || {
-      bucket_failed "s3://$S3_BUCKET/$PREFIX/ could not be read"
-      quit "$DOWNLOAD_FAILED"
-    }
+    ((days == 8)) || list_sets "$days" || could_not_be_read
+    read_sets
     for one in "${SETS[@]}"; do
       [[ $passed != *" $one "* ]] || continue
       read_set "$one"
@@ -66,40 +65,85 @@ newest_set() {
 }
 
 # Sets MANIFEST, what the manifest of set $1 says by name, and makes the file of the rows that are
-# expected.
+# expected. The set is one of those in SIZES.
 read_set() {
+  get_set "$PREFIX/backup_$1" || quit $?
+  load_manifest "$DIR/backup_$1.manifest.json.partial" "$1"
+}
+
+# The same of the manifest in file $1, of set $2.
+load_manifest() {
   local key name
   declare -gA MANIFEST=()
-  bucket s3 cp --only-show-errors "s3://$S3_BUCKET/$PREFIX/backup_$1.manifest.json" "$DIR/manifest.partial"
+  mv -- "$1" "$DIR/manifest.partial"
   # PostgreSQL is the reader of JSON that is at hand.
   if ! ask_manifest <<<"$READ_MANIFEST"; then
     tell psql "$ERRORS"
-    SET=$1
-    blame "$BAD_SET" "backup_$SET.manifest.json cannot be read" "use another set: 'inv backup.list' shows them"
+    SET=${2-$SET} name=${1##*/}
+    blame "$BAD_SET" "${name%.partial} cannot be read" "use another set: 'inv backup.list' shows them"
   fi
   while IFS=$'\t' read -r key name; do MANIFEST[$key]=$name; done < <(sed '/^$/,$d' "$DIR/said.partial")
+  # What is no number is never calculated with: bash would run commands that are in it.
+  for key in size major here; do
+    [[ ${MANIFEST[$key]-} =~ ^[0-9]+$ ]] || blame "$BAD_SET" "${1##*/}: its $key is no number" "use another set: 'inv backup.list' shows them"
+  done
   sed '1,/^$/d' "$DIR/said.partial" | LC_ALL=C sort >"$DIR/expected.partial"
 }
+
+# Downloads the manifest of the set whose keys begin with $1, and at the same time, if they are
+# small, its other parts: each start of the AWS CLI takes longer than they do.
+get_set() {
+  local end parts=("get $1.manifest.json")
+  for end in globals.sql.gz dump.gz; do
+    ((${SIZES[$1.$end]-SMALL} >= SMALL)) || is_here "${1##*/}.$end" || parts+=("get $1.$end")
+  done
+  side_by_side "${parts[@]}"
+}
+
+# Downloads key $1 into the folder, as .partial, unless that has been done.
+get() { [[ -f $DIR/${1##*/}.partial ]] || bucket s3 cp --only-show-errors "s3://$S3_BUCKET/$1" "$DIR/${1##*/}.partial"; }
+
+# Whether this node has file $1 from its own backup, and may use it. A drill is about the bucket's.
+is_here() { [[ -z $DRILLING && -f $DIR/$1 ]]; }
+
+# Lists the newest sets, and at the same time downloads the one that is most likely the newest: the
+# newest of this node.
+list_and_guess() {
+  local end last="" calls=("list_or_quit 8")
+  for last in "$DIR"/backup_*Z.manifest.json; do :; done
+  last=${last%.manifest.json}
+  for end in manifest.json globals.sql.gz dump.gz; do
+    [[ -f $last.$end && ($end == manifest.json || -n $DRILLING) ]] || continue
+    (($(stat -c %s -- "$last.$end") >= SMALL)) || calls+=("guess $PREFIX/${last##*/}.$end")
+  done
+  side_by_side "${calls[@]}"
+}
+
+list_or_quit() { list_sets "$1" || could_not_be_read; }
+
+# As get, for what need not be there.
+guess() { aws_cli s3 cp --only-show-errors "s3://$S3_BUCKET/$1" "$DIR/${1##*/}.partial" || true; }
 
 # Sets MANIFEST of the set that is meant, and checks that it is complete: every part there, of the
 # right size. A set that was named may be another project's.
 choose_set() {
-  local key size name
-  local -A sizes=()
-  [[ -n $SET ]] || newest_set
-  bucket s3api list-objects-v2 --bucket "$S3_BUCKET" --prefix "$PREFIX/backup_$SET." \
-    --query 'Contents[].[Key,Size]' --output text
-  while read -r key size; do sizes[$key]=$size; done <"$DIR/answer.partial"
-  [[ -n ${sizes[$PREFIX/backup_$SET.manifest.json]-} ]] || die "$NO_SET" \
-    "s3://$S3_BUCKET/$PREFIX/backup_$SET.manifest.json does not exist" "'inv backup.list' shows what there is"
-  [[ -n ${MANIFEST[format]-} ]] || read_set "$SET"
+  local key name
+  if [[ -z $SET ]]; then
+    newest_set
+  else
+    list_sizes "$PREFIX/backup_$SET." || could_not_be_read
+    read_sizes
+    [[ -n ${SIZES[$PREFIX/backup_$SET.manifest.json]-} ]] || die "$NO_SET" \
+      "s3://$S3_BUCKET/$PREFIX/backup_$SET.manifest.json does not exist" "'inv backup.list' shows what there is"
+    read_set "$SET"
+  fi
   ! of_another "${MANIFEST[project]}" || log WARNING "set $SET is of another project (${MANIFEST[project]})"
   [[ ${MANIFEST[format]} == 1 && ${MANIFEST[database]} == "$DATABASE" ]] || blame "$BAD_SET" \
     "backup_$SET.manifest.json is of format ${MANIFEST[format]}, database ${MANIFEST[database]}" "use another set"
   for name in dump globals; do
     key=${MANIFEST[$name.key]}
-    [[ $key == "$PREFIX/backup_$SET."* && ${sizes[$key]-none} == "${MANIFEST[$name.bytes]}" ]] ||
-      blame "$BAD_SET" "$key has ${sizes[$key]-no} bytes in the bucket, the manifest says ${MANIFEST[$name.bytes]}" \
+    [[ $key == "$PREFIX/backup_$SET."* && ${SIZES[$key]-none} == "${MANIFEST[$name.bytes]}" ]] ||
+      blame "$BAD_SET" "$key has ${SIZES[$key]-no} bytes in the bucket, the manifest says ${MANIFEST[$name.bytes]}" \
         "use an earlier set: 'inv backup.list' shows them"
   done
 }
@@ -140,16 +184,17 @@ SELECT to_json(key) || ': ' || value FROM manifest,
 fetch() {
   local key=${MANIFEST[$1.key]} sum=${MANIFEST[$1.sha256]} bytes=${MANIFEST[$1.bytes]} found free
   FILE=$DIR/${key##*/}
-  if [[ -z $DRILLING && -f $FILE && $(stat -c %s -- "$FILE") == "$bytes" ]]; then
+  [[ -z $POINT ]] || { FILE=$DIR/${key##*/}.partial && return; }
+  if is_here "${key##*/}" && [[ $(stat -c %s -- "$FILE") == "$bytes" ]]; then
     [[ $(sum_of "$FILE") != "$sum" ]] || return 0
     log WARNING "$FILE is damaged: its SHA-256 is not the manifest's; the bucket's is used"
   fi
-  FILE=$DIR/restore.$1.partial
+  FILE+=.partial
   free=$(free_bytes)
   ((free > bytes + RESERVED + 1048576)) || die "$NO_SPACE" \
     "$DIR has $free bytes free, the download needs $bytes, and the restore $RESERVED on the same disk" "make room there"
   phase downloading "$bytes" "$FILE"
-  bucket s3 cp --only-show-errors "s3://$S3_BUCKET/$key" "$FILE"
+  get "$key"
   phase comparing
   found=$(sum_of "$FILE")
   [[ $found == "$sum" ]] || blame "$BAD_SET" "$key is damaged: its SHA-256 is $found, the manifest says $sum" \
@@ -158,21 +203,46 @@ fetch() {
 
 # ---- may it begin ------------------------------------------------------------------------------
 
+# Sets what has to be known of the server to restore into its database $1: WAL_SIZE (bytes that its log
+# may take), DATA_FOLDER, EXISTS ("" if the database is not there); in $DIR/roles.partial its roles, as
+# `missing_roles` wants them. Of its container: KILLED, MEMORY_LIMIT (bytes; 0 for none) and INSIDE_ROOT,
+# where its files are. What earlier restores have left unfinished is dropped. Each session takes a
+# tenth of a second to begin, so it is one.
+look_at_server() {
+  local process
+  read -r process MEMORY_LIMIT < <(ask docker inspect -f '{{.State.Pid}} {{.HostConfig.Memory}}' "$CONTAINER" 2>"$ERRORS" || echo none 0)
+  INSIDE_ROOT=/proc/$process/root
+  KILLED=$(killed_in "$CONTAINER" "$INSIDE_ROOT")
+  asked postgres "PostgreSQL does not say what there is" <<END
+SELECT pg_size_bytes(current_setting('max_wal_size')), (SELECT count(*) FROM pg_database WHERE datname = '$1'),
+  current_setting('data_directory');
+SELECT format('CREATE ROLE %I;', rolname) FROM pg_roles;
+$DROP_PASSING
+END
+  IFS='|' read -r WAL_SIZE EXISTS DATA_FOLDER <"$DIR/said.partial"
+  [[ $WAL_SIZE =~ ^[0-9]+$ ]] || die "$NO_DATABASE" "PostgreSQL says that max_wal_size is '$WAL_SIZE'" "report it"
+  [[ $EXISTS != 0 ]] || EXISTS=""
+  sed 1d "$DIR/said.partial" >"$DIR/roles.partial"
+}
+
+# Drops the databases that restores have left unfinished.
+readonly DROP_PASSING="SELECT format('DROP DATABASE %I WITH (FORCE)', datname) FROM pg_database
+WHERE starts_with(datname, '$PASSING') \\gexec"
+
 # Refuses what cannot work, before anything is changed. Sets RESERVED: how much the restore takes
 # of the disk that the download comes to; 0 where PostgreSQL's data is on another one.
 check_server() {
-  local folder wal size free size_here free_here need=$((MANIFEST[size] * 12 / 10))
+  local size free size_here free_here need=$((MANIFEST[size] * 12 / 10))
   ((MANIFEST[here] >= MANIFEST[major])) || die "$OLD_SERVER" \
     "the set is of PostgreSQL ${MANIFEST[server]}, this server is ${MANIFEST[here]}: no older one can read it" \
     "deploy PostgreSQL ${MANIFEST[major]} or newer (images.postgres)"
   [[ -z ${MANIFEST[lacking]} ]] || die "$OLD_SERVER" \
     "the set needs extensions that this server lacks: ${MANIFEST[lacking]}" "deploy an image that has them (images.postgres)"
-  asked postgres "PostgreSQL does not say where its data is" \
-    <<<"SELECT pg_size_bytes(current_setting('max_wal_size')), current_setting('data_directory')"
-  IFS='|' read -r wal folder <<<"$SAID"
   # What is loaded is in the log, too, until the next checkpoint.
-  need=$((need + (wal < need ? wal : need)))
-  read -r size free < <(ask docker exec "$CONTAINER" df -Pk "$folder" 2>"$ERRORS" | awk 'END { print $2, $4 }')
+  need=$((need + (WAL_SIZE < need ? WAL_SIZE : need)))
+  read -r size free < <({ df -Pk "$INSIDE_ROOT$DATA_FOLDER" || ask docker exec "$CONTAINER" df -Pk "$DATA_FOLDER"; } \
+    2>"$ERRORS" | awk 'END { print $2, $4 }')
+  [[ $size$free =~ ^[0-9]+$ ]] || die "$NO_DATABASE" "df in the container says '$size $free'" "find out who changes files in the container"
   ((free * 1024 >= need)) || die "$NO_SPACE" "PostgreSQL's disk has $((free * 1024)) bytes free, the restore needs about $need" \
     "make room on it; databases kept by an earlier restore may go (docs/recovery.md)"
   # One disk has other names in there, and in some file systems other numbers. It is the same if
@@ -187,7 +257,7 @@ check_target() {
   EMPTY=""
   exists "$1" || return 0
   asked "$1" "database $1 cannot be looked into" <<<"$COUNT_OBJECTS"
-  ((SAID == 0)) || die "$WRONG_NAME" "database $1 exists already and is not empty; nothing was changed" \
+  [[ $SAID == 0 ]] || die "$WRONG_NAME" "database $1 exists already and is not empty; nothing was changed" \
     "choose another name, or replace the live one: inv backup.restore --replace"
   EMPTY=yes
 }

@@ -116,12 +116,12 @@ teardown() {
   one_error "the Docker engine does not answer"
 }
 
-@test "12: without backup-common.sh it says so" {
+@test "12: without its parts it says so" {
   cp "$SCRIPT" "$BATS_TEST_TMPDIR/backup-pg.sh"
   [ ! -e /usr/local/lib/backup-common.sh ]
   run "$BATS_TEST_TMPDIR/backup-pg.sh" --config "$CONF"
   [ "$status" -eq 12 ]
-  [[ $output == *"backup-common.sh is not there; next: "* ]]
+  [[ $output == *"its parts are not there; next: "* ]]
 }
 
 @test "12: a missing tool is named" {
@@ -286,7 +286,7 @@ teardown() {
   echo manifest >"$FAKE/refuse"
   backup
   [ "$status" -eq 18 ]
-  [ "$(uploaded_parts)" = "$(printf '%s\n' dump.gz globals.sql.gz)" ]
+  [ "$(uploaded_parts | sort)" = "$(printf '%s\n' dump.gz globals.sql.gz)" ]
   rm "$FAKE/refuse"
   wait_for another_second
   backup
@@ -369,6 +369,30 @@ CASES
   one_error "instead of"
   [ "$(find "$DUMPS" -name '*.dump.gz' | wc -l)" -eq 1 ]
   [ "$(find "$DUMPS" -name '*.uploaded' | wc -l)" -eq 0 ]
+}
+
+@test "19: somebody else's object of the same size is told from ours" {
+  touch "$FAKE/foreign"
+  backup
+  [ "$status" -eq 19 ]
+  one_error "' instead of '"
+  [ "$(find "$DUMPS" -name '*.uploaded' | wc -l)" -eq 0 ]
+}
+
+@test "19: a large dump that somebody else has replaced" {
+  head -c 9000000 /dev/urandom >"$FAKE/content"
+  touch "$FAKE/foreign"
+  backup
+  [ "$status" -eq 19 ]
+  one_error "f00d' instead of '"
+}
+
+@test "19: and so it is where the ETag is no MD5" {
+  touch "$FAKE/foreign"
+  echo d41d8cd9-2 >"$FAKE/etag"
+  backup
+  [ "$status" -eq 19 ]
+  one_error "f00d' instead of '"
 }
 
 @test "19: a kept dump that was damaged since is not uploaded as if it were good" {

@@ -8,7 +8,8 @@ setup() { set_up; }
 @test "a backup lands in the bucket, is marked, and reads back as what was dumped" {
   backup
   [ "$status" -eq 0 ]
-  [ "$(uploaded_parts)" = "$(printf '%s\n' dump.gz globals.sql.gz manifest.json)" ]
+  [ "$(uploaded_parts | sort)" = "$(printf '%s\n' dump.gz globals.sql.gz manifest.json)" ]
+  [ "$(uploaded_parts | tail -n 1)" = manifest.json ]
   local base
   base=backup_$(stamp)
   [[ $base =~ ^backup_[0-9]{8}T[0-9]{6}Z$ ]]
@@ -73,17 +74,40 @@ END
   done <"$FAKE/uploads"
 }
 
+@test "what arrived is seen by the answer to each upload, and where the ETag is no MD5 by the object's metadata" {
+  backup
+  [ "$status" -eq 0 ]
+  # Two look for the last set, three upload.
+  [ "$(wc -l <"$FAKE/aws.args")" -eq 5 ]
+  run ! grep -q head-object "$FAKE/aws.args"
+  echo 0123456789abcdef0123456789abcdef >"$FAKE/etag"
+  wait_for another_second
+  backup
+  [ "$status" -eq 0 ]
+  [ "$(grep -c head-object "$FAKE/aws.args")" -eq 3 ]
+}
+
 @test "the encryption that was asked for reaches the AWS CLI, at every upload" {
   backup
-  run ! grep -q -- --sse "$FAKE/aws.args"
+  run ! grep -q -- "--sse\|encryption" "$FAKE/aws.args"
   settings SSE=AES256
   wait_for another_second
   backup
-  [ "$(grep -c -- '--sse AES256 ' "$FAKE/aws.args")" -eq 3 ]
+  [ "$(grep -c -- '--server-side-encryption AES256 ' "$FAKE/aws.args")" -eq 3 ]
   settings SSE=aws:kms SSE_KMS_KEY_ID=arn:aws:kms:eu-central-1:1:key/abc-1
   wait_for another_second
   backup
-  [ "$(grep -c -- '--sse aws:kms --sse-kms-key-id arn:aws:kms:eu-central-1:1:key/abc-1 ' "$FAKE/aws.args")" -eq 3 ]
+  [ "$(grep -c -- '--server-side-encryption aws:kms --ssekms-key-id arn:aws:kms:eu-central-1:1:key/abc-1 ' "$FAKE/aws.args")" -eq 3 ]
+}
+
+@test "a large dump goes up in parts, with its encryption, and its object is looked at" {
+  head -c 9000000 /dev/urandom >"$FAKE/content"
+  settings SSE=AES256
+  backup
+  [ "$status" -eq 0 ]
+  [ "$(grep -c -- 's3 cp .*--sse AES256 .*dump.gz$' "$FAKE/aws.args")" -eq 1 ]
+  [ "$(grep -c -- 'head-object .*dump.gz ' "$FAKE/aws.args")" -eq 1 ]
+  [ "$(grep -c -- put-object "$FAKE/aws.args")" -eq 2 ]
 }
 
 @test "several databases: a set of each; one that fails does not hold the others up" {
@@ -235,9 +259,9 @@ END
   backup
   [ "$status" -eq 0 ]
   [[ $(sed -n 1p "$FAKE/uploads") != *_2020* ]]
-  [[ $(sed -n 4p "$FAKE/uploads") == *backup_20200101T000000Z.dump.gz ]]
+  [[ $(sed -n 4p "$FAKE/uploads") == *backup_20200101T000000Z.*.gz ]]
   [[ $(sed -n 6p "$FAKE/uploads") == *backup_20200101T000000Z.manifest.json ]]
-  [[ $(sed -n 7p "$FAKE/uploads") == *backup_20200102T000000Z.dump.gz ]]
+  [[ $(sed -n 7p "$FAKE/uploads") == *backup_20200102T000000Z.*.gz ]]
   [ "$(find "$DUMPS" -name '*.uploaded' | wc -l)" -eq 3 ]
 }
 
@@ -253,7 +277,7 @@ END
   settings "S3_ENDPOINT_URL='http://10.0.0.5:9000'"
   backup
   [ "$status" -eq 0 ]
-  [ "$(grep -c -- '--endpoint-url http://10.0.0.5:9000' "$FAKE/aws.args")" -eq 6 ]
+  [ "$(grep -c -- '--endpoint-url http://10.0.0.5:9000' "$FAKE/aws.args")" -eq 5 ]
 }
 
 @test "--help names every exit code that the script has, --version the version" {

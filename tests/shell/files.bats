@@ -45,10 +45,7 @@ state() { python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))[sys.ar
   [ -z "$(find "$STATE" -name '*.partial*')" ]
 }
 
-@test "the state is uploaded last, and only if all files are there" {
-  backup
-  [ "$(tail -n 1 "$FAKE/uploads")" = files/appstack/state/app1.json ]
-  rm -r "$BUCKET"
+@test "the state is uploaded only if all files are there" {
   touch "$FAKE/lossy" # sync says all is well
   backup
   [ "$status" -eq 19 ]
@@ -64,6 +61,67 @@ state() { python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))[sys.ar
   [ -e "$BUCKET/data/nc/uploads/one.txt" ]
   [ "$(state files)" -eq 1 ]
   run ! grep -q -- "--delete\|s3 rm\|delete-object" "$FAKE/aws.args"
+}
+
+@test "where nothing is new, one listing and two small uploads are all" {
+  backup
+  rm "$FAKE/aws.args"
+  backup
+  [ "$status" -eq 0 ]
+  [ "$(grep -c "list-objects-v2" "$FAKE/aws.args")" -eq 1 ]
+  [ "$(grep -c "put-object" "$FAKE/aws.args")" -eq 2 ]
+  [ "$(wc -l <"$FAKE/aws.args")" -eq 3 ]
+}
+
+@test "only what is new is uploaded, also what kept its size" {
+  backup
+  touch -d "-1 hour" "$VOLUME/nc/uploads/one.txt"
+  backup
+  [[ $output == *" tries=0"* ]]
+  echo 1ne >"$VOLUME/nc/uploads/one.txt"
+  touch -d "+1 minute" "$VOLUME/nc/uploads/one.txt"
+  ln -s /etc/passwd "$VOLUME/nc/uploads/link"
+  rm "$BUCKET/data/nc/uploads/two"*
+  backup
+  [ "$status" -eq 0 ]
+  [ "$(cat "$BUCKET/data/nc/uploads/one.txt")" = 1ne ]
+  [ "$(state files)" -eq 2 ]
+  [[ $output == *" tries=1"* ]]
+  [ ! -e "$BUCKET/data/nc/uploads/link" ]
+  [ -z "$(find "$VOLUME" -name '.swarmkeep*')" ]
+}
+
+@test "the run tells how many files there are, and of which stack and node" {
+  files_settings "METRICS_DIR='$BATS_TEST_TMPDIR/metrics'"
+  backup
+  local file=$BATS_TEST_TMPDIR/metrics/swarmkeep-files.appstack.prom
+  grep -qx 'swarmkeep_files_last_success_files{project="",stack="appstack",node="app1"} 2' "$file"
+  grep -qx 'swarmkeep_files_last_success_size_bytes{project="",stack="appstack",node="app1"} 14' "$file"
+  touch "$FAKE/lossy"
+  rm -r "$BUCKET"
+  backup
+  grep -qx 'swarmkeep_files_last_run_exit_code{project="",stack="appstack",node="app1"} 19' "$file"
+  grep -q '^swarmkeep_files_last_success_files{.*} 2$' "$file"
+}
+
+@test "where files cannot be linked a sync uploads them" {
+  mkdir "$FAKE/bin"
+  printf '#!/bin/bash\n[[ $1 != -l ]] || exit 1\nexec /usr/bin/cp "$@"\n' >"$FAKE/bin/cp"
+  chmod 755 "$FAKE/bin/cp"
+  files_settings "PATH='$FAKE/bin':\$PATH"
+  backup
+  [ "$status" -eq 0 ]
+  diff -r "$VOLUME" "$BUCKET/data"
+  grep -q "s3 sync" "$FAKE/aws.args"
+}
+
+@test "what a killed run has gathered is not taken for files" {
+  mkdir "$VOLUME/.swarmkeep-files.partial" "$VOLUME/.swarmkeep-restore.partial"
+  echo x >"$VOLUME/.swarmkeep-files.partial/x"
+  echo x >"$VOLUME/.swarmkeep-restore.partial/x"
+  backup
+  [ "$status" -eq 0 ]
+  [ "$(state files)" -eq 2 ]
 }
 
 @test "an empty volume is a backup of no files" {

@@ -303,8 +303,7 @@ made() {
   local dumped=$1
   shift
   printf 'CREATE ROLE %s;\n' "$@" >"$FAKE/known"
-  bash -c '. "$1" && exec awk "$MISSING_ROLES" known=1 "$2" known=0 "$3"' sh \
-    "${SCRIPT%/*}/parts/restore-load.sh" "$FAKE/known" "$dumped"
+  bash -c '. "$1" && missing_roles "$2" <"$3"' sh "${SCRIPT%/*}/parts/restore-load.sh" "$FAKE/known" "$dumped"
 }
 
 @test "roles: what is missing is made, with its memberships in both directions" {

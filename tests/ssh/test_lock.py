@@ -17,7 +17,7 @@ import pytest
 from fabfile.config.inventory import Inventory
 from fabfile.ssh.fleet import connect
 from fabfile.ssh.remote_command import Command
-from fabfile.swarm import deploy_lock, deploy_lock_scripts, operator
+from fabfile.swarm import deploy_lock, deploy_lock_scripts, deploy_lock_times, operator
 from fabfile.swarm.deploy_lock import Lease, LockedError, LockLostError
 from fabfile.swarm.operator import Origin
 
@@ -306,7 +306,7 @@ def test_change_of_a_lost_client_is_waited_for(client, swarm, tmp_path):
 
 
 def test_change_that_hangs_is_ended_well_within_the_lease(client, monkeypatch):
-    assert deploy_lock_scripts.CHANGE_SECONDS < deploy_lock_scripts.LEASE_SECONDS - 10
+    assert deploy_lock_times.CHANGE_SECONDS < deploy_lock_times.LEASE_SECONDS - 10
     monkeypatch.setattr(deploy_lock_scripts, "CHANGE_SECONDS", 1)
     with client() as lease, pytest.raises(deploy_lock.SwarmkeepError, match="took longer than"):
         lease.change("sleep 30")

@@ -18,12 +18,14 @@ FABFILE = ROOT / "fabfile"
 PACKAGES = [
     "commands",
     "terminal",
+    "monitoring",
     "doctor",
     "restore",
     "rotation",
     "nodes",
     "deploy",
     "backup",
+    "wal",
     "swarm",
     "s3",
     "ssh",
@@ -107,6 +109,8 @@ def test_no_module_imports_itself_by_way_of_others():
         ("fabric", {"ssh.connection"}),
         ("paramiko", {"ssh.connection", "ssh.host_keys", "ssh.ssh_config"}),
         ("boto3", {"s3.connection"}),
+        ("prometheus_client", {"monitoring.metrics"}),
+        ("apprise", {"monitoring.notifications"}),
     ],
 )
 def test_one_package_owns_each_library(library, owners):

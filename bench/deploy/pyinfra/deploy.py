@@ -84,6 +84,8 @@ if host in inventory.get_group("db"):
     for src, dest, mode in (
         ("backup-pg.sh", "/usr/local/bin/backup-pg.sh", "755"),
         ("backup-common.sh", "/usr/local/lib/backup-common.sh", "644"),
+        ("backup-bucket.sh", "/usr/local/lib/backup-bucket.sh", "644"),
+        ("backup-report.sh", "/usr/local/lib/backup-report.sh", "644"),
         ("backup-pg.conf", "/etc/backup-pg.conf", "600"),
         ("backup-pg.cron", "/etc/cron.d/backup-pg", "644"),
         ("backup-pg.logrotate", "/etc/logrotate.d/backup-pg", "644"),

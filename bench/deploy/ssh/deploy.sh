@@ -41,6 +41,12 @@ FILE
 install -m 0644 /dev/stdin /usr/local/lib/backup-common.sh << 'FILE'
 $(< "$work/backup-common.sh")
 FILE
+install -m 0644 /dev/stdin /usr/local/lib/backup-bucket.sh << 'FILE'
+$(< "$work/backup-bucket.sh")
+FILE
+install -m 0644 /dev/stdin /usr/local/lib/backup-report.sh << 'FILE'
+$(< "$work/backup-report.sh")
+FILE
 install -m 0600 /dev/stdin /etc/backup-pg.conf << 'FILE'
 $(< "$work/backup-pg.conf")
 FILE

@@ -15,24 +15,10 @@ from fabfile.backup.bucket import Bucket
 from fabfile.base.errors import CONFIG, UNREACHABLE, SwarmkeepError
 from fabfile.config import hosts_file
 from fabfile.s3.error_messages import failure, refusal
-from tests.unit.s3_server import BUCKET, S3Server, own_credentials, refuse, write_hosts
+from tests.unit.s3_server import BUCKET, own_credentials, refuse, write_hosts
 
 NOW = datetime(2026, 11, 22, 9, tzinfo=UTC)
 DAY = timedelta(days=1)
-
-
-@pytest.fixture(scope="module")
-def module_server():
-    with S3Server().running() as server:
-        yield server
-
-
-@pytest.fixture
-def server(module_server, monkeypatch):
-    own_credentials(monkeypatch)
-    module_server.fault = None
-    module_server.empty()
-    return module_server
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fabfile.backup import host_files, host_install, host_programs
-from fabfile.backup.host_files import ATTACHMENTS, DATABASE
+from fabfile.backup import (
+    host_cron,
+    host_files,
+    host_install,
+    host_kit,
+    host_programs,
+    host_settings,
+)
+from fabfile.backup.host_kit import ATTACHMENTS, DATABASE
 from fabfile.base.errors import CONFIG, ConfigError, SwarmkeepError
 from fabfile.base.secret import Secret
 from fabfile.config import hosts_file
@@ -61,14 +68,14 @@ def db_files(inventory, vault):
 
 
 def db_config(inventory, vault=None):
-    return host_files.config(db(inventory), inventory, vault or Vault())
+    return host_settings.config(db(inventory), inventory, vault or Vault())
 
 
 def put(inventory, vault=None, role="db", **options):
     """What installs the backup on the host of a role."""
     entry, vault = inventory.with_role(role)[0], vault or Vault()
     return host_install.put_command(
-        host_files.kit_of(entry, inventory),
+        host_kit.kit_of(entry, inventory),
         inventory,
         project_of(inventory, vault).id,
         host_files.files(entry, inventory, vault),
@@ -138,10 +145,26 @@ def test_secrets_travel_through_stdin(inventory):
 
 def test_the_cron_entry_has_the_schedule(inventory):
     backup = replace(inventory.backup, schedule="30 3 * * 1-5")
-    lines = host_files.cron_entry(DATABASE, replace(inventory, backup=backup)).decode().splitlines()
+    lines = host_cron.cron_entry(DATABASE, replace(inventory, backup=backup)).decode().splitlines()
     jobs = [line for line in lines if "backup-pg.sh" in line and not line.startswith("#")]
     assert len(jobs) == 1
     assert jobs[0].startswith("30 3 * * 1-5 root /usr/local/bin/backup-pg.sh >>")
+
+
+def test_point_in_time_recovery_runs_each_minute_and_makes_base_backups(inventory):
+    lines = host_cron.cron_entry(DATABASE, inventory).decode().splitlines()
+    assert not any("wal-pg.sh" in line for line in lines)
+    backup = replace(inventory.backup, pitr=True, base_schedule="5 1 * * 0", wal_tick=2)
+    on = replace(inventory, backup=backup)
+    lines = host_cron.cron_entry(DATABASE, on).decode().splitlines()
+    jobs = [line.partition(" >>")[0] for line in lines if "wal-pg.sh" in line]
+    script = "/usr/local/bin/wal-pg.sh"
+    assert jobs == [f"* * * * * root {script} archive", f"5 1 * * 0 root {script} base"]
+    other = replace(DATABASE, project="two")
+    text = host_cron.cron_entry(other, on).decode()
+    assert f"{script} archive --config /etc/backup-pg-two.conf >>" in text
+    assert "wal-pg.sh" not in host_cron.cron_entry(ATTACHMENTS, on).decode()
+    assert sourced(db_config(on), "PITR", "WAL_TICK", "MAX_SLOT_WAL") == ["yes", "2", "10737418240"]
 
 
 def test_each_compressor_brings_its_package(inventory):
@@ -159,7 +182,7 @@ def test_each_compressor_brings_its_package(inventory):
 def test_an_app_host_gets_the_script_for_the_attachments_with_its_own_name(inventory):
     app = inventory.with_role("app")[0]
     files = {f.path: f for f in host_files.files(app, inventory, Vault(**{KEY: "A", SECRET: "B"}))}
-    assert set(files) == set(host_files.installed(ATTACHMENTS))
+    assert set(files) == set(host_files.installed(ATTACHMENTS)) - {ATTACHMENTS.pings}
     config = files["/etc/backup-files.conf"].content
     names = ("APP_STACK", "NODE", "S3_BUCKET", "AWS_SHARED_CREDENTIALS_FILE")
     wanted = ["appstack", "node-a", "test-bucket", "/etc/backup-files.aws"]
@@ -169,9 +192,9 @@ def test_an_app_host_gets_the_script_for_the_attachments_with_its_own_name(inven
 
 
 def test_without_attachments_only_the_db_hosts_take_part(inventory):
-    assert [h.name for h in host_files.hosts(inventory)] == ["d", "a"]
+    assert [h.name for h in host_kit.hosts(inventory)] == ["d", "a"]
     without = replace(inventory, backup=replace(inventory.backup, files=False))
-    assert [h.name for h in host_files.hosts(without)] == ["d"]
+    assert [h.name for h in host_kit.hosts(without)] == ["d"]
 
 
 def test_several_databases_and_encryption_reach_the_settings(inventory):
@@ -239,6 +262,11 @@ class Machine:
         )
         said = done.stdout.decode().replace(str(self.root), "")
         return Result("d", done.returncode, said, done.stderr.decode())
+
+    def write(self, path: str) -> None:
+        file = self.root / path.removeprefix("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
 
     def files(self) -> dict[str, str]:
         return {
@@ -373,19 +401,24 @@ def test_one_project_is_removed_and_the_other_keeps_all_it_needs(inventory, mach
     machine.run(put(inventory))
     alone = machine.files()
     machine.run(put(named(inventory)))
+    told = "/var/lib/prometheus/node-exporter/swarmkeep-backup{}.nocodb.prom"
+    for project in ("", "-staging", "-staging2"):
+        machine.write(told.format(project))
+        alone |= {told.format(project): ""} if project != "-staging" else {}
     removed = uninstall(named(inventory), machine)
     assert machine.files() == alone
     assert set(removed) == {
         "/etc/cron.d/backup-pg-staging",
         "/etc/backup-pg-staging.conf",
         "/etc/logrotate.d/backup-pg-staging",
+        told.format("-staging"),
     }
     machine.run(put(inventory, role="app"))
     uninstall(inventory, machine)
     # What both kinds of backup share stays for the other.
     assert "/usr/local/lib/backup-common.sh" in machine.files()
     uninstall(inventory, machine, "app")
-    assert machine.files() == {}
+    assert machine.files() == {told.format("-staging2"): ""}
 
 
 def test_another_projects_backup_is_not_removed(inventory, machine):
@@ -394,3 +427,41 @@ def test_another_projects_backup_is_not_removed(inventory, machine):
     with pytest.raises(ConfigError, match="is of another project"):
         uninstall(replace(named(inventory), project=""), machine)
     assert machine.files() == before
+
+
+PINGS = {"vault_ping_database": "https://hc.example.com/a", "vault_ping_files": "https://x/b"}
+
+
+def with_pings(inventory, **changes):
+    return replace(inventory, backup=replace(inventory.backup, ping="healthchecks", **changes))
+
+
+def test_the_addresses_of_pings_come_from_the_vault_for_root_only(inventory):
+    wanted = with_pings(inventory)
+    for entry, kit, line in (
+        (db(inventory), DATABASE, b"database https://hc.example.com/a\n"),
+        (inventory.with_role("app")[0], ATTACHMENTS, b"files https://x/b\n"),
+    ):
+        files = {file.path: file for file in host_files.files(entry, wanted, Vault(**PINGS))}
+        assert (files[kit.pings].content, files[kit.pings].mode) == (line, 0o600)
+        settings = files[kit.config].content
+        assert f"PING=healthchecks\nPING_FILE={kit.pings}\n".encode() in settings
+        assert b"example.com" not in settings
+        assert "curl" in host_programs.programs(entry, wanted)
+    assert "curl" not in host_programs.programs(db(inventory), inventory)
+
+
+def test_a_file_of_somebody_elses_needs_no_vault(inventory):
+    wanted = with_pings(inventory, ping_file="/etc/pings")
+    files = {file.path: file for file in host_files.files(db(inventory), wanted, Vault(**PINGS))}
+    assert DATABASE.pings not in files
+    assert b"PING_FILE=/etc/pings\n" in files[DATABASE.config].content
+
+
+def test_pings_to_nowhere_are_refused(inventory):
+    with pytest.raises(SwarmkeepError, match="the vault has no address for it"):
+        host_files.files(db(inventory), with_pings(inventory), Vault())
+    bad = Vault(vault_ping_database="ftp://s3cret word")
+    with pytest.raises(SwarmkeepError, match="vault_ping_database is no http") as refused:
+        host_files.files(db(inventory), with_pings(inventory), bad)
+    assert "s3cret" not in str(refused.value)

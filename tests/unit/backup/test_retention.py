@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from fabfile.backup.object_keys import EPOCH, Keys
 from fabfile.backup.retention import FUTURE, decide
-from fabfile.backup.sets import BackupSet, Manifest, Part, Proof, Recorded
+from fabfile.backup.sets import BackupSet, Manifest, Proof, Recorded
 from fabfile.config.inventory import Retention
+from fabfile.s3.objects import Part
 
 pytestmark = pytest.mark.thorough
 

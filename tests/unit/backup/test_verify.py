@@ -10,10 +10,11 @@ import pytest
 
 from fabfile.backup.object_keys import EPOCH, Keys
 from fabfile.backup.set_parsing import parse_manifest
-from fabfile.backup.sets import BackupSet, FilesState, Part, Proof
+from fabfile.backup.sets import BackupSet, FilesState, Proof
 from fabfile.backup.verify import Expectations, Holding, judge
 from fabfile.backup.verify_files import judge_files
 from fabfile.config.project import Project
+from fabfile.s3.objects import Part
 from tests.unit.s3_server import manifest_of
 
 NOW = datetime(2026, 11, 22, 9, tzinfo=UTC)

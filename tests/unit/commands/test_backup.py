@@ -16,7 +16,7 @@ from invoke.collection import Collection
 
 from fabfile.commands import backup
 from tests.unit.command_line import runner
-from tests.unit.s3_server import BUCKET, S3Server, own_credentials, refuse, write_hosts
+from tests.unit.s3_server import BUCKET, refuse, write_hosts
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 ARCHIVE = gzip.compress(b"PGDMP" + random.Random(1).randbytes(30_000) + b"END", 1)
@@ -31,19 +31,10 @@ def now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-@pytest.fixture(scope="module")
-def module_server():
-    with S3Server().running() as server:
-        yield server
-
-
 @pytest.fixture
-def server(module_server, monkeypatch, tmp_path):
-    own_credentials(monkeypatch)
-    monkeypatch.setenv("SWARMKEEP_HOSTS", str(write_hosts(tmp_path, module_server.url)))
-    module_server.fault = None
-    module_server.empty()
-    return module_server
+def server(server, monkeypatch, tmp_path):
+    monkeypatch.setenv("SWARMKEEP_HOSTS", str(write_hosts(tmp_path, server.url)))
+    return server
 
 
 @pytest.fixture
@@ -72,7 +63,7 @@ def test_a_good_backup_is_exit_code_0(good, inv):
     assert good in out
     assert len(re.findall(r"^ *ok ", out, re.M)) == 9
     assert "FAILED" not in out
-    assert f"{PLACE}: 2 requests" in out
+    assert f"{PLACE}: 5 requests" in out
 
 
 def test_json_is_one_document_and_nothing_else(good, inv):
@@ -83,7 +74,7 @@ def test_json_is_one_document_and_nothing_else(good, inv):
     assert document["ok"] is True
     assert document["bucket"] == BUCKET
     assert document["key"] == good
-    assert document["requests"] == 2
+    assert document["requests"] == 5
     assert 0 < document["seconds"] < 60
     assert [check["name"] for check in document["checks"]] == [
         "found", "fresh", "size", "shrunk", "complete", "proven", "project",
@@ -190,7 +181,7 @@ def test_verify_and_list_say_the_same_of_a_failed_drill(server, inv):
     assert code == 4
     assert document["proven"] == "failed drill"
     assert document["proofs"]["drill"]["reason"] == "public.t: 3 rows instead of 4"
-    assert document["requests"] == 3
+    assert document["requests"] == 6
     assert "next: keep the older backups; inv backup.drill" in err
     said = "failed drill 2026-11-22, 12s: public.t: 3 rows instead of 4"
     assert said in inv("backup.verify")[1]
@@ -203,7 +194,7 @@ def test_verify_shows_when_the_newest_was_drilled_and_how_long_it_took(good, ser
     code, out, _ = inv("backup.verify")
     assert code == 0
     assert re.search(r"^ *ok +proven +drilled 2026-11-22, 12s$", out, re.M)
-    assert f"{PLACE}: 4 requests" in out
+    assert f"{PLACE}: 7 requests" in out
 
 
 def test_garbage_among_the_keys_changes_nothing(good, server, inv):
@@ -300,11 +291,15 @@ def test_deep_reads_the_newest_object_once(good, server, inv, pg_restore):
         "sha256", "gzip", "archive", "globals",
     ]  # fmt: skip
     start = good.removesuffix("manifest.json")
-    assert [line for line in server.requests if "?" not in line] == [
+    *asked, oldest = [line for line in server.requests if "?" not in line]
+    assert oldest.endswith(".manifest.json")
+    assert oldest < f"GET /{BUCKET}/{good}"
+    assert asked == [
         f"GET /{BUCKET}/{good}",
         f"GET /{BUCKET}/{start}dump.gz",
         f"GET /{BUCKET}/{start}globals.sql.gz",
         f"PUT /{BUCKET}/{start}deep.json",
+        f"GET /{BUCKET}/postgres/nocodb/drill.json",
     ]
     kept = json.loads(server.get_object(f"{start}deep.json"))
     assert (kept["outcome"], kept["reason"]) == ("ok", "")
@@ -507,7 +502,7 @@ def test_verify_with_max_drill_age_wants_a_young_good_drill(good, server, inv, t
     server.put_object("postgres/nocodb/drill.json", json.dumps(text).encode())
     code, out, _ = inv("backup.verify", "--json", "--hosts", str(hosts))
     assert code == 0
-    assert json.loads(out)["requests"] == 3
+    assert json.loads(out)["requests"] == 5
 
 
 def test_list_in_json_has_times_and_bytes(good, inv):
@@ -648,3 +643,34 @@ def test_another_cluster_is_accepted_once_and_for_all(server, inv, we_are):
 def test_a_manifest_with_the_wrong_kind_of_project_or_cluster_is_damaged(server, inv, said):
     server.put(now() - HOUR, ARCHIVE, **said)
     assert failed(json.loads(inv("backup.verify", "--json")[1])) == ["complete"]
+
+
+# --- the sentence ------------------------------------------------------------------------------
+
+
+def test_the_sentence_goes_back_to_no_set_that_failed_its_drill(server, inv):
+    oldest, good = now() - 3 * DAY, now() - 2 * DAY
+    failed_one = server.put(oldest, ARCHIVE)
+    server.put(good, ARCHIVE)
+    server.put(now() - HOUR, ARCHIVE)
+    outcome = {"format": 1, "outcome": "failed", "finished": "2026-11-20T03:00:00Z",
+               "seconds": 8, "reason": "rows differ"}  # fmt: skip
+    server.put_object(failed_one.replace("manifest", "drill"), json.dumps(outcome).encode())
+    _, out, _ = inv("backup.verify")
+    assert f"any backup since {good:%Y-%m-%d %H:%M} UTC" in out
+
+
+def test_the_sentence_of_a_backup_that_failed_a_check_promises_nothing(server, inv):
+    server.put(now() - 3 * DAY, ARCHIVE)
+    code, out, _ = inv("backup.verify")
+    assert code == 4
+    assert "nocodb: do not rely on it: 1 checks failed (fresh)" in out
+    assert "go back" not in out
+
+
+def test_the_first_set_has_no_cluster_before_it(server, inv):
+    known = {"cluster": "7000", "expected_cluster": "7000"}
+    server.put(now() - 2 * HOUR, ARCHIVE, **known)
+    assert "system identifier 7000, the first that is known" in inv("backup.verify")[1]
+    server.put(now() - HOUR, ARCHIVE, **known)
+    assert "system identifier 7000, as before" in inv("backup.verify")[1]

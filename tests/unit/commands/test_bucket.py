@@ -181,7 +181,7 @@ def test_who_only_looks_with_prune_may_ask_what_it_asks(server, inv):
         if "s3:GetObjectRetention" in s["Action"]
     )
     assert set(right["Action"]) == {"s3:GetObjectRetention", "s3:GetObjectLegalHold"}
-    assert right["Resource"] == [f"arn:aws:s3:::{BUCKET}/postgres/*"]
+    assert right["Resource"] == [f"arn:aws:s3:::{BUCKET}/{kind}/*" for kind in ("postgres", "wal")]
 
 
 ALIAS = {"ForAnyValue:StringEquals": {"kms:ResourceAliases": "alias/backups"}}

@@ -11,7 +11,7 @@ from invoke.collection import Collection
 
 from fabfile.commands import prune
 from tests.unit.command_line import runner
-from tests.unit.s3_server import BUCKET, S3Server, own_credentials, refuse, write_hosts
+from tests.unit.s3_server import BUCKET, refuse, write_hosts
 
 pytestmark = pytest.mark.thorough
 
@@ -21,20 +21,10 @@ PLACE = "s3://test-bucket/postgres/nocodb/"
 DRILL = b'{"format": 1, "outcome": "ok", "finished": "2026-11-20T10:00:00Z", "seconds": 9}'
 
 
-@pytest.fixture(scope="module")
-def module_server():
-    with S3Server().running() as server:
-        yield server
-
-
 @pytest.fixture
-def server(module_server, monkeypatch, tmp_path):
-    own_credentials(monkeypatch)
-    use(monkeypatch, write_hosts(tmp_path, module_server.url, **POLICY))
-    module_server.fault = None
-    module_server.empty()
-    yield module_server
-    module_server.fault = None
+def server(server, monkeypatch, tmp_path):
+    use(monkeypatch, write_hosts(tmp_path, server.url, **POLICY))
+    return server
 
 
 @pytest.fixture

@@ -502,7 +502,7 @@ def test_an_inventory_cannot_be_changed(tmp_path: Path) -> None:
 def test_what_looks_like_an_ip_address_must_be_one(tmp_path, address):
     error = refusal(tmp_path, good(**{"hosts.db1.address": address}))
     assert "hosts.db1.address" in error.details[0]
-    assert "looks like an IP address and is none" in error.details[0]
+    assert "looks like an IP address but is not a valid one" in error.details[0]
     gateway = good(ssh={"gateway": {"address": address}})
     assert "ssh.gateway.address" in refusal(tmp_path, gateway).details[0]
 

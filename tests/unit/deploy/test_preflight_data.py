@@ -155,7 +155,7 @@ def app(tmp_path, *services, leave=False, **changes):
 def test_nocodb_does_not_go_over_to_another_database_or_leave_its_files(tmp_path):
     there = live(tmp_path), live(tmp_path, "app")
     app(tmp_path, *there)
-    with pytest.raises(ConfigError, match="NocoDB would begin anew") as caught:
+    with pytest.raises(ConfigError, match="NocoDB would start with an empty database") as caught:
         app(tmp_path, *there, pg_db="other")
     assert "set pg_db back to nocodb" in caught.value.hint
     (mount,) = there[1].template["ContainerSpec"]["Mounts"]
@@ -193,10 +193,14 @@ THERE = Names(frozenset({"nocodb"}), frozenset({"nocodb"}))
 )
 def test_a_postgresql_that_restarts_is_waited_for(monkeypatch, tmp_path, states, answers):
     running = live(tmp_path, **OLD)
-    looks = iter([cluster((running,), (task(running, state),)) for state in states])
+    # Each look has the manager's time of its own: that alone is no change.
+    looks = iter(
+        cluster((running,), (task(running, state),), now=f"2026-11-22T10:00:0{second}Z")
+        for second, state in enumerate(states)
+    )
     left = list(answers)
     monkeypatch.setattr(observation, "POLL_SECONDS", 0)
-    monkeypatch.setattr(observation.server, "names", lambda *args: left.pop(0))
+    monkeypatch.setattr(observation.postgres, "names", lambda *args: left.pop(0))
     monkeypatch.setattr(observation, "observe", lambda manager: next(looks))
     fleet: Any = SimpleNamespace(inventory=inventory(tmp_path, **OLD))
     wanted = stacks.database(fleet.inventory, Vault())

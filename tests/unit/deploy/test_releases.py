@@ -13,7 +13,7 @@ from invoke.collection import Collection
 from invoke.program import Program
 
 from fabfile.base.errors import SwarmkeepError
-from fabfile.commands import releases as command
+from fabfile.commands import rollback as command
 from fabfile.deploy import observation, releases, stacks
 from fabfile.deploy.releases import Release
 from fabfile.ssh import fleet as transport

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fabfile.backup import host_files
-from fabfile.backup.host_files import ATTACHMENTS, DATABASE
+from fabfile.backup import host_files, host_kit
+from fabfile.backup.host_kit import ATTACHMENTS, DATABASE
 from fabfile.base.check import Check
 from fabfile.base.errors import ConfigError, SwarmkeepError, UnreachableError
 from fabfile.base.secret import Secret
@@ -22,7 +22,8 @@ from fabfile.deploy.stacks import SecretContent, Wanted
 from fabfile.doctor import facts as doctor_facts
 from fabfile.doctor import host_checks, local_checks, swarm_checks
 from fabfile.doctor.facts import Facts, FileFacts
-from fabfile.doctor.host_checks import Expected, Finding
+from fabfile.doctor.finding import Finding
+from fabfile.doctor.host_checks import Expected
 from fabfile.ssh.remote_command import Result
 from fabfile.swarm.docker_commands import SecretVersion
 from fabfile.vault.reading import Secrets
@@ -75,7 +76,7 @@ def facts(name: str = "db1", **changes) -> Facts:
 
 
 def installed(inv, name: str = "db1") -> tuple[Expected, dict[str, FileFacts]]:
-    every = {e.name: host_files.files(e, inv, vault()) for e in host_files.hosts(inv)}
+    every = {e.name: host_files.files(e, inv, vault()) for e in host_kit.hosts(inv)}
     files = every.get(name, [])
     there = {
         f.path: FileFacts(hashlib.sha256(f.content).hexdigest(), f"{f.mode:o}", f.owner)
@@ -359,7 +360,11 @@ def test_what_is_wrong_in_the_swarm_is_named(tmp_path, changes, name, said):
         ({"a": "Leader"}, True, "1 of 1 reachable, none may fail"),
         ({"a": "Leader", "b": "Reachable"}, True, "an odd number is better"),
         ({"a": "Leader", "b": "Reachable", "c": "Reachable"}, True, "one may fail"),
-        ({"a": "Leader", "b": "Reachable", "c": "Unreachable"}, False, "c is not; one more and"),
+        (
+            {"a": "Leader", "b": "Reachable", "c": "Unreachable"},
+            False,
+            "c is not; one more failure stops",
+        ),
     ],
 )
 def test_managers_and_how_many_may_fail(tmp_path, managers, ok, said):
@@ -421,6 +426,7 @@ def test_sections_become_facts():
             "--swarmkeep quorum--\nmanager1 Leader\n",
             f"--swarmkeep files--\n{'a' * 64} 755 root /usr/local/bin/backup-pg.sh\n",
             "--swarmkeep dumps--\n5000\n300\n",
+            "--swarmkeep wal--\n\nsuperuser t\ncap 1\nexit 0\n",
             "--swarmkeep bucket--\n\nAn error occurred (403)\nexit 254\n",
             "--swarmkeep info--\n" + json.dumps({"Name": "db1", "ServerVersion": "1"}) + "\n",
         ),
@@ -435,6 +441,7 @@ def test_sections_become_facts():
     assert found.files == {"/usr/local/bin/backup-pg.sh": FileFacts("a" * 64, "755", "root")}
     assert (found.dump_free, found.newest_dump) == (5000, 300)
     assert found.bucket == (254, "An error occurred (403)")
+    assert found.wal == (0, "superuser t\ncap 1")
     assert found.info["Name"] == "db1"
     assert found.cluster is None
     assert "not a Swarm manager" in found.cluster_problem
@@ -442,9 +449,10 @@ def test_sections_become_facts():
 
 @pytest.mark.parametrize("name", ["manager1", "db1", "app1"])
 def test_the_command_is_good_shell_and_changes_nothing(tmp_path, name):
-    inv = inventory(tmp_path)
+    inv = inventory(tmp_path, backup={"pitr": True})
     entry = next(host for host in inv.hosts if host.name == name)
     asked = doctor_facts.gather(inv, entry)
+    assert ("wal-pg.sh check" in asked.script) == (name == "db1")
     assert not asked.changes
     assert asked.stdin == b""
     done = subprocess.run(

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from fabfile.base.errors import SwarmkeepError, UnreachableError
-from fabfile.restore import app_pause
-from fabfile.restore import database_swap as exchange
+from fabfile.restore import app_pause, database_swap
 from fabfile.restore.app_pause import StillDownError
 from fabfile.ssh.remote_command import Result
 from fabfile.swarm.deploy_lock import LockLostError
@@ -96,7 +95,7 @@ class World:
         inventory = SimpleNamespace(
             postgres=POSTGRES, app=SimpleNamespace(stack="appstack"), deploy_timeout=0.2
         )
-        exchange.Exchange(
+        database_swap.Exchange(
             SimpleNamespace(inventory=inventory, host=lambda entry: host),  # type: ignore[arg-type]
             SimpleNamespace(manager="manager1", change=self.change),  # type: ignore[arg-type]
             host,  # type: ignore[arg-type]
@@ -119,10 +118,10 @@ class World:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
-    monkeypatch.setattr(exchange, "observe", world.cluster)
-    monkeypatch.setattr(exchange, "await_app", world.await_app)
-    monkeypatch.setattr(exchange, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(exchange.restore_script, "run", world.run)
+    monkeypatch.setattr(database_swap, "observe", world.cluster)
+    monkeypatch.setattr(database_swap, "await_app", world.await_app)
+    monkeypatch.setattr(database_swap, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(database_swap.restore_script, "run", world.run)
     monkeypatch.setattr(app_pause, "stopped", world.stopped)
     return world
 
@@ -260,7 +259,7 @@ def test_a_script_that_goes_on_without_its_connection_is_waited_for(tmp_path):
     }.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
-    script = exchange.names_command(POSTGRES).script  # type: ignore[arg-type]
+    script = database_swap.names_command(POSTGRES).script  # type: ignore[arg-type]
     subprocess.run(["sh", "-c", script], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False)
     assert (tmp_path / "asked").read_text().strip() == "3"
     assert "[r]estore-pg.sh swap" in looked.read_text()
@@ -276,7 +275,7 @@ def test_the_server_is_asked_without_a_secret_in_the_arguments(tmp_path):
     (tmp_path / "password").write_text("geheim")
     for name in ("docker", "psql"):
         (tmp_path / name).chmod(0o755)
-    command = exchange.names_command(POSTGRES)  # type: ignore[arg-type]
+    command = database_swap.names_command(POSTGRES)  # type: ignore[arg-type]
     done = subprocess.run(
         ["sh", "-c", command.script],
         input=command.stdin,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,8 +20,11 @@ from fabfile.deploy.observation import Look, Survey
 from fabfile.restore import recovery
 from fabfile.ssh.fleet import Outcome
 from fabfile.ssh.remote_command import Result
+from fabfile.terminal.recover_dialog import ends_of_wal, named
+from fabfile.terminal.restore_dialog import Source
+from fabfile.wal.chain import Window
 from tests.unit import clusters
-from tests.unit.backup.test_verify import landed
+from tests.unit.backup.test_verify import NOW, landed
 
 DB, APP = clusters.service(), clusters.service("appstack_nocodb")
 HOSTS = {
@@ -183,12 +186,50 @@ def test_what_comes_back_is_named_with_what_is_in_it_and_what_stays_as_it_is(cap
     left = recover._without_kept(sets, site)
     assert list(left) == ["second"]
     assert "nocodb is there, with 105 tables, and stays as it is" in capsys.readouterr().out
-    assert recover._named(left) == (
+    assert named(left, {}) == (
         "second as it was at 2026-11-22 02:00:00 UTC (4 rows, dump 976.6 KiB)"
     )
+    end = Source(("--at", "end"), datetime(2026, 11, 22, 8, 30, tzinfo=UTC), compared=True)
+    assert named(left, {"second": end}) == "second with every commit up to 2026-11-22 08:30:00 UTC"
     assert sets["second"].manifest
     uncounted = replace(sets["second"], manifest=replace(sets["second"].manifest, rows=None))
-    assert "(rows not counted, dump 976.6 KiB)" in recover._named({"second": uncounted})
+    assert "(rows not counted, dump 976.6 KiB)" in named({"second": uncounted}, {})
+
+
+@pytest.mark.parametrize(
+    ("doubtful", "major", "end", "used"),
+    [
+        ((), 15, 4, True),
+        ((), 15, 8, False),  # the set is younger
+        ((), 14, 4, False),
+        (("nocodb",), 15, 4, False),
+    ],
+)
+def test_the_wal_is_used_where_it_brings_more_and_nothing_speaks_against_it(
+    doubtful, major, end, used, monkeypatch, capsys
+):
+    """`end`: hours ago. What made a set doubtful may be in the WAL, too."""
+    until = NOW - timedelta(hours=end)
+    window = Window(NOW - timedelta(days=1), until)
+    base = SimpleNamespace(major=major)
+    history = SimpleNamespace(windows=lambda: [window], newest_base=base, cluster="7")
+    monkeypatch.setattr("fabfile.backup.verdict.wal_history", lambda *_: history)
+    monkeypatch.setattr("fabfile.terminal.recover_dialog.open_bucket", lambda _: None)
+    inventory = SimpleNamespace(
+        backup=SimpleNamespace(pitr=True), postgres=SimpleNamespace(major=15)
+    )
+    sets = {"nocodb": landed(timedelta(hours=7))}
+    ends = ends_of_wal(inventory, sets, frozenset(doubtful))
+    assert (list(ends) == ["nocodb"]) is used
+    said = capsys.readouterr().out
+    if used:
+        assert ends["nocodb"].words == ("--at", "end", "--cluster", "7")
+        assert "leads on from there" in said
+    elif end < 7:
+        assert "is not used: " in said
+        assert "inv backup.restore --at '" in said
+    inventory.backup.pitr = False
+    assert ends_of_wal(inventory, sets, frozenset()) == {}
 
 
 class TestFiles:
@@ -292,7 +333,7 @@ class TestInstalling:
         outcomes.failures["db1"] = SwarmkeepError("db1: cannot work")
         failures = recover._bring_the_rest(None, outcomes.inventory, None)  # type: ignore[arg-type]
         with pytest.raises(SwarmkeepError, match="db1: cannot work"):
-            recover._print_result({}, 1.0, failures)
+            recover._print_result({}, 1.0, failures, pitr=False)
         captured = capsys.readouterr()
         assert "recovery complete" not in captured.out
         assert "the data is restored and NocoDB runs" in captured.out

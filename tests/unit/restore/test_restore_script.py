@@ -36,11 +36,11 @@ class FakeHost:
 
 
 def test_the_commands_are_quoted():
-    assert restore_script.restore_command("nocodb", STAMP, "a.b-c", 3) == (
+    assert restore_script.restore_command("nocodb", ("--set", STAMP), "a.b-c", 3) == (
         f"restore --database nocodb --set {STAMP} --into a.b-c --jobs 3 --progress"
     )
-    assert "--jobs" not in restore_script.restore_command("nocodb", STAMP, "x", 0)
-    live = restore_script.restore_command("nocodb", STAMP, "x", 0, goes_live=True)
+    assert "--jobs" not in restore_script.restore_command("nocodb", ("--set", STAMP), "x", 0)
+    live = restore_script.restore_command("nocodb", ("--set", STAMP), "x", 0, goes_live=True)
     assert live.endswith("--into x --analyze --progress")
     assert restore_script.drill_command("n", STAMP, "img:1; rm").endswith(
         "--app 'img:1; rm' --progress"

@@ -1,4 +1,6 @@
-"""The sections of hosts.yaml, each read key by key."""
+"""The sections of hosts.yaml, each read key by key into the dataclasses of inventory.py; keys
+without a section are read in hosts_file.py.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,14 @@ from pathlib import Path
 from fabfile.base.schema import Section
 from fabfile.base.units import check_cron
 from fabfile.config.inventory import (
+    NOTIFY_ON,
+    NOTIFYING,
+    PING_SERVICES,
     App,
     Backup,
     Gateway,
     HostEntry,
+    Notify,
     Postgres,
     Retention,
     Ssh,
@@ -76,7 +82,7 @@ def _read_address(section: Section) -> str:
         try:
             ipaddress.ip_address(address)
         except ValueError:
-            section.fail("address", f"{address!r} looks like an IP address and is none")
+            section.fail("address", f"{address!r} looks like an IP address but is not a valid one")
     return address
 
 
@@ -192,10 +198,28 @@ def read_backup(section: Section, top: Section, project: str) -> Backup:
         max_drill_age=section.duration("max_drill_age", 0, low=3600),
         retention=_read_retention(section),
         profile=section.text("profile", "", pattern=NAME, want="an AWS profile's name"),
+        metrics_directory=section.text(
+            "metrics_directory", "", pattern=_DIRECTORY, want="an absolute path"
+        ),
+        ping=section.choice("ping", "", ("", *PING_SERVICES)),
+        ping_file=section.text("ping_file", "", pattern=_DIRECTORY, want="an absolute path"),
         project=project,
+        pitr=section.flag("pitr", False),
+        wal_tick=section.duration("wal_tick", 60, low=2),
+        base_schedule=_read_schedule(section, "base_schedule", "45 1 * * *"),
+        max_base_age=section.duration("max_base_age", 50 * 3600, low=3600),
+        max_slot_wal=section.size("max_slot_wal", 10 * 2**30, low=64 * 2**20),
+        incremental_from=section.size("incremental_from", 10 * 2**30, low=0),
+        pitr_window=section.duration("pitr_window", 7 * 86400, low=3600),
     )  # fmt: skip
+    if backup.wal_tick > 60:
+        section.fail("wal_tick", "must be from 2s to 60s")
+    if not backup.base_schedule:
+        section.fail("base_schedule", "must be a schedule as in crontab, such as '45 1 * * *'")
     if backup.kms_key_id and backup.encryption != "aws:kms":
         section.fail("kms_key_id", "needs backup.encryption: aws:kms")
+    if backup.ping_file and not backup.ping:
+        section.fail("ping_file", f"needs backup.ping: {', '.join(PING_SERVICES)}")
     section.finish()
     return backup
 
@@ -230,6 +254,20 @@ def read_vault(section: Section, base: Path) -> Vault:
     )
     section.finish()
     return vault
+
+
+def read_notify(section: Section, top: Section) -> Notify:
+    """The section `notify`; without it nothing is told."""
+    if "notify" not in top:
+        return Notify()
+    notify = Notify(
+        on=section.texts("on", ("failure", "recovered"), pattern="|".join(NOTIFY_ON),
+                         want=", ".join(NOTIFY_ON)),
+        commands=section.texts("commands", NOTIFYING, pattern="|".join(map(re.escape, NOTIFYING)),
+                               want=", ".join(NOTIFYING)),
+    )  # fmt: skip
+    section.finish()
+    return notify
 
 
 def _path(section: Section, key: str, default: str, base: Path) -> Path:

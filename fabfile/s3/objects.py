@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from fabfile.backup.sets import Part
 from fabfile.base.errors import UnreachableError
 from fabfile.config.inventory import Backup
 from fabfile.s3.connection import Connection, code_of
@@ -21,6 +22,16 @@ _SMALL = 64 * 1024 * 1024
 """Bytes: no manifest is larger, so nothing larger is read as one."""
 _BREAKS = 5
 """How often the reading of one object is taken up again after its connection broke."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One object, as a listing shows it."""
+
+    key: str
+    size: int
+    last_modified: datetime
+    etag: str = ""
 
 
 class Objects(Connection):
@@ -66,15 +77,25 @@ class Objects(Connection):
     def put(self, key: str, content: Mapping[str, Any]) -> bytes:
         """Write an object of JSON and return its text."""
         text = json.dumps(content, indent=1).encode()
+        self.put_text(key, text, "application/json")
+        return text
+
+    def put_text(self, key: str, text: bytes, kind: str) -> None:
+        """Write an object of the content type `kind`."""
         with self.translated(f"writing {key}"):
             self.client.put_object(
-                Bucket=self.name,
-                Key=key,
-                Body=text,
-                ContentType="application/json",
-                **_encryption(self.backup),
+                Bucket=self.name, Key=key, Body=text, ContentType=kind, **_encryption(self.backup)
             )
-        return text
+
+    def list_all(self, options: dict[str, Any]) -> Iterator[ListObjectsV2OutputTypeDef]:
+        """Every page of a listing."""
+        more: dict[str, Any] = {}
+        while True:
+            page = self.list_page(options | more)
+            yield page
+            if not page["IsTruncated"]:
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
 
     def list_page(self, options: dict[str, Any]) -> ListObjectsV2OutputTypeDef:
         """The first page of a listing that has something in it, or the end."""
@@ -83,9 +104,8 @@ class Objects(Connection):
             # Allowed, and rare: nothing found yet, and not at the end either.
             while answer["IsTruncated"] and not answer["KeyCount"]:
                 token = answer["NextContinuationToken"]
-                answer = self.client.list_objects_v2(
-                    Bucket=self.name, **options, ContinuationToken=token
-                )
+                more = options | {"ContinuationToken": token}
+                answer = self.client.list_objects_v2(Bucket=self.name, **more)
             return answer
 
     def _open(self, part: Part, place: int) -> StreamingBody:

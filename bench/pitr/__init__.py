@@ -1,0 +1,1 @@
+"""`make bench-pitr`: point-in-time recovery, measured in the lab."""

@@ -1,0 +1,88 @@
+"""inv rollback."""
+
+from __future__ import annotations
+
+from invoke.context import Context
+
+from fabfile.base.errors import ConfigError
+from fabfile.commands.plan import check_role, wanted_stack
+from fabfile.commands.releases import words
+from fabfile.terminal.command import command, is_dry, read_inventory, read_vault, sudo_password
+from fabfile.terminal.deploy_dialog import WAIT_HELP, YES_HELP
+
+_TO_HELP = "number of the release to go back to; else the one before the current one"
+_SECRETS_HELP = "with the vault's secrets of today, where those of the release are gone"
+_PRUNE_HELP = "remove services of the stack that the release did not have"
+
+
+@command(
+    notifies="rollback",
+    positional=["stack"],
+    help={
+        "stack": "db or app",
+        "to": _TO_HELP,
+        "with-current-secrets": _SECRETS_HELP,
+        "prune": _PRUNE_HELP,
+        "yes": YES_HELP,
+        "wait": WAIT_HELP,
+        "keep-failed": "leave a failed change in place, to look into it",
+    },
+)
+def rollback(
+    ctx: Context,
+    stack: str,
+    hosts: str = "",
+    to: str = "",
+    with_current_secrets: bool = False,
+    prune: bool = False,
+    yes: bool = False,
+    wait: bool = False,
+    keep_failed: bool = False,
+) -> None:
+    """Go back to an earlier release of one stack."""
+    role, number = check_role(stack), _number(to)
+    inventory = read_inventory(hosts)
+    secrets = read_vault(inventory)
+    present = wanted_stack(role, inventory, secrets)
+
+    from fabfile.deploy import observation
+    from fabfile.deploy import releases as kept
+    from fabfile.deploy.finish_script import Options
+    from fabfile.deploy.stacks import labelled, main_service
+    from fabfile.ssh.fleet import connect
+    from fabfile.swarm import operator
+    from fabfile.terminal.deploy_dialog import carry_out, show_round_trips
+
+    with connect(inventory, sudo_password=sudo_password(ctx), dry=is_dry(ctx), echo=print) as fleet:
+        release = kept.choose(kept.read(fleet.first_manager(), present.name), present.name, number)
+        print(f"{present.name}: going back to release {release.number} ({words(release)})")
+        wanted = kept.as_wanted(release, main_service(inventory, role), present.hidden)
+        wanted = labelled(wanted, inventory, secrets)
+        wanted = kept.with_shown(wanted, present)
+        if with_current_secrets:
+            wanted = kept.with_secrets(wanted, release, present.secrets)
+        seen = observation.look(fleet, [wanted])
+        kept.check_secrets(wanted, release, seen.cluster)
+        options = Options(
+            f"rollback {role} --to {release.number}",
+            operator.find(),
+            keep_failed=keep_failed,
+            prune=prune,
+            wait=wait,
+            goes_back_to=release.origin or release.number,
+        )
+        report = carry_out(fleet, wanted, options, yes=yes, seen=seen)
+        show_round_trips(fleet)
+    if report.changed:
+        print(
+            "hosts.yaml, the vault and compose/ are as they were: the next deploy brings their "
+            "state back (inv plan shows it)"
+        )
+
+
+def _number(text: str) -> int | None:
+    if not text:
+        return None
+    if not text.isascii() or not text.isdecimal():
+        raise ConfigError(f"--to: {text!r} is not a release's number", hint="see: inv releases")
+    return int(text)

@@ -1,0 +1,97 @@
+"""What a recovery brings back: of each database the newest proven set, or the end of the WAL."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from fabfile.terminal.command import open_bucket
+from fabfile.terminal.restore_dialog import Source, choose, contents, made
+
+if TYPE_CHECKING:
+    from fabfile.backup.sets import BackupSet
+    from fabfile.config.inventory import Inventory
+
+_LOOKED_AT = 20
+"""Sets of a database, the newest, among which the one to restore is looked for."""
+_ONE_RUN = timedelta(hours=1)
+"""By how much the databases of one run may lie apart."""
+
+
+def choose_sets(
+    inventory: Inventory, *, key: str, before: str
+) -> tuple[dict[str, BackupSet], frozenset[str]]:
+    """The set of every database that is to come back, and the databases of which newer sets were
+    skipped, since something speaks against them.
+    """
+    from fabfile.backup import selection
+    from fabfile.backup.sets import divided
+
+    now = datetime.now(UTC)
+    first, *others = inventory.postgres.databases
+    sets: dict[str, BackupSet] = {}
+    doubtful = set()
+    if key:
+        sets[first] = choose(inventory, first, key=key, before="", now=now)
+        # The others of the same run, or of the one before.
+        before = f"{sets[first].timestamp + _ONE_RUN:%Y-%m-%dT%H:%M:%SZ}"
+    elif before:
+        sets[first] = choose(inventory, first, key="", before=before, now=now)
+    if before:
+        rest = {name: choose(inventory, name, key="", before=before, now=now) for name in others}
+        return sets | rest, frozenset()
+    bucket = open_bucket(inventory)
+    for name in inventory.postgres.databases:
+        listed = bucket.latest(name, now, _LOOKED_AT).backups
+        ours, foreign = divided(bucket.with_proofs(name, listed), bucket.project_id)
+        for other in foreign:
+            print(f"set {other.stamp} of {name} is skipped: it is of {other.project}")
+        one, passed = selection.newest_proven(ours, bucket.place(name), inventory.backup.min_size)
+        for other, why in passed:
+            print(f"set {other.stamp} of {name} is skipped: {why}")
+            doubtful.add(name)
+        said = f"{made(one.timestamp, now)}; {contents(one)}; {one.rung}"
+        print(f"set {one.stamp} of {name}, made {said}", flush=True)
+        sets[name] = one
+    return sets, frozenset(doubtful)
+
+
+def ends_of_wal(
+    inventory: Inventory, sets: dict[str, BackupSet], doubtful: frozenset[str]
+) -> dict[str, Source]:
+    """The end of the WAL, for each database that it brings further than its set: of the same
+    cluster, and of the major version that is deployed.
+    """
+    from fabfile.backup.verdict import wal_history
+
+    ends: dict[str, Source] = {}
+    if not inventory.backup.pitr:
+        return ends
+    for name, one in sets.items():
+        history = wal_history(open_bucket(inventory), one)
+        windows = history.windows() if history else []
+        base = history.newest_base if history else None
+        if history is None or base is None or not windows or windows[0].end <= one.timestamp:
+            continue
+        until = f"{windows[0].end:%Y-%m-%d %H:%M:%S} UTC"
+        if name in doubtful or base.major != inventory.postgres.major:
+            why = "newer sets were skipped" if name in doubtful else f"it is of {base.major}"
+            print(
+                f"WAL of {name} until {until} is not used: {why}; to look into it afterwards: "
+                f"inv backup.restore --at '{windows[0].end:%Y-%m-%d %H:%M:%S}' --database {name}"
+            )
+            continue
+        print(f"WAL of {name} leads on from there, until {until}", flush=True)
+        words = ("--at", "end", "--cluster", history.cluster)
+        ends[name] = Source(words, windows[0].end, compared=True)
+    return ends
+
+
+def named(sets: dict[str, BackupSet], ends: dict[str, Source]) -> str:
+    """What would be brought back, for a person to judge."""
+    return ", ".join(
+        f"{name} with every commit up to {ends[name].when:%Y-%m-%d %H:%M:%S} UTC"
+        if name in ends
+        else f"{name} as it was at {one.timestamp:%Y-%m-%d %H:%M:%S} UTC ({contents(one)})"
+        for name, one in sets.items()
+    )

@@ -1,0 +1,165 @@
+#!/bin/bash
+# shellcheck disable=SC2034,SC2153 # used by those that source this, set by those before it
+# The part of wal-pg.sh that knows the spool: where it is, which segments are finished, and their way
+# into the bucket. Sourced, never run.
+#
+# An object is named SEGMENT_TIME_MD5.gz, in a folder for each 256 segments. TIME is until when every
+# commit is in this segment or before it, MD5 is of the object itself: so a listing alone shows whether
+# the chain has a gap, how far it reaches, and whether an object is not what was uploaded.
+
+readonly BATCH=64 # segments that are uploaded in one call
+readonly UNKNOWN=19700101T000000Z # until when the first segments of a chain reach, if no heartbeat tells
+
+# Makes the spool where it is not there, and sets SPOOL and INSIDE_SPOOL, its names on this host and in
+# the container. It must lie in the volume: what is in the container alone goes with it.
+find_spool() {
+  INSIDE_SPOOL=${DATA%/*}/$SPOOL_NAME
+  ask docker exec -u postgres "$CONTAINER" mkdir -p -m 700 "$INSIDE_SPOOL" 2>"$ERRORS" || {
+    tell docker "$ERRORS"
+    die "$BAD_SPOOL" "folder $INSIDE_SPOOL cannot be made" "it must be writable for postgres, beside PGDATA"
+  }
+  SPOOL=$(ask docker inspect -f '{{range .Mounts}}{{.Destination}} {{.Source}}{{"\n"}}{{end}}' "$CONTAINER" 2>"$ERRORS" |
+    in_mount "$INSIDE_SPOOL")
+  [[ -n $SPOOL ]] || die "$BAD_SPOOL" "$INSIDE_SPOOL is in no volume: it would be lost with the container" \
+    "PGDATA must be a folder in its volume, as it is in Swarmkeep's compose file"
+  enter_spool || die "$BAD_SPOOL" "$SPOOL is no folder, or a link to another place" "find out who changes files in the volume"
+}
+
+# Given lines "DESTINATION SOURCE" on stdin, prints where path $1 of the container is on the host.
+in_mount() {
+  awk -v path="$1" '
+    { source = substr($0, length($1) + 2) }
+    index(path, $1 "/") == 1 && length($1) > best { best = length($1); found = source substr(path, best + 1) }
+    END { if (best) print found }'
+}
+
+# Goes into the spool. The container is not trusted with the path: were the folder a link to somewhere
+# else, files would be uploaded and removed there. From then on every name is relative to what it is now.
+enter_spool() {
+  local parent
+  parent=$(cd -P -- "${SPOOL%/*}" 2>/dev/null && pwd -P) || return 1
+  cd -P -- "$SPOOL" 2>/dev/null && [[ $(pwd -P) == "$parent/$SPOOL_NAME" ]]
+}
+
+# The finished segments in the spool after segment $1, in their order. What pg_receivewal still writes
+# ends in .partial.
+finished_segments() {
+  local name
+  for name in [0-9A-F]*; do
+    [[ ! $name =~ ^[0-9A-F]{24}$ || ! $name > $1 || ! -f $name || -L $name ]] || printf '%s\n' "$name"
+  done
+}
+
+# The segment after $1: timeline, number of the log, number in it. A log has 4 GB.
+next_segment() {
+  local log=$((16#${1:8:8})) number=$((16#${1:16:8} + 1))
+  ((number < 4294967296 / SEGMENT_BYTES)) || log=$((log + 1)) number=0
+  printf '%s%08X%08X' "${1:0:8}" "$log" "$number"
+}
+
+# Uploads every finished segment and removes it from the spool. Returns 0 or the exit code to take.
+deliver_segments() {
+  local batch
+  enter_spool || {
+    log ERROR "the spool $SPOOL is not there any more; next: see that the volume is the one that it was"
+    return "$BAD_SPOOL"
+  }
+  while true; do
+    mapfile -t batch < <(finished_segments "$LAST" | head -n "$BATCH")
+    ((${#batch[@]} > 0)) || return 0
+    check_order "${batch[@]}"
+    upload "${batch[@]}" || return
+    remove_uploaded
+  done
+}
+
+# Removes what is in the bucket from the spool, and nothing that has arrived meanwhile. LAST itself stays:
+# PostgreSQL before 15 tells pg_receivewal nothing of the slot, it goes on from the newest one here.
+remove_uploaded() {
+  local name
+  while read -r name; do [[ ! $name < $LAST ]] || rm -f -- "$name"; done < <(finished_segments "")
+}
+
+# Begins a new chain where a segment is missing.
+check_order() {
+  local segment before=$LAST
+  for segment; do
+    if [[ -n $before && $segment != "$(next_segment "$before")" ]]; then
+      log ERROR "WAL is missing between segments $before and $segment; next: find out who removed it; a new base backup begins by itself"
+      begin_chain
+      FIRST=$segment GAP=yes
+    fi
+    before=$segment
+  done
+}
+
+upload() {
+  local segment name until=$UNTIL files=()
+  rm -rf -- "$DIR/out.partial"
+  for segment; do
+    # What was closed by a heartbeat reaches until then, others at least as far as those before them.
+    [[ $segment != "$CLOSED" ]] || until=$BEAT
+    name=$(compressed "$segment" "${until:-$UNKNOWN}") || return
+    files+=("$name")
+  done
+  if ((${#files[@]} == 1)); then
+    send "$DIR/out.partial/$name" "$PREFIX/$name" "$(sum_of "$DIR/out.partial/$name")" || return
+  else
+    upload_all && all_have_arrived || return
+  fi
+  FIRST=${FIRST:-$1} LAST=$segment UNTIL=${until:-$UNKNOWN}
+  write_state
+}
+
+# Compresses segment $1 for the bucket and prints the name of its object; $2: until when it reaches.
+compressed() {
+  local folder=$DIR/out.partial/${1:0:16} sum
+  [[ $(stat -c %s -- "$1") == "$SEGMENT_BYTES" ]] || {
+    log ERROR "segment $1 in the spool has not $SEGMENT_BYTES bytes; next: find out who changes files in the volume"
+    return "$BAD_SPOOL"
+  }
+  mkdir -p -- "$folder" || return "$DISK_FULL"
+  dd if="$1" iflag=nofollow bs=1M status=none 2>"$ERRORS" | "${COMPRESS[@]}" >"$folder/new" 2>>"$ERRORS" || {
+    tell "$COMPRESSOR" "$ERRORS"
+    log ERROR "segment $1 could not be compressed; next: see the line above and the free space of $DIR"
+    return "$DISK_FULL"
+  }
+  sum=$(md5sum <"$folder/new") && mv -- "$folder/new" "$folder/$1_$2_${sum%% *}.gz" || return "$DISK_FULL"
+  printf '%s' "${1:0:16}/$1_$2_${sum%% *}.gz"
+}
+
+upload_all() {
+  local encrypt=()
+  [[ -z $SSE ]] || encrypt=(--sse "$SSE")
+  [[ -z $SSE_KMS_KEY_ID ]] || encrypt+=(--sse-kms-key-id "$SSE_KMS_KEY_ID")
+  aws_cli s3 cp --recursive --only-show-errors --content-type application/gzip "${encrypt[@]}" \
+    "$DIR/out.partial" "s3://$S3_BUCKET/$PREFIX/" && return
+  bucket_failed "segments could not be uploaded to s3://$S3_BUCKET/$PREFIX/"
+  return "$UPLOAD_FAILED"
+}
+
+# Whether each file is in the bucket: its size, and its MD5 where the store tells that.
+all_have_arrived() {
+  local name key size tag
+  declare -A sizes=() tags=()
+  aws_cli s3api list-objects-v2 --bucket "$S3_BUCKET" --prefix "$PREFIX/" --start-after "$PREFIX/${files[0]%_*}" \
+    --query 'Contents[].[Key,Size,ETag]' --output text || {
+    bucket_failed "s3://$S3_BUCKET/$PREFIX/ could not be listed"
+    return "$UPLOAD_FAILED"
+  }
+  while IFS=$'\t' read -r key size tag; do sizes[$key]=$size tags[$key]=${tag//\"/}; done <"$ANSWER"
+  for name in "${files[@]}"; do
+    key=$PREFIX/$name size=$(stat -c %s -- "$DIR/out.partial/$name") tag=${name##*_}
+    [[ ${sizes[$key]-} == "$size" && (${tags[$key]} == "${tag%.gz}" || ${tags[$key]} == *-* || $SSE == aws:kms) ]] || {
+      log ERROR "s3://$S3_BUCKET/$key is not what was uploaded; next: find out who else writes there; the next run uploads it again"
+      return "$BAD_OBJECT"
+    }
+  done
+}
+
+# Removes the segments from the spool, the unfinished one too.
+empty_spool() {
+  local name
+  enter_spool || return 0
+  for name in [0-9A-F]*; do [[ ! $name =~ ^[0-9A-F]{24}(\.partial)?$ ]] || rm -f -- "$name"; done
+}
