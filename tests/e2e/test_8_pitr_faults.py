@@ -104,12 +104,13 @@ def nothing_of_cron(lab) -> bool:
 @contextmanager
 def without_cron(lab) -> Iterator[None]:
     """Cron's own runs are over, and none begins, for the length of the block."""
-    lab.exec("db1", "service", "cron", "stop")
+    assert lab.exec("db1", "service", "cron", "stop").returncode == 0
     try:
-        eventually(lambda: nothing_of_cron(lab), 60)
+        eventually(lambda: nothing_of_cron(lab))
         yield
+        assert nothing_of_cron(lab), "cron has begun again by itself"
     finally:
-        lab.exec("db1", "service", "cron", "start")
+        assert lab.exec("db1", "service", "cron", "start").returncode == 0
 
 
 def test_container_that_is_killed_while_it_is_written_to_loses_no_commit(product, lab, pitr):
