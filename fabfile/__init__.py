@@ -6,6 +6,7 @@ from invoke.collection import Collection
 from fabfile.commands import backup as _backup
 from fabfile.commands import backup_hosts as _backup_hosts
 from fabfile.commands import bucket as _bucket
+from fabfile.commands import db as _db
 from fabfile.commands import deploy as _deploy
 from fabfile.commands import doctor as _doctor
 from fabfile.commands import evidence as _evidence
@@ -25,6 +26,8 @@ from fabfile.commands import secrets as _secrets
 from fabfile.commands import status as _status
 from fabfile.commands import swarm as _swarm
 from fabfile.commands import swarm_nodes as _swarm_nodes
+from fabfile.commands import upgrade_app as _upgrade_app
+from fabfile.commands import upgrade_db as _upgrade_db
 from fabfile.commands import wal as _wal
 from fabfile.terminal.command import own_usage_errors as _own_usage_errors
 
@@ -37,6 +40,8 @@ namespace = Collection(
     _plan.plan,
     _releases.releases,
     _rollback.rollback,
+    _upgrade_db.upgrade_db,
+    _upgrade_app.upgrade_app,
     _recover.recover,
     _locking.unlock,
     _locking.audit_log,
@@ -70,6 +75,7 @@ namespace = Collection(
         _wal.base,
         _wal.mark,
     ),
+    Collection("db", _db.reindex),
     Collection("bucket", _bucket.check, _bucket.setup, _bucket.policies),
     Collection(
         "secrets", _secrets.init, _secrets.view, _secrets.edit, _secrets.set_, _rotate.rotate

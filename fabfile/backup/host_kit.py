@@ -21,6 +21,10 @@ METRICS = "/var/lib/prometheus/node-exporter"
 """Where Debian's node_exporter looks for textfiles (METRICS_FOLDER of backup-report.sh)."""
 WAL = "/usr/local/bin/wal-pg.sh"
 """Archives WAL and makes base backups, for point-in-time recovery."""
+UPGRADE = "/usr/local/bin/upgrade-pg.sh"
+"""Copies all databases into a server of another major version."""
+REINDEX = "/usr/local/bin/reindex-pg.sh"
+"""Finds collations that have changed, and builds the indexes on them anew."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +131,12 @@ DATABASE = Kit(
     (
         RESTORE,
         WAL,
+        UPGRADE,
+        REINDEX,
         "/usr/local/lib/backup-set.sh",
         *(f"/usr/local/lib/restore-{part}.sh" for part in ("set", "load", "drill", "replay")),
         *(f"/usr/local/lib/wal-{part}.sh" for part in ("base", "segments")),
+        *(f"/usr/local/lib/upgrade-{part}.sh" for part in ("describe", "copy")),
     ),
 )
 ATTACHMENTS = Kit(

@@ -64,6 +64,11 @@ def load(path: Path) -> Inventory:
             f"{path}: cannot be read: {error}",
             hint="check its permissions and that it is UTF-8 text",
         ) from None
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> Inventory:
+    """As `load`, with the text of the file."""
     try:
         data = yaml_text.parse(text, yaml_text.PlainNumbers)
     except yaml_text.YamlTextError as error:

@@ -132,6 +132,7 @@ def read_postgres(top: Section, stacks: Section, images: Section, project: str) 
         user=top.text("pg_user", "nocodb", pattern=_PG_NAME, want="letters, digits, _ . -"),
         data_host=section.text("data_host", "", pattern=NAME, want="a host of this file"),
         endpoint_mode=section.choice("endpoint_mode", "dnsrr", ("dnsrr", "vip")),
+        volume=section.text("volume", "pgdata", pattern=NAME, want="a volume's name"),
     )
     section.finish()
     return postgres

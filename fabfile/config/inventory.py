@@ -75,11 +75,18 @@ class Postgres:
     data_host: str
     """Name of the host that holds the data; "" where only one host has role db."""
     endpoint_mode: str
+    volume: str = "pgdata"
+    """The volume of its data, by its name in the stack: each major version may have its own."""
 
     @property
     def database(self) -> str:
         """NocoDB's database."""
         return self.databases[0]
+
+    @property
+    def volume_name(self) -> str:
+        """The volume's name in Docker."""
+        return f"{self.stack}_{self.volume}"
 
 
 @dataclass(frozen=True)
@@ -178,6 +185,7 @@ class Backup:
 NOTIFY_ON = ("failure", "recovered", "always")
 NOTIFYING = (
     "backup.verify", "backup.prune", "deploy", "deploy-app", "deploy-db", "recover", "rollback",
+    "upgrade-app", "upgrade-db",
 )  # fmt: skip
 """Commands that can tell how they ended."""
 

@@ -19,7 +19,7 @@ from fabfile.deploy import plan as plans
 from fabfile.deploy.change_script import ChangeScript
 from fabfile.deploy.finish_script import Options, Report
 from fabfile.deploy.locked_change import give_up
-from fabfile.deploy.observation import Look, look, observe, observe_command, pull
+from fabfile.deploy.observation import Look, look, observe, observe_command, pull, watch
 from fabfile.deploy.plan import Plan
 from fabfile.deploy.planning import make_plan
 from fabfile.deploy.preflight import known_cluster, lacking_image
@@ -82,6 +82,15 @@ class Deployment:
                     return self._under_lock(lease, seen, plan)
             self.say("the cluster has changed in the meantime: planning again")
             plan = again
+
+    def run_locked(self, lease: Lease, seen: Look) -> Report:
+        """As `run`, under a lock that is held already, and without a question.
+
+        The lock is given back at the end. Raises SwarmkeepError.
+        """
+        plan = self._plan(seen)
+        self.show(plan)
+        return self._under_lock(lease, seen, plan)
 
     def _plan(self, seen: Look) -> Plan:
         return make_plan(
@@ -229,7 +238,7 @@ class Deployment:
     def _await(self, lease: Lease, wanted: Wanted, before: Cluster) -> Cluster:
         manager = lease.manager
         return await_stack(
-            partial(_watch, manager),
+            partial(watch, manager),
             wanted,
             convergence.baseline(before),
             timeout=self.inventory.deploy_timeout,
@@ -282,16 +291,3 @@ class Deployment:
         outcome = finish_script.outcome_of(self.wanted, before, after, prune=self.options.prune)
         images = images_of(after, self.inventory.stacks)
         return Report(self.wanted.name, tuple(self._done), outcome, release, images)
-
-
-def _watch(manager: Host, seen: Cluster | None = None) -> Cluster:
-    """Observe while waiting: a manager that cannot tell is gone, its change has not failed."""
-    try:
-        return observe(manager, seen)
-    except UnreachableError:
-        raise
-    except SwarmkeepError as error:
-        raise UnreachableError(
-            error.message,
-            hint=f"{error.hint}; then run the same again (a living Swarm goes on with the change)",
-        ) from error

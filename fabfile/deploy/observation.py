@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fabfile.base.errors import SwarmkeepError
+from fabfile.base.errors import SwarmkeepError, UnreachableError
 from fabfile.config.inventory import Inventory
 from fabfile.deploy import preflight_data
 from fabfile.deploy.stacks import Wanted
@@ -220,3 +220,16 @@ def pull(host: Host, image: str) -> None:
         "access; for a private image: inv registry.login",
         timeout=PULL_TIMEOUT,
     )
+
+
+def watch(manager: Host, seen: Cluster | None = None) -> Cluster:
+    """Observe while waiting: a manager that cannot tell is gone, its change has not failed."""
+    try:
+        return observe(manager, seen)
+    except UnreachableError:
+        raise
+    except SwarmkeepError as error:
+        raise UnreachableError(
+            error.message,
+            hint=f"{error.hint}; then run the same again (a living Swarm goes on with the change)",
+        ) from error

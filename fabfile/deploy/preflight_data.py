@@ -18,7 +18,7 @@ from fabfile.swarm.postgres import Names
 from fabfile.swarm.state import Cluster, Service
 
 LEAVE_DATA = "--leave-data"
-_UPGRADE = "another major version means a restore into a new stack: docs/deploy.md says how"
+_UPGRADE = "for another major version: inv upgrade-db (docs/upgrade.md)"
 _NAMES = (("POSTGRES_DB", "pg_db", "database"), ("POSTGRES_USER", "pg_user", "role"))
 
 

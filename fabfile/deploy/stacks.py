@@ -118,6 +118,7 @@ def database(inventory: Inventory, secrets: Secrets, folder: Path = COMPOSE_FOLD
         "postgres_image": postgres.image,
         "pg_db": postgres.database,
         "pg_user": postgres.user,
+        "pg_volume": postgres.volume_name,
         "pg_volume_target": target,
         "pgdata": f"{target}/pgdata" if old else f"{target}/{postgres.major}/docker",
         "network": inventory.network,
@@ -126,6 +127,14 @@ def database(inventory: Inventory, secrets: Secrets, folder: Path = COMPOSE_FOLD
     path = folder / "compose-db.yml"
     key = secrets.name_key()
     wanted = _wanted(postgres.stack, "db", postgres.image, path, names, key, [secret], [password])
+    volumes = (wanted.compose.get("volumes") or {}).values()
+    if postgres.volume != "pgdata" and postgres.volume_name not in [
+        (volume or {}).get("name") for volume in volumes
+    ]:
+        raise ConfigError(
+            f"{path}: has no volume called {postgres.volume_name}, which db.volume names",
+            hint="in its 'volumes:' section write: name: ${pg_volume}",
+        )
     return labelled(wanted, inventory, secrets)
 
 

@@ -130,6 +130,8 @@ class Facts:
     """Exit code and last line of the AWS CLI; None where the backup is not installed."""
     wal: tuple[int, str] | None = None
     """Exit code and output of `wal-pg.sh check`; None where it was not asked."""
+    collations: tuple[int, str] | None = None
+    """The same of `reindex-pg.sh check`."""
     named: Mapping[tuple[str, int], bool] = field(default_factory=dict)
     """As `ports`, at the addresses of hosts.yaml: not each of them need be a node's."""
 
@@ -190,10 +192,9 @@ def _backup_part(entry: HostEntry, inventory: Inventory) -> str:
         folder = f"{inventory.backup.directory}/{inventory.postgres.database}"
         script += _DUMPS.replace("@FOLDER@", shlex.quote(folder))
         if inventory.backup.pitr:
-            check = wal_command(kit, "check")
-            script += (
-                f'section wal\n[ ! -x {host_kit.WAL} ] || {{ {check} 2>&1; echo "exit $?"; }}\n'
-            )
+            script += _ask("wal", host_kit.WAL, wal_command(kit, "check"))
+        config = f" --config {kit.config}" if kit.project else ""
+        script += _ask("collations", host_kit.REINDEX, f"{host_kit.REINDEX} check{config}")
     prefix = f"{inventory.project}/" if inventory.project else ""
     prefix += "postgres/" if kit.of_database else "files/"
     return script + _BUCKET.replace("@CONFIG@", kit.config).replace("@PREFIX@", prefix)
@@ -265,7 +266,13 @@ def parse(result: Result, asked: float, heard: float) -> Facts:
         newest_dump=dumps[1] if len(dumps) > 1 else None,
         bucket=_bucket(sections.get("bucket", "")),
         wal=_exit_code(sections.get("wal", "")),
+        collations=_exit_code(sections.get("collations", "")),
     )
+
+
+def _ask(section: str, script: str, line: str) -> str:
+    """What runs a check of a script that may not be there, and keeps its exit code."""
+    return f'section {section}\n[ ! -x {script} ] || {{ {line} 2>&1; echo "exit $?"; }}\n'
 
 
 def _rows(text: str) -> Sequence[list[str]]:

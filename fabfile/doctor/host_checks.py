@@ -11,7 +11,7 @@ from fabfile.backup.host_kit import kit_of
 from fabfile.base.check import Check
 from fabfile.base.units import format_duration, format_size
 from fabfile.config.inventory import HostEntry, Inventory
-from fabfile.doctor import wal_checks
+from fabfile.doctor import collation_checks, wal_checks
 from fabfile.doctor.facts import Facts
 from fabfile.doctor.finding import Finding
 from fabfile.nodes.host_facts import version_of
@@ -192,6 +192,7 @@ def _backup(expected: Expected, entry: HostEntry, facts: Facts) -> list[Check]:
         if expected.inventory.backup.pitr:
             alone = len(expected.inventory.with_role("db")) == 1
             checks += wal_checks.judge(facts.wal, only_host=alone)
+        checks += collation_checks.judge(facts.collations)
     return checks
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from fabfile.backup.host_wal import USAGE
+from fabfile.backup.host_script import USAGE
 from fabfile.base.check import Check
 from fabfile.base.units import format_size
 

@@ -10,7 +10,6 @@ names have changed, since a connection or the script was lost, the server is ask
 from __future__ import annotations
 
 import shlex
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,14 +18,11 @@ from fabfile.config.inventory import Inventory, Postgres
 from fabfile.deploy.observation import observe
 from fabfile.restore import app_pause, restore_script
 from fabfile.restore.app_pause import StillDownError
+from fabfile.restore.app_resumed import await_resumed, replicas_of
 from fabfile.ssh.fleet import Fleet, Host
 from fabfile.ssh.remote_command import Command, succeeded
-from fabfile.swarm import convergence
-from fabfile.swarm.app_health import await_app
 from fabfile.swarm.deploy_lock import Lease
-from fabfile.swarm.state import Cluster, Service
-
-POLL_SECONDS = 0.5
+from fabfile.swarm.state import Cluster
 
 # A script whose connection was lost goes on; one that was killed may have left sessions that are
 # still about to change the names, which end by themselves within 6 seconds. In the container
@@ -193,41 +189,13 @@ class Exchange:
             return None
         cluster = observe(self.lease.manager)
         service = cluster.service(self._service)
-        return cluster if service and _replicas(service) != 0 else None
+        return cluster if service and replicas_of(service) != 0 else None
 
     def _still_ours(self) -> None:
         succeeded(self.lease.change(":\n"), "looking at the deploy lock")
 
     def _await(self, before: Cluster, failed: Cluster | None = None) -> None:
-        """Wait until the app has as many tasks as before, has converged, and answers from its
-        database. What has `failed` until then (default: before) does not count.
-        """
-        stack = self._inventory.app.stack
-        baseline = convergence.baseline(failed or before)
-        was = before.service(self._service)
-        wanted = _replicas(was) if was else None
-        end = time.monotonic() + self._inventory.deploy_timeout
-        cluster = None
-        while True:
-            cluster = observe(self.lease.manager, cluster)
-            progress = convergence.judge(cluster, stack, baseline)
-            late = sorted(
-                (one for one in progress if not one.done), key=lambda one: not one.failure
-            )
-            app = cluster.service(self._service)
-            if not late and app and app.replicas == wanted:
-                break
-            if (late and late[0].failure) or time.monotonic() > end:
-                raise _not_up(late[0]) if late else self._not_as_before(app, wanted)
-            time.sleep(POLL_SECONDS)
-        await_app(self.fleet, self._inventory, cluster)
-        self.say(f"{stack}: NocoDB answers from its database")
-
-    def _not_as_before(self, app: Service | None, wanted: int | None) -> SwarmkeepError:
-        now = "is gone" if app is None else f"is scaled to {app.replicas}, it was {wanted}"
-        return SwarmkeepError(
-            f"{self._service}: {now}", hint="see inv status; inv deploy-app starts it"
-        )
+        await_resumed(self.fleet, self.lease.manager, before, self.say, failed)
 
     def _way_to(self, other: str, database: str) -> str:
         which = "" if database == self._inventory.postgres.database else f" --database {database}"
@@ -250,26 +218,10 @@ class Exchange:
         return f"{self._inventory.app.stack}_nocodb"
 
 
-def _replicas(service: Service) -> int | None:
-    """How many tasks the service has when no guard, not even that of a lost client, has stopped
-    it.
-    """
-    noted = str((service.spec.get("Labels") or {}).get(app_pause.LABEL, ""))
-    return int(noted) if noted.isdecimal() else service.replicas
-
-
 def _also(error: SwarmkeepError, said: str, advice: str) -> SwarmkeepError:
     """The same error, which says and advises more."""
     return type(error)(
         "; ".join(filter(None, (error.message, said))),
         hint="; ".join(filter(None, (error.hint, advice))),
         details=error.details,
-    )
-
-
-def _not_up(one: convergence.Progress) -> SwarmkeepError:
-    why = one.failure or f"{one.running}/{one.wanted} running ({one.doing})"
-    return SwarmkeepError(
-        f"{one.service.name}: {why}",
-        hint=f"look at: docker service logs {one.service.name}",
     )

@@ -105,7 +105,7 @@ def survey(fleet: Fleet, seen: Look, passwords: list[Secret]) -> Site:
                 f"{postgres.stack}: its volume is on {one.entry.name}, but PostgreSQL does not "
                 "run there, so what is in it cannot be seen; nothing was changed",
                 hint="inv deploy-db starts it; if the volume is known to be lost: docker volume "
-                f"rm {postgres.stack}_pgdata on {one.entry.name}, then run this again",
+                f"rm {postgres.volume_name} on {one.entry.name}, then run this again",
             )
     return Site(moves=True, replaced=used)
 

@@ -70,7 +70,8 @@ class Lease:
         self._numbers = itertools.count(1)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._live, daemon=True)
-        self._released = False
+        self.released = False
+        """Whether it has been given back."""
 
     def change(self, script: str, stdin: bytes = b"") -> Result:
         """Run a script that changes something, if the lock is still ours; return its result.
@@ -104,7 +105,7 @@ class Lease:
         self._over.set()
         if self._thread.is_alive():
             self._thread.join(BEAT_SECONDS)
-        self._released = True
+        self.released = True
         give_back = deploy_lock_scripts.give_back_script(self._names, self._id, self._token)
         return self.manager.run(Command(first + give_back + last, stdin))
 
@@ -115,7 +116,7 @@ class Lease:
     def end(self) -> None:
         """Give the lock back, if that has not been done and the manager can be reached."""
         self._over.set()
-        if not self._released:
+        if not self.released:
             # On a manager that is gone, the lease ends by itself.
             with contextlib.suppress(SwarmkeepError):
                 self.release()

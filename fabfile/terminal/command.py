@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import sys
 import traceback
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 HOSTS_HELP = "hosts file to use instead of $SWARMKEEP_HOSTS or ./hosts.yaml"
 VAULT_VARIABLES = ("SWARMKEEP_VAULT_PASSWORD", "SWARMKEEP_VAULT_PASSWORD_FILE")
 INTERRUPTED = 130
+MAY_FOLLOW = {"upgrade-db": "target"}
+"""Commands with a word after them that may be left out: the flag that it stands for."""
 
 
 def command(notifies: str = "", **options: Any) -> Callable[[Callable[..., None]], Any]:
@@ -134,7 +137,7 @@ def own_usage_errors() -> None:
 
     def parse_argv(self: Parser, argv: list[str]) -> ParseResult:
         try:
-            return parse(self, argv)
+            return parse(self, with_flags(argv))
         except ParseError as error:
             context = getattr(error.context, "name", None)
             problem = str(error)
@@ -145,6 +148,19 @@ def own_usage_errors() -> None:
         raise Exit(code=CONFIG)
 
     Parser.parse_argv = parse_argv  # type: ignore[method-assign]
+
+
+def with_flags(argv: list[str]) -> list[str]:
+    """Given a command line, return it with words that may be left out as flags.
+
+    Invoke has positional words that must be there, and none that may: `inv upgrade-db 17-bookworm`
+    and `inv upgrade-db --undo`.
+    """
+    found = list(argv)
+    for i, (name, word) in enumerate(itertools.pairwise(argv)):
+        if name in MAY_FOLLOW and not word.startswith("-"):
+            found[i + 1] = f"--{MAY_FOLLOW[name]}={word}"
+    return found
 
 
 def show_error(error: SwarmkeepError) -> None:

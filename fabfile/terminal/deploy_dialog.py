@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from fabfile.base.errors import ConfigError, SwarmkeepError, UnreachableError
 
 if TYPE_CHECKING:
+    from fabfile.deploy.deployment import Deployment
     from fabfile.deploy.finish_script import Options, Report
     from fabfile.deploy.observation import Look
     from fabfile.deploy.plan import Plan
@@ -28,11 +29,20 @@ def carry_out(
     fleet: Fleet, wanted: Wanted, options: Options, *, yes: bool, seen: Look | None = None
 ) -> Report:
     """Deploy one stack, with everything a person sees of it."""
-    from fabfile.deploy.deployment import Deployment
-
     start = time.monotonic()
     print(f"{wanted.name}: checking", flush=True)
-    deployment = Deployment(
+    report = deployment_of(fleet, wanted, options, yes=yes).run(seen)
+    if report.changed and not fleet.dry:
+        _note_images(fleet, report)
+    _print_report(report, time.monotonic() - start, fleet.dry)
+    return report
+
+
+def deployment_of(fleet: Fleet, wanted: Wanted, options: Options, *, yes: bool) -> Deployment:
+    """The deployment of a stack, which shows and asks at the terminal."""
+    from fabfile.deploy.deployment import Deployment
+
+    return Deployment(
         fleet,
         wanted,
         options,
@@ -41,11 +51,6 @@ def carry_out(
         confirm=lambda plan: _confirm(fleet, plan, wanted, yes=yes),
         verify=_verifier(fleet, wanted),
     )
-    report = deployment.run(seen)
-    if report.changed and not fleet.dry:
-        _note_images(fleet, report)
-    _print_report(report, time.monotonic() - start, fleet.dry)
-    return report
 
 
 def say(line: str) -> None:

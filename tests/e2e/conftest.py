@@ -20,11 +20,11 @@ import pytest
 import yaml
 
 from fabfile.base.errors import SwarmkeepError
-from lab import cluster, demo, engine, s3
+from lab import cluster, demo, engine, images, s3
 from lab import docker as lab_docker
 from lab.model import Lab
 from lab.progress import Progress
-from tests.e2e.live import DB, container_of, databases, eventually, sql
+from tests.e2e.live import DB, container_of, databases, docker, eventually, sql
 
 ROOT = Path(__file__).parents[2]
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
@@ -285,6 +285,17 @@ def stamp(rows: list[dict[str, Any]], product: Product) -> str:
     product.ok("backup.install")
     product.ok("backup.run")
     return str(json.loads(product.ok("backup.list", "--json").out)["backups"][0]["set"])
+
+
+@pytest.fixture(scope="module")
+def postgres_17(lab: Lab) -> Iterator[str]:
+    """The image of a newer major version, on the db node; its tag."""
+    with Progress(print) as progress:
+        images.ensure(progress, (images.POSTGRES_17,))
+    tag, node = images.POSTGRES_17.tag, lab.container("db1")
+    lab_docker.pipe(("save", tag), ("exec", "--interactive", node, "docker", "load"))
+    yield tag
+    docker(lab, "db1", "image", "rm", "--force", tag)
 
 
 @pytest.fixture

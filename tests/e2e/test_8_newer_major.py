@@ -9,9 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import demo, images
-from lab import docker as lab_docker
-from lab.progress import Progress
+from lab import demo
 from tests.e2e.live import docker, eventually, sql
 from tests.e2e.test_8_pitr import SCRIPT
 
@@ -33,19 +31,14 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def newer(deployed, product, lab) -> Iterator[str]:
+def newer(deployed, product, lab, postgres_17) -> Iterator[str]:
     """A container of PostgreSQL 17 on the db node, which looks like a service's."""
-    with Progress(print) as progress:
-        images.ensure(progress, (images.POSTGRES_17,))
-    tag = images.POSTGRES_17.tag
-    node = lab.container("db1")
-    lab_docker.pipe(("save", tag), ("exec", "--interactive", node, "docker", "load"))
     docker(
         lab, "db1", "run", "--detach", "--name", NAME,
         "--label", f"com.docker.swarm.service.name={SERVICE}",
         "--volume", "newer_pgdata:/var/lib/postgresql/data",
         *(word for name, value in ENVIRONMENT.items() for word in ("--env", f"{name}={value}")),
-        tag,
+        postgres_17,
     )  # fmt: skip
     try:
         # Over TCP: during its first start it listens on its socket only.
@@ -59,7 +52,6 @@ def newer(deployed, product, lab) -> Iterator[str]:
     finally:
         docker(lab, "db1", "rm", "--force", "--volumes", NAME)
         docker(lab, "db1", "volume", "rm", "newer_pgdata")
-        docker(lab, "db1", "image", "rm", tag)
         lab.exec("db1", "rm", "-rf", CONFIG, FOLDER)
 
 

@@ -20,6 +20,7 @@ PACKAGES = [
     "terminal",
     "monitoring",
     "doctor",
+    "upgrade",
     "restore",
     "rotation",
     "nodes",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fabfile.base.errors import SwarmkeepError, UnreachableError
-from fabfile.deploy import deployment, stacks, waiting
+from fabfile.deploy import deployment, observation, stacks, waiting
 from fabfile.deploy.deployment import Deployment
 from fabfile.deploy.finish_script import Options
 from fabfile.deploy.observation import Look
@@ -300,6 +300,6 @@ def test_a_manager_that_left_the_swarm_while_we_waited_is_gone_and_says_what_to_
     hosts = SimpleNamespace(postgres=stack, app=stack, network="backend")
     manager = SimpleNamespace(run=answer, inventory=hosts)
     with pytest.raises(UnreachableError, match="is not a Swarm manager") as caught:
-        deployment._watch(manager, cluster())  # type: ignore[arg-type]
+        observation.watch(manager, cluster())  # type: ignore[arg-type]
     assert len(asked) == 2
     assert "inv swarm.init; then run the same again" in caught.value.hint

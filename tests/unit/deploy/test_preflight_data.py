@@ -68,7 +68,7 @@ def test_another_major_is_refused_whichever_place_it_has(tmp_path, major, runnin
     error = refused(tmp_path, *services, images={"postgres": f"postgres:{major}-bookworm"})
     assert "15" in error.message
     assert str(major) in error.message
-    assert "docs/deploy.md" in error.hint
+    assert "inv upgrade-db (docs/upgrade.md)" in error.hint
     if major == 18:
         assert "pgdata" in error.message
         assert "18/docker in volume dbstack_pgdata" in error.message

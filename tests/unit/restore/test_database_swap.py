@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fabfile.base.errors import SwarmkeepError, UnreachableError
-from fabfile.restore import app_pause, database_swap
+from fabfile.restore import app_pause, app_resumed, database_swap
 from fabfile.restore.app_pause import StillDownError
 from fabfile.ssh.remote_command import Result
 from fabfile.swarm.deploy_lock import LockLostError
@@ -119,8 +119,9 @@ class World:
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
     monkeypatch.setattr(database_swap, "observe", world.cluster)
-    monkeypatch.setattr(database_swap, "await_app", world.await_app)
-    monkeypatch.setattr(database_swap, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(app_resumed, "observe", world.cluster)
+    monkeypatch.setattr(app_resumed, "await_app", world.await_app)
+    monkeypatch.setattr(app_resumed, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(database_swap.restore_script, "run", world.run)
     monkeypatch.setattr(app_pause, "stopped", world.stopped)
     return world

@@ -1,0 +1,148 @@
+"""inv upgrade-app: another version of NocoDB, and the way back with its database."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from invoke.context import Context
+
+from fabfile.base.errors import SwarmkeepError, UnreachableError
+from fabfile.terminal.command import command, is_dry, read_inventory, read_vault, sudo_password
+from fabfile.terminal.deploy_dialog import WAIT_HELP, ask, say
+
+if TYPE_CHECKING:
+    from fabfile.backup.sets import BackupSet
+    from fabfile.config.inventory import Inventory
+    from fabfile.ssh.fleet import Fleet
+
+DRY = "dry run, nothing was changed"
+
+
+@command(
+    notifies="upgrade-app",
+    name="upgrade-app",
+    positional=["target"],
+    help={
+        "target": "the new version: a tag such as 0.301.3, or a whole image name",
+        "back": "if it fails: go back without asking, to image and database as they were before",
+        "write": "change images.nocodb in the hosts file",
+        "wait": WAIT_HELP,
+    },
+)
+def upgrade_app(
+    ctx: Context,
+    target: str,
+    hosts: str = "",
+    back: bool = False,
+    write: bool = False,
+    wait: bool = False,
+) -> None:
+    """Move NocoDB to another version, with the way back."""
+    from fabfile.commands.plan import wanted_stack
+    from fabfile.deploy.finish_script import Options
+    from fabfile.deploy.observation import observe_any
+    from fabfile.ssh.fleet import connect
+    from fabfile.swarm import operator
+    from fabfile.terminal.deploy_dialog import carry_out
+    from fabfile.terminal.upgrade_dialog import hosts_file
+    from fabfile.upgrade import app
+
+    inventory = read_inventory(hosts)
+    secrets = read_vault(inventory)
+    sudo, options = sudo_password(ctx), Options(f"upgrade-app {target}", operator.find(), wait=wait)
+    with connect(inventory, sudo_password=sudo, dry=is_dry(ctx), echo=print) as fleet:
+        cluster = observe_any(fleet)[1]
+        live = app.live_image(inventory, cluster)
+        image = app.next_image(live, target)
+        new = app.with_image(inventory, image)
+        wanted = wanted_stack("app", new, secrets)
+        if image == live:
+            print(f"nothing to do: {live} runs already")
+            hosts_file(inventory, {("images", "nocodb"): image}, write=write)
+            return
+        print(f"{inventory.app.stack}: {live} to {image}", flush=True)
+        passwords = [secrets.require("vault_postgres_password")]
+        before = app.tables(fleet, cluster, passwords)
+        if fleet.dry:
+            print(DRY)
+            return
+        saved = _saved(fleet, inventory)
+        try:
+            with connect(new, sudo_password=sudo, echo=print) as other:
+                carry_out(other, wanted, options, yes=True)
+        except UnreachableError:
+            raise
+        except SwarmkeepError as error:
+            after = app.tables(fleet, observe_any(fleet)[1], passwords)
+            if after == before:
+                error.message += f"; {live} runs again, NocoDB's tables are as they were"
+                raise
+            _go_back(fleet, inventory, saved, error, back=back, wait=wait)
+            raise
+    print(f"upgraded: {inventory.app.stack} runs {image}")
+    hosts_file(inventory, {("images", "nocodb"): image}, write=write)
+    print(
+        "to go back to the version and the database of before: inv rollback app, "
+        f"inv backup.restore --key {saved.stamp} --replace"
+    )
+
+
+def _saved(fleet: Fleet, inventory: Inventory) -> BackupSet:
+    """A backup made now. Raises SwarmkeepError unless it is in the bucket, complete."""
+    from fabfile.backup import host_run
+    from fabfile.terminal.command import open_bucket
+
+    start = datetime.now(UTC).replace(microsecond=0)
+    name = inventory.postgres.database
+    print("a backup before", flush=True)
+    code = host_run.run(host_run.find_host(fleet, inventory), say)
+    found = open_bucket(inventory).newest(name, datetime.now(UTC)).backups if code == 0 else ()
+    newest = next(iter(found), None)
+    # The node's clock may differ a little from ours.
+    if newest is None or newest.flaw or (start - newest.timestamp).total_seconds() > 60:
+        raise SwarmkeepError(
+            f"{name}: the backup before was not made (exit code {code}); nothing was changed",
+            hint="see the lines above; inv backup.verify",
+        )
+    return newest
+
+
+def _go_back(
+    fleet: Fleet,
+    inventory: Inventory,
+    saved: BackupSet,
+    error: SwarmkeepError,
+    *,
+    back: bool,
+    wait: bool,
+) -> None:
+    """Bring the database back as it was before; the image has been taken back already.
+
+    Changes what `error` says to what is so then. Raises SwarmkeepError if it cannot be done.
+    """
+    from fabfile.backup import host_run, selection
+    from fabfile.restore.restore_script import restore_command
+    from fabfile.terminal.restore_dialog import carry_out
+
+    name, now = inventory.postgres.database, datetime.now(UTC)
+    way = f"inv backup.restore --key {saved.stamp} --replace"
+    said = "it has changed NocoDB's tables before it failed"
+    print(f"{error.message}; {said}", flush=True)
+    try:
+        ask(
+            f"Go back to the database as it was at {saved.timestamp:%H:%M:%S} UTC? What was "
+            "written since then stays in a database that is kept.",
+            yes=back,
+            refusal=f"{inventory.app.stack}: {said}, and the version before runs on them",
+        )
+    except SwarmkeepError:
+        error.message += f"; {said}; the version before runs on them now"
+        error.hint = f"to have the database as it was before: {way}; {error.hint}"
+        raise error from None
+    fresh, kept = (selection.new_name(name, word, now) for word in ("restored", "replaced"))
+    line = restore_command(name, ("--set", saved.stamp), fresh, 0, goes_live=True)
+    host = host_run.find_host(fleet, inventory)
+    carry_out(fleet, host, f"upgrade-app: {way}", line, (name, fresh, kept), wait=wait)
+    error.message += f"; image and database are as they were at {saved.timestamp:%H:%M:%S} UTC"
+    error.hint = f"what was written since is in the database {kept}; {error.hint}"

@@ -1,0 +1,1 @@
+"""Other versions: PostgreSQL's next major one, copied and compared; NocoDB's, with the way back."""
