@@ -180,7 +180,7 @@ def _undo(ctx: Context, inventory: Inventory, options: Options, *, write: bool, 
     from fabfile.backup import host_run
     from fabfile.ssh.fleet import connect
     from fabfile.upgrade import copy_script
-    from fabfile.upgrade.database import with_version
+    from fabfile.upgrade.database import removal, with_version
 
     sudo = sudo_password(ctx)
     with connect(inventory, sudo_password=sudo, dry=is_dry(ctx), echo=print) as fleet:
@@ -204,8 +204,8 @@ def _undo(ctx: Context, inventory: Inventory, options: Options, *, write: bool, 
         settled(fleet, inventory, before, write=write)
     print(
         f"undone: {stack} is PostgreSQL {before.major} again, with its data of {note.when}\n"
-        f"left behind: {since}; if they may go: docker volume rm {stack}_{after.volume} on the "
-        "db node"
+        f"left behind: {since}; if they may go, on {host.name}: "
+        f"{removal(f'{stack}_{after.volume}')}"
     )
 
 
@@ -213,6 +213,7 @@ def _finish(ctx: Context, inventory: Inventory) -> None:
     from fabfile.ssh.fleet import connect
     from fabfile.terminal.command import open_bucket
     from fabfile.upgrade import copy_script
+    from fabfile.upgrade.database import removal
 
     with connect(inventory, sudo_password=sudo_password(ctx), dry=is_dry(ctx), echo=print) as fleet:
         host, note = _on_record(fleet, inventory)
@@ -233,7 +234,7 @@ def _finish(ctx: Context, inventory: Inventory) -> None:
     stack = inventory.postgres.stack
     print(
         f"finished: the upgrade to PostgreSQL {note.after.major} can no longer be undone\n"
-        f"what may be removed, on {host.name}: docker volume rm {stack}_{note.before.volume}"
+        f"what may be removed, on {host.name}: {removal(f'{stack}_{note.before.volume}')}"
     )
 
 

@@ -99,6 +99,11 @@ def noted(host: Host) -> Note | None:
     return copy_script.parse_note(copy_script.run(host, "note", lambda _line: None))
 
 
+def removal(volume: str) -> str:
+    """The command that removes a volume, with the ended tasks of the stack that hold it."""
+    return f"docker ps -aq --filter volume={volume} | xargs -r docker rm; docker volume rm {volume}"
+
+
 @dataclass
 class Switch:
     """From one version to the other, under the deploy lock. `deployment` is of what is wanted."""
@@ -121,17 +126,22 @@ class Switch:
             note=note.to_text(),
             **place_of(after),
         )
-        copy = Copy(self.host, line, self.say)
+        copy, ready = Copy(self.host, line, self.say), False
         try:
             with self._lock() as lease:
                 copy.prepare()
                 with self._without_app(lease):
                     copy.copy()
+                    ready = True
                     self.say(f"copied and compared: {copy.tables} tables, {copy.rows} rows")
                     report = self._deploy(lease, copy.hold)
                     copy.end()
-        except BaseException:
+        except BaseException as error:
             copy.give_up()
+            if ready and isinstance(error, SwarmkeepError):
+                # Something may have been written in there for a moment: a person decides.
+                volume = f"{self._inventory.postgres.stack}_{after.volume}"
+                error.hint += f"; before another try, on {self.host.name}: {removal(volume)}"
             raise
         return report
 
