@@ -63,6 +63,24 @@ def test_database_stack(tmp_path):
     assert wanted.compose["networks"]["backend"] == {"external": True, "name": "backend"}
 
 
+def test_the_volume_is_the_one_that_hosts_yaml_names(tmp_path):
+    """By default it is that of all earlier installations, under the name that it had."""
+    found = stacks.database(inventory(tmp_path), Vault())
+    assert found.compose["volumes"]["pgdata"] == {"name": "dbstack_pgdata"}
+    found = stacks.database(inventory(tmp_path, db={"volume": "pgdata_17"}), Vault())
+    assert found.compose["volumes"]["pgdata"] == {"name": "dbstack_pgdata_17"}
+
+
+def test_a_compose_file_of_ones_own_must_know_the_volume(tmp_path):
+    """Else another volume would be used than the one that is named."""
+    text = (stacks.COMPOSE_FOLDER / "compose-db.yml").read_text()
+    (tmp_path / "compose-db.yml").write_text(text.replace("${pg_volume}", "${db_stack}_pgdata"))
+    stacks.database(inventory(tmp_path), Vault(), tmp_path)
+    with pytest.raises(ConfigError, match="no volume called dbstack_pgdata_17") as caught:
+        stacks.database(inventory(tmp_path, db={"volume": "pgdata_17"}), Vault(), tmp_path)
+    assert "name: ${pg_volume}" in caught.value.hint
+
+
 def test_every_service_names_its_project(tmp_path):
     wanted = stacks.database(inventory(tmp_path, project="staging"), Vault())
     (service,) = wanted.compose["services"].values()
