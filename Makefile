@@ -17,7 +17,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo lint types test test-unit test-e2e \
-  bench-backup bench-deploy bench-hosts bench-verify bench-pitr bench-report bench-scripts bench-startup lock clean
+  bench-backup bench-deploy bench-hosts bench-verify bench-pitr bench-report bench-scripts bench-startup bench-upgrade lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -87,6 +87,9 @@ bench-report: $(STAMP) ## Time the report page of 2,000 sets
 
 bench-startup: $(STAMP) ## Time inv --list against an empty Invoke collection
 	$(BIN)/python -m bench.startup
+
+bench-upgrade: $(STAMP) ## Time PostgreSQL's next major version against pg_dump | pg_restore
+	$(BIN)/python -m bench.upgrade $(LAB)
 
 lock: ## Renew the lock files from pyproject.toml
 	@tools/lock.sh $(PYTHON)
