@@ -189,10 +189,12 @@ main() {
   esac
   load_config "$config"
   need docker timeout
-  PG_DB=${PG_DB%% *} DIR=$BACKUP_DIR/.reindex ERRORS=$BACKUP_DIR/.reindex/errors.partial
-  mkdir -p -- "$DIR" || die "$USAGE" "$DIR cannot be made" "correct backup.directory, or its parent's owner"
+  PG_DB=${PG_DB%% *} DIR=$BACKUP_DIR/.reindex
   # Whoever only looks leaves nothing behind.
-  if [[ $action == reindex ]]; then take_lock "$DIR"; else ERRORS=/dev/null; fi
+  if [[ $action == reindex ]]; then
+    take_lock "$DIR"
+    ERRORS=$DIR/errors.partial
+  fi
   find_container
   "$action"
 }
