@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -63,11 +62,11 @@ def routes(table: str) -> list[ipaddress.IPv4Network]:
 
 
 def _docker_subnets() -> list[ipaddress.IPv4Network]:
-    names = docker.run("network", "ls", "--quiet").split()
-    if not names:
-        return []
     found = []
-    for network in json.loads(docker.run("network", "inspect", *names)):
+    for name in docker.run("network", "ls", "--quiet").split():
+        # One by one: another lab that is taken down meanwhile takes its network with it, and
+        # `docker network inspect A B` fails as a whole when B is no more.
+        network = docker.inspect("network", name) or {}
         for part in (network.get("IPAM") or {}).get("Config") or []:
             subnet = ipaddress.ip_network(part["Subnet"])
             if isinstance(subnet, ipaddress.IPv4Network):

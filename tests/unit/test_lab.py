@@ -231,6 +231,19 @@ def test_the_first_subnet_that_nobody_uses_is_taken(tmp_path, monkeypatch):
     assert network.choose_subnet() == "10.213.3"
 
 
+def test_network_that_another_lab_takes_with_it_meanwhile_is_no_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(network, "ROUTES", tmp_path / "route")
+    (tmp_path / "route").write_text("Iface\tDestination\n")
+    stays = {"IPAM": {"Config": [{"Subnet": "10.213.0.0/24"}, {"Subnet": "fd00::/64"}]}}
+    monkeypatch.setattr(docker, "run", lambda *_: "gone\nhost\nstays\n")
+    monkeypatch.setattr(
+        docker,
+        "inspect",
+        lambda kind, name: {"gone": None, "host": {"IPAM": {"Config": None}}, "stays": stays}[name],
+    )
+    assert network.choose_subnet() == "10.213.1"
+
+
 def test_no_free_subnet_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(network, "_docker_subnets", lambda: [network.POOL])
     with pytest.raises(SwarmkeepError, match="every subnet"):
