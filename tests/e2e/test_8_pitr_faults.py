@@ -300,10 +300,19 @@ def test_slot_that_the_cap_took_leaves_production_alone(product, lab, pitr):
     assert sql(lab, "SHOW max_slot_wal_keep_size") != "-1"
 
 
+def archived(lab, bucket) -> list[str]:
+    """The keys of the live cluster's WAL and base backups, oldest first.
+
+    A cluster that was initialised by mistake, and lost again, may be there with a later identifier.
+    """
+    cluster = sql(lab, "SELECT system_identifier FROM pg_control_system()")
+    found = bucket.list_objects_v2(Bucket=lab.bucket, Prefix=f"wal/{cluster}/").get("Contents", [])
+    return sorted(item["Key"] for item in found)
+
+
 def segments(lab, bucket) -> list[str]:
     """The keys of all segments, oldest first."""
-    found = bucket.list_objects_v2(Bucket=lab.bucket, Prefix="wal/").get("Contents", [])
-    return sorted(item["Key"] for item in found if "/0000000" in item["Key"])
+    return [key for key in archived(lab, bucket) if "/0000000" in key]
 
 
 # What may happen to a segment: the bytes that it then has, and the name that they lie under.
@@ -363,8 +372,7 @@ def assert_refused_behind(product, hosts, behind: str, said: str) -> None:
 def test_object_that_was_changed_and_looks_right_is_seen_by_the_drill(product, lab, bucket, pitr):
     """A base backup whose SHA-256 is not the manifest's, of the right size."""
     new_chain(product, lab, pitr)
-    found = bucket.list_objects_v2(Bucket=lab.bucket, Prefix="wal/")["Contents"]
-    key = sorted(item["Key"] for item in found if item["Key"].endswith(".tar.gz"))[-1]
+    key = [key for key in archived(lab, bucket) if key.endswith(".tar.gz")][-1]
     good = bucket.get_object(Bucket=lab.bucket, Key=key)
     body = good["Body"].read()
     middle = len(body) // 2
