@@ -3,6 +3,7 @@
 from invoke.collection import Collection
 
 # Under names of their own: as `swarm` or `deploy` they would hide the packages of these names.
+from fabfile.commands import adopt as _adopt
 from fabfile.commands import backup as _backup
 from fabfile.commands import backup_hosts as _backup_hosts
 from fabfile.commands import bucket as _bucket
@@ -40,6 +41,7 @@ namespace = Collection(
     _plan.plan,
     _releases.releases,
     _rollback.rollback,
+    _adopt.adopt,
     _upgrade_db.upgrade_db,
     _upgrade_app.upgrade_app,
     _recover.recover,

@@ -8,13 +8,13 @@
 # and settings -> each database: a session that holds its tables against writers and exports a snapshot
 # -> pg_dump -> pipe -> pg_restore -> both sides described in the same words and compared -> ANALYZE.
 
-for PART in backup-common upgrade-describe upgrade-copy; do
+for PART in backup-common upgrade-describe upgrade-fence upgrade-copy; do
   for FOLDER in "${BASH_SOURCE[0]%/*}/parts" /usr/local/lib; do
     # shellcheck source=/dev/null
     [[ ! -r $FOLDER/$PART.sh ]] || { . "$FOLDER/$PART.sh" && break; }
   done
 done
-declare -F begin_run describe start_new copy_databases >/dev/null ||
+declare -F begin_run describe fence_sql start_new copy_databases >/dev/null ||
   { echo "ERROR its parts are not there; next: 'inv backup.install' puts them in place" >&2 && exit 12; }
 
 usage() {

@@ -16,7 +16,7 @@ import yaml
 
 from fabfile.backup import host_files, host_kit
 from fabfile.config import hosts_file
-from fabfile.deploy import compose_file, stacks
+from fabfile.deploy import compose_file, secret_versions, stacks
 from fabfile.vault import reading
 from lab.files import SSH_KEY
 from lab.model import NODES, Lab
@@ -118,7 +118,7 @@ _FILES = {
 }
 
 
-def _plain_name(secret: stacks.SecretContent, stack: stacks.Wanted) -> str:
+def _plain_name(secret: secret_versions.SecretContent, stack: stacks.Wanted) -> str:
     return secret.version.base.removeprefix(f"{stack.name}_")
 
 

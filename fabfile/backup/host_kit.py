@@ -136,7 +136,7 @@ DATABASE = Kit(
         "/usr/local/lib/backup-set.sh",
         *(f"/usr/local/lib/restore-{part}.sh" for part in ("set", "load", "drill", "replay")),
         *(f"/usr/local/lib/wal-{part}.sh" for part in ("base", "segments")),
-        *(f"/usr/local/lib/upgrade-{part}.sh" for part in ("describe", "copy")),
+        *(f"/usr/local/lib/upgrade-{part}.sh" for part in ("describe", "fence", "copy")),
     ),
 )
 ATTACHMENTS = Kit(

@@ -14,7 +14,8 @@ _BY_HAND = "change it by hand"
 
 
 def with_values(text: str, values: Mapping[tuple[str, str], str]) -> str:
-    """Given a hosts file, return it with other values; keys are (section, key).
+    """Given a hosts file, return it with other values; keys are (section, key), with "" for a
+    key of no section. Values are YAML: a text, or a list like [a, b].
 
     A key or section that is not there is added. Raises ConfigError where the file is written in
     a way that this cannot change.
@@ -36,7 +37,14 @@ def write(path: Path, text: str) -> None:
 def _with_value(text: str, section: str, key: str, value: str) -> str:
     root = yaml.compose(text)
     if not isinstance(root, yaml.MappingNode) or root.flow_style:
-        raise ConfigError(f"{section}.{key}: hosts.yaml is no list of keys", hint=_BY_HAND)
+        raise ConfigError(f"{_name(section, key)}: hosts.yaml is no list of keys", hint=_BY_HAND)
+    if not section:
+        whole = _child(root, key)
+        return (
+            _replaced(text, section, key, value, whole[1])
+            if whole
+            else (f"{text.rstrip()}\n{key}: {value}\n")
+        )
     found = _child(root, section)
     if found is None:
         return f"{text.rstrip()}\n{section}:\n  {key}: {value}\n"
@@ -52,9 +60,18 @@ def _with_value(text: str, section: str, key: str, value: str) -> str:
     if old is None:
         at = inner.start_mark.index
         return f"{text[:at]}{key}: {value}\n{' ' * inner.start_mark.column}{text[at:]}"
-    if not isinstance(old[1], yaml.ScalarNode):
-        raise ConfigError(f"{section}.{key}: is no plain value", hint=_BY_HAND)
-    return f"{text[: old[1].start_mark.index]}{value}{text[old[1].end_mark.index :]}"
+    return _replaced(text, section, key, value, old[1])
+
+
+def _replaced(text: str, section: str, key: str, value: str, node: yaml.Node) -> str:
+    listed = not section and isinstance(node, yaml.SequenceNode) and node.flow_style
+    if not isinstance(node, yaml.ScalarNode) and not listed:
+        raise ConfigError(f"{_name(section, key)}: is no plain value", hint=_BY_HAND)
+    return f"{text[: node.start_mark.index]}{value}{text[node.end_mark.index :]}"
+
+
+def _name(section: str, key: str) -> str:
+    return f"{section}.{key}" if section else key
 
 
 def _child(node: yaml.MappingNode, key: str) -> tuple[yaml.Node, yaml.Node] | None:

@@ -184,8 +184,8 @@ class Backup:
 
 NOTIFY_ON = ("failure", "recovered", "always")
 NOTIFYING = (
-    "backup.verify", "backup.prune", "deploy", "deploy-app", "deploy-db", "recover", "rollback",
-    "upgrade-app", "upgrade-db",
+    "adopt", "backup.verify", "backup.prune", "deploy", "deploy-app", "deploy-db", "recover",
+    "rollback", "upgrade-app", "upgrade-db",
 )  # fmt: skip
 """Commands that can tell how they ended."""
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fabfile.base.errors import SwarmkeepError
-from fabfile.deploy.stacks import SecretContent
+from fabfile.deploy.secret_versions import SecretContent
 from fabfile.ssh.remote_command import Result
 from fabfile.swarm import docker_commands
 from fabfile.swarm.placement import LabelChange

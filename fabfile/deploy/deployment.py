@@ -64,7 +64,7 @@ class Deployment:
         `seen` is a look at the cluster that is fresh enough to plan from.
         """
         seen = seen or look(self.fleet, [self.wanted])
-        plan = self._plan(seen)
+        plan = self.plan(seen)
         while True:
             self.show(plan)
             if not plan.changes and self._is_settled(seen.cluster):
@@ -72,12 +72,12 @@ class Deployment:
             if self.fleet.dry:
                 return self._dry(seen, plan)
             self.confirm(plan)
-            self._pull_images(seen)
+            self.pull_images(seen)
             with self._lock(seen.manager) as lease:
                 # What was planned may be old: somebody else may have held the lock.
                 cluster = parse_sections(seen.manager.name, lease.output)
                 seen = replace(seen, cluster=cluster.identified(seen.node_ids))
-                again = self._plan(seen)
+                again = self.plan(seen)
                 if again == plan:
                     return self._under_lock(lease, seen, plan)
             self.say("the cluster has changed in the meantime: planning again")
@@ -88,11 +88,12 @@ class Deployment:
 
         The lock is given back at the end. Raises SwarmkeepError.
         """
-        plan = self._plan(seen)
+        plan = self.plan(seen)
         self.show(plan)
         return self._under_lock(lease, seen, plan)
 
-    def _plan(self, seen: Look) -> Plan:
+    def plan(self, seen: Look) -> Plan:
+        """What a deploy would do now. Raises SwarmkeepError where it would be refused."""
         return make_plan(
             self.inventory,
             self.wanted,
@@ -131,7 +132,7 @@ class Deployment:
                 seen.manager.run(Command(script.text, script.stdin))
         return Report(self.wanted.name, (), {})
 
-    def _pull_images(self, seen: Look) -> None:
+    def pull_images(self, seen: Look) -> None:
         """Fetch the image where it is missing, while everything old still runs."""
         lacking = lacking_image(self.wanted, seen)
         if not lacking:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from fabfile.base.errors import ConfigError
 from fabfile.config.inventory import Inventory
 from fabfile.config.project import Project, from_label
-from fabfile.deploy.stacks import Wanted, versioned
+from fabfile.deploy.secret_versions import versioned
+from fabfile.deploy.stacks import Wanted
 from fabfile.swarm.docker_commands import OLD_DATA_LABEL, PROJECT_LABEL
 from fabfile.swarm.state import Cluster
 

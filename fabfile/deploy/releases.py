@@ -16,7 +16,8 @@ from typing import Any
 
 from fabfile.base import json_text
 from fabfile.base.errors import SwarmkeepError
-from fabfile.deploy.stacks import SecretContent, Wanted
+from fabfile.deploy.secret_versions import SecretContent
+from fabfile.deploy.stacks import Wanted
 from fabfile.ssh.fleet import Host
 from fabfile.ssh.remote_command import Command
 from fabfile.swarm.docker_commands import RECORD_LABEL

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from fabfile.base.errors import ConfigError
 from fabfile.config.inventory import ROLE_LABEL
 from fabfile.config.project import Project
+from fabfile.deploy import app_environment, compose_keys, local_files
 from fabfile.deploy import compose_file as compose
-from fabfile.deploy import compose_keys, local_files
-from fabfile.swarm.docker_commands import OLD_DATA_LABEL, PROJECT_LABEL, SecretVersion, data_label
+from fabfile.deploy.secret_versions import SecretContent, versioned, versioned_file
+from fabfile.swarm.docker_commands import OLD_DATA_LABEL, PROJECT_LABEL, data_label
 from fabfile.vault.project_identity import project_of
 
 if TYPE_CHECKING:
@@ -23,20 +22,6 @@ if TYPE_CHECKING:
     from fabfile.vault.reading import Secrets
 
 COMPOSE_FOLDER = Path(__file__).resolve().parents[2] / "compose"
-_HASH_DIGITS = 16
-
-
-@dataclass(frozen=True)
-class SecretContent:
-    """A version of a secret or config with what is in it, kept out of every repr."""
-
-    version: SecretVersion
-    content: bytes
-    labels: tuple[tuple[str, str], ...] = ()
-    template_driver: str = ""
-
-    def __repr__(self) -> str:
-        return f"SecretContent({self.version.name})"
 
 
 @dataclass(frozen=True)
@@ -169,6 +154,15 @@ def application(inventory: Inventory, secrets: Secrets, folder: Path = COMPOSE_F
     path = folder / "compose-app.yml"
     key = secrets.name_key()
     wanted = _wanted(app.stack, "app", app.image, path, names, key, [secret], [password])
+    settings = app_environment.of(secrets)
+    if settings:
+        more = versioned(key, app.stack, app_environment.NAME, app_environment.script(settings))
+        wanted = replace(
+            wanted,
+            compose=app_environment.added(wanted.compose, more.version.name),
+            secrets=(*wanted.secrets, more),
+            hidden=(*wanted.hidden, *app_environment.hidden(settings)),
+        )
     return labelled(wanted, inventory, secrets)
 
 
@@ -212,36 +206,6 @@ def _labelled(
         constraints = [today.get(str(c).replace(" ", ""), c) for c in placement["constraints"]]
         deploy["placement"] = {**placement, "constraints": constraints}
     return deploy
-
-
-def versioned(key: bytes, stack: str, base: str, content: bytes) -> SecretContent:
-    """Given a secret's content, return it under a name that changes with the content.
-
-    The hash is keyed, since names are visible to everybody with access to Docker.
-    """
-    digest = hmac.new(key, f"{stack}/{base}\0".encode() + content, hashlib.sha256).hexdigest()
-    name = f"{stack}_{base}"
-    return SecretContent(SecretVersion(f"{name}_{digest[:_HASH_DIGITS]}", name), content)
-
-
-def versioned_file(key: bytes, stack: str, file: local_files.LocalFile) -> SecretContent:
-    """A file of a compose file under a name that changes with all that it is made of."""
-    kind = file.kind.removesuffix("s")
-    made = json.dumps([kind, file.labels, file.template_driver]).encode()
-    digest = hmac.new(
-        key, f"{stack}/{file.base}\0".encode() + made + b"\0" + file.content, "sha256"
-    )
-    base = _short(file.base)
-    version = SecretVersion(f"{base}_{digest.hexdigest()[:_HASH_DIGITS]}", base, kind, stack)
-    return SecretContent(version, file.content, file.labels, file.template_driver)
-
-
-def _short(base: str) -> str:
-    """Names of secrets and configs have at most 64 characters."""
-    most = 64 - 1 - _HASH_DIGITS
-    if len(base) <= most:
-        return base
-    return f"{base[: most - 11].rstrip('._-')}-{hashlib.sha256(base.encode()).hexdigest()[:10]}"
 
 
 def _wanted(

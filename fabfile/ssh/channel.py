@@ -42,7 +42,7 @@ class Feed:
 
 
 class Exchange:
-    """Runs one script and keeps what came back.
+    """Runs one script and keeps what came back; without `keep`, not what `on_line` was given.
 
     With `sudo` (a password, "" for none) the script runs through `sudo -S`. Its
     password and the script's stdin share one stream: so the password is sent only at
@@ -58,7 +58,9 @@ class Exchange:
         timeout: float,
         on_line: Callable[[str], None] | None,
         sudo: str | None,
+        keep: bool = True,
     ) -> None:
+        self._keep = keep
         self._label = label
         self._feed = feed
         self._timeout = timeout
@@ -146,7 +148,10 @@ class Exchange:
         if end > self._shown:
             for line in self._stdout[self._shown : end].decode(errors="replace").splitlines():
                 self._on_line(line)
-            self._shown = end
+            if self._keep:
+                self._shown = end
+            else:
+                del self._stdout[:end]
 
     def _read_stderr(self, channel: paramiko.Channel) -> None:
         try:

@@ -72,8 +72,13 @@ class Host:
         *,
         timeout: float = COMMAND_TIMEOUT,
         on_line: Callable[[str], None] | None = None,
+        keep: bool = True,
     ) -> Result:
-        """As `run`, with stdin taken from `chunks` as the command reads it."""
+        """As `run`, with stdin taken from `chunks` as the command reads it.
+
+        Without `keep`, lines that `on_line` has had are not in the result: for output that is
+        larger than memory.
+        """
         if self._fleet.dry and command.changes:
             self._fleet.show(f"[{self.name}] {command.script}")
             return Result(self.name, 0, "", "")
@@ -84,6 +89,7 @@ class Host:
             timeout=timeout,
             on_line=on_line,
             sudo=self._sudo,
+            keep=keep,
         )
         try:
             exchange.run(self._connection.transport, command.script)

@@ -32,6 +32,8 @@ VAULT_VARIABLES = ("SWARMKEEP_VAULT_PASSWORD", "SWARMKEEP_VAULT_PASSWORD_FILE")
 INTERRUPTED = 130
 MAY_FOLLOW = {"upgrade-db": "target"}
 """Commands with a word after them that may be left out: the flag that it stands for."""
+OTHER_NAMES = {"adopt": {"--from": "--source"}}
+"""Flags under names that no parameter of Python can have."""
 
 
 def command(notifies: str = "", **options: Any) -> Callable[[Callable[..., None]], Any]:
@@ -160,6 +162,11 @@ def with_flags(argv: list[str]) -> list[str]:
     for i, (name, word) in enumerate(itertools.pairwise(argv)):
         if name in MAY_FOLLOW and not word.startswith("-"):
             found[i + 1] = f"--{MAY_FOLLOW[name]}={word}"
+    names = {old: new for name, flags in OTHER_NAMES.items() if name in argv
+             for old, new in flags.items()}  # fmt: skip
+    for i, word in enumerate(found):
+        flag, equals, value = word.partition("=")
+        found[i] = f"{names.get(flag, flag)}{equals}{value}"
     return found
 
 

@@ -54,14 +54,23 @@ def settled(fleet: Fleet, inventory: Inventory, now: Version, *, write: bool) ->
     hosts_file(inventory, values, write=write)
 
 
-def hosts_file(inventory: Inventory, values: Mapping[tuple[str, str], str], *, write: bool) -> None:
+def hosts_file(
+    inventory: Inventory,
+    values: Mapping[tuple[str, str], str],
+    *,
+    write: bool,
+    until_then: str = "other deploys are refused or go back until then",
+) -> None:
     """Have the hosts file say what runs, or tell what to change in it; `values` by section and
-    key.
+    key, `until_then` is why.
     """
     from fabfile.config import hosts_file as file
     from fabfile.config import hosts_file_edit
 
-    lines = ", ".join(f"{section}.{key}: {value}" for (section, key), value in values.items())
+    lines = ", ".join(
+        f"{f'{section}.' if section else ''}{key}: {value}"
+        for (section, key), value in values.items()
+    )
     path = inventory.path
     try:
         text = path.read_text(encoding="utf-8")
@@ -74,4 +83,4 @@ def hosts_file(inventory: Inventory, values: Mapping[tuple[str, str], str], *, w
             return
     except (ConfigError, OSError) as error:
         print(f"warning: {path} could not be changed: {error}")
-    print(f"next: write into {path}: {lines}; other deploys are refused or go back until then")
+    print(f"next: write into {path}: {lines}; {until_then}")

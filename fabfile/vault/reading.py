@@ -33,6 +33,7 @@ PING_DATABASE = "vault_ping_database"
 PING_FILES = "vault_ping_files"
 PING_DRILL = "vault_ping_drill"
 NOTIFY_URLS = "vault_notify_urls"
+NOCODB_ENVIRONMENT = "vault_nocodb_environment"
 KNOWN = (
     POSTGRES_PASSWORD,
     AWS_ACCESS_KEY_ID,
@@ -44,6 +45,7 @@ KNOWN = (
     PING_FILES,
     PING_DRILL,
     NOTIFY_URLS,
+    NOCODB_ENVIRONMENT,
 )
 
 

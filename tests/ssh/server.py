@@ -138,7 +138,8 @@ class SshServer:
                 while data := stream.read1(32768):
                     send(data)
             except OSError:
-                pass
+                # As with sshd, whoever goes on writing is told that nobody reads.
+                stream.close()
 
         threading.Thread(target=feed, daemon=True).start()
         wires = ((process.stdout, channel.sendall), (process.stderr, channel.sendall_stderr))

@@ -20,6 +20,7 @@ PACKAGES = [
     "terminal",
     "monitoring",
     "doctor",
+    "adopt",
     "upgrade",
     "restore",
     "rotation",

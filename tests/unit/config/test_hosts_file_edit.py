@@ -63,3 +63,12 @@ def test_a_file_is_replaced_at_once_with_its_rights_also_behind_a_link(tmp_path)
     assert path.read_text() == "a: 2\n"
     assert path.stat().st_mode & 0o777 == 0o640
     assert sorted(one.name for one in tmp_path.iterdir()) == ["hosts.yaml", "link.yaml"]
+
+
+def test_keys_of_no_section_and_lists():
+    text = "pg_db: nocodb  # ours\nimages: {}\n"
+    values = {("", "pg_db"): "[root_db, other]", ("", "pg_user"): "noco"}
+    once = hosts_file_edit.with_values(text, values)
+    assert once == "pg_db: [root_db, other]  # ours\nimages: {}\npg_user: noco\n"
+    again = hosts_file_edit.with_values(once, {("", "pg_db"): "one"})
+    assert again.startswith("pg_db: one  # ours\n")

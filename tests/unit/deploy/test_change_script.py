@@ -9,7 +9,7 @@ import pytest
 
 from fabfile.base.errors import SwarmkeepError
 from fabfile.deploy.change_script import ChangeScript, refusal_hint
-from fabfile.deploy.stacks import SecretContent
+from fabfile.deploy.secret_versions import SecretContent
 from fabfile.ssh.remote_command import Result
 from fabfile.swarm.docker_commands import SecretVersion
 from fabfile.swarm.placement import LabelChange

@@ -14,7 +14,7 @@ from invoke.program import Program
 
 from fabfile.base.errors import SwarmkeepError
 from fabfile.commands import rollback as command
-from fabfile.deploy import observation, releases, stacks
+from fabfile.deploy import observation, releases, secret_versions, stacks
 from fabfile.deploy.releases import Release
 from fabfile.ssh import fleet as transport
 from fabfile.ssh.remote_command import Result
@@ -119,7 +119,7 @@ def test_secret_version_that_is_gone_is_named_and_can_be_replaced():
     with pytest.raises(SwarmkeepError, match=f"needs the secret {SECRET}_0001, which is gone") as e:
         releases.check_secrets(wanted, old, present)
     assert "--with-current-secrets" in e.value.hint
-    today = stacks.SecretContent(SecretVersion(f"{SECRET}_0002", SECRET), b"x")
+    today = secret_versions.SecretContent(SecretVersion(f"{SECRET}_0002", SECRET), b"x")
     mended = releases.with_secrets(wanted, old, [today])
     assert mended.compose["secrets"]["x"]["name"] == f"{SECRET}_0002"
     assert mended.secrets == (today,)

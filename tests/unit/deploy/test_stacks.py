@@ -13,7 +13,7 @@ from fabfile.base.errors import ConfigError
 from fabfile.base.secret import Secret
 from fabfile.config import hosts_file
 from fabfile.config.inventory import Inventory
-from fabfile.deploy import stacks
+from fabfile.deploy import secret_versions, stacks
 
 PASSWORD = "p@ss 'word\"/$(x)"
 
@@ -28,6 +28,9 @@ class Vault:
         if name != "vault_postgres_password":
             raise ConfigError(f"{name}: missing")
         return Secret(self._password)
+
+    def get(self, _name: str) -> Secret | None:
+        return None
 
     def name_key(self) -> bytes:
         return self._key
@@ -170,8 +173,8 @@ def test_secret_names_change_with_content_and_with_key_only(tmp_path):
 
 
 def test_two_stacks_with_the_same_content_have_other_hashes():
-    first = stacks.versioned(b"k", "a", "s", b"x").version.name
-    second = stacks.versioned(b"k", "b", "s", b"x").version.name
+    first = secret_versions.versioned(b"k", "a", "s", b"x").version.name
+    second = secret_versions.versioned(b"k", "b", "s", b"x").version.name
     assert first.rpartition("_")[2] != second.rpartition("_")[2]
 
 

@@ -18,7 +18,8 @@ from fabfile.base.errors import ConfigError, SwarmkeepError, UnreachableError
 from fabfile.base.secret import Secret
 from fabfile.commands import doctor as command
 from fabfile.config import hosts_file
-from fabfile.deploy.stacks import SecretContent, Wanted
+from fabfile.deploy.secret_versions import SecretContent
+from fabfile.deploy.stacks import Wanted
 from fabfile.doctor import facts as doctor_facts
 from fabfile.doctor import host_checks, local_checks, swarm_checks
 from fabfile.doctor.facts import Facts, FileFacts

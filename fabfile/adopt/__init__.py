@@ -1,0 +1,1 @@
+"""A NocoDB that runs already, taken over: looked at, rehearsed, moved, compared, undone."""

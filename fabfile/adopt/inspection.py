@@ -1,0 +1,276 @@
+"""The source as Docker has it: NocoDB's containers, its PostgreSQL's, and what else is there.
+
+Nothing is changed.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fabfile.adopt import source as sources
+from fabfile.adopt.server import Server
+from fabfile.adopt.source import Connection, Source
+from fabfile.base.errors import ConfigError, SwarmkeepError
+from fabfile.base.secret import Secret
+from fabfile.config.inventory import HostEntry, Inventory
+from fabfile.ssh.fleet import Fleet, Host, values
+from fabfile.ssh.remote_command import Command
+from fabfile.swarm.docker_commands import STACK_LABEL
+
+_SERVICE = "com.docker.swarm.service.name"
+_COMPOSE_FOLDER = "com.docker.compose.project.working_dir"
+_COMPOSE_SERVICE = "com.docker.compose.service"
+DATA = "/usr/app/data"
+"""Where NocoDB's image has attachments, and a SQLite database where it has no other."""
+SQLITE_HINT = (
+    "NocoDB's own way to move bases from SQLite to PostgreSQL is by hand; docs/adopt.md tells why "
+    "Swarmkeep does not, and how"
+)
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container of the source, on one of its hosts."""
+
+    host: HostEntry
+    name: str
+    """Or a part of its id."""
+    service: str
+    """The Swarm service that it is a task of, "" for none."""
+    image: str
+    environment: Mapping[str, str] = field(repr=False)
+    mounts: Mapping[str, str]
+    """Host's path by path in the container."""
+    names: frozenset[str]
+    """What others may call it on their networks."""
+    ports: tuple[int, ...]
+    restart: str
+    running: bool
+
+    @property
+    def what(self) -> str:
+        """What a person calls it."""
+        return self.service or self.name
+
+
+@dataclass(frozen=True)
+class Found:
+    """The source, looked at."""
+
+    source: Source
+    app: Container
+    workers: tuple[Container, ...]
+    """NocoDB containers beside it, which are stopped with it."""
+    database: Container
+    others: tuple[Container, ...]
+    connection: Connection
+    settings: Mapping[str, Secret]
+    left: tuple[str, ...]
+    """Names of settings that are not taken."""
+    version: str
+    """What NocoDB says of itself; "" if it does not."""
+    data: str
+    """The folder with the attachments, on the app's host; "" for none."""
+
+    @property
+    def public_url(self) -> str:
+        """NocoDB's public address, "" where none is set."""
+        return self.app.environment.get("NC_PUBLIC_URL", "")
+
+    def server(self, fleet: Fleet) -> Server:
+        """The source's PostgreSQL."""
+        environment = self.database.environment
+        user = environment.get("POSTGRES_USER") or "postgres"
+        return Server(fleet.host(self.database.host), self.database.name, user)
+
+
+def host_entry(inventory: Inventory, name: str) -> HostEntry:
+    """Given a host of hosts.yaml, or an SSH address ([USER@]ADDRESS), return it."""
+    known = next((host for host in inventory.hosts if host.name == name), None)
+    if known:
+        return known
+    user, _, address = name.rpartition("@")
+    return HostEntry(
+        name=address,
+        address=address,
+        port=22,
+        user=user or inventory.ssh.user,
+        swarm="",
+        role="",
+        node="",
+        given=frozenset({"user"} if user else ()),
+    )
+
+
+def look(fleet: Fleet, source: Source) -> Found:
+    """Find everything out. Raises SwarmkeepError, ConfigError for what cannot be adopted."""
+    inventory = fleet.inventory
+    if source.kind == "stack" and source.name in inventory.stacks:
+        raise ConfigError(
+            f"{source}: hosts.yaml gives this name to a stack of its own",
+            hint="give the new stacks other names: stacks: in hosts.yaml",
+        )
+    entries = inventory.hosts if source.kind == "stack" else (host_entry(inventory, source.host),)
+    everything = [c for found in values(fleet.fan_out(entries, _containers)) for c in found]
+    own = [one for one in everything if _belongs(one, source)]
+    containers = [one for one, _labels in own]
+    apps = [c for c in containers if sources.is_nocodb(c.image, c.environment)]
+    main = [c for c in apps if c.environment.get("NC_WORKER_CONTAINER", "false") != "true"]
+    if not main:
+        raise ConfigError(
+            f"{source}: has no NocoDB"
+            + (f", only {', '.join(sorted(c.what for c in containers))}" if containers else ""),
+            hint="name what `docker ps` shows on its host; a stack needs its hosts in hosts.yaml",
+        )
+    if len({c.what for c in main}) > 1:
+        names = ", ".join(sorted(c.what for c in main))
+        raise ConfigError(
+            f"{source}: has several NocoDBs: {names}", hint="name one: container:HOST:NAME"
+        )
+    app = main[0]
+    connection = sources.connection_of(app.environment, _files(fleet.host(app.host), app))
+    if connection is None:
+        raise ConfigError(
+            f"{source}: this NocoDB has its data in SQLite, and only PostgreSQL is moved",
+            hint=SQLITE_HINT,
+        )
+    database = _database([one for one, _labels in everything], connection, app, source)
+    taken, left = sources.settings_of(app.environment)
+    workers = tuple(c for c in apps if c.what != app.what)
+    return Found(
+        source,
+        app,
+        workers,
+        database,
+        tuple(c for c in containers if c not in apps and c != database),
+        connection,
+        {name: Secret(value) for name, value in taken.items()},
+        left,
+        _version(fleet.host(app.host), app),
+        _data_folder(fleet.host(app.host), app),
+    )
+
+
+def _containers(host: Host) -> list[tuple[Container, Mapping[str, str]]]:
+    command = Command("docker ps -aq --no-trunc | xargs -r docker inspect", changes=False)
+    said = host.check(command, "asking Docker").stdout.strip()
+    return [_container(host.entry, one) for one in json.loads(said or "[]")]
+
+
+def _container(entry: HostEntry, data: Mapping[str, Any]) -> tuple[Container, Mapping[str, str]]:
+    config, labels = data["Config"], data["Config"].get("Labels") or {}
+    networks = (data.get("NetworkSettings") or {}).get("Networks") or {}
+    bindings = (data.get("HostConfig") or {}).get("PortBindings") or {}
+    name = str(data["Name"]).lstrip("/")
+    service = str(labels.get(_SERVICE, ""))
+    names = {name, service, str(labels.get(_COMPOSE_SERVICE, ""))}
+    stack = str(labels.get(STACK_LABEL, ""))
+    names.add(service.removeprefix(f"{stack}_"))
+    for network in networks.values():
+        names |= {*(network.get("Aliases") or ()), network.get("IPAddress") or ""}
+    policy = (data["HostConfig"].get("RestartPolicy") or {}) if data.get("HostConfig") else {}
+    retries = policy.get("MaximumRetryCount") or 0
+    container = Container(
+        host=entry,
+        name=str(data["Id"])[:12] if service else name,
+        service=service,
+        image=str(config["Image"]),
+        environment=dict(item.partition("=")[::2] for item in config.get("Env") or ()),
+        mounts={str(m["Destination"]): str(m.get("Source", "")) for m in data.get("Mounts") or ()},
+        names=frozenset(names - {""}),
+        ports=tuple(
+            int(one["HostPort"])
+            for found in bindings.values()
+            for one in found or ()
+            if str(one.get("HostPort", "")).isdecimal()
+        ),
+        restart=f"{policy.get('Name') or 'no'}{f':{retries}' if retries else ''}",
+        running=bool((data.get("State") or {}).get("Running")),
+    )
+    return container, labels
+
+
+def _belongs(one: tuple[Container, Mapping[str, str]], source: Source) -> bool:
+    container, labels = one
+    if source.kind == "stack":
+        return container.running and labels.get(STACK_LABEL) == source.name
+    if source.kind == "compose":
+        return str(labels.get(_COMPOSE_FOLDER, "")).rstrip("/") == source.name
+    return container.name == source.name
+
+
+def _database(
+    containers: Sequence[Container], connection: Connection, app: Container, source: Source
+) -> Container:
+    running = [c for c in containers if c.running and not sources.is_nocodb(c.image, c.environment)]
+    found = [c for c in running if connection.host in c.names]
+    # A short name may be used in several stacks: the one of the same stack is meant.
+    stack = app.service.rpartition("_")[0]
+    found = [c for c in found if stack and c.service.startswith(f"{stack}_")] or found
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(sorted(c.what for c in found))
+        raise ConfigError(
+            f"{source}: NocoDB's database is at {connection.host!r}, and that may be {names}",
+            hint="let NC_DB name the container itself",
+        )
+    raise ConfigError(
+        f"{source}: NocoDB's database is at {connection.host!r}, which is no running container "
+        "that is seen there",
+        hint="start it; a PostgreSQL outside of Docker is not moved: see docs/adopt.md",
+    )
+
+
+def _files(host: Host, app: Container) -> dict[str, str]:
+    """The files with NocoDB's connection, read inside its container."""
+    names = ("NC_DB_JSON_FILE", "NC_DB_FILE", "DATABASE_URL_FILE")
+    paths = [app.environment[name] for name in names if app.environment.get(name)]
+    found = {}
+    for path in paths:
+        words = f"docker exec {shlex.quote(app.name)} cat -- {shlex.quote(path)}"
+        found[path] = host.check(Command(words, changes=False), f"reading {path}").stdout
+    return found
+
+
+def _version(host: Host, app: Container) -> str:
+    """What NocoDB says which version it is. It may not be able to; that is no failure."""
+    ask = (
+        "u=http://127.0.0.1:${PORT:-8080}/api/v1/version; if command -v wget >/dev/null; "
+        'then exec wget -q -O - "$u"; fi; exec node -e "fetch(process.argv[1]).then(r => r.text())'
+        '.then(t => process.stdout.write(t))" "$u"'
+    )
+    words = f"timeout 20 docker exec {shlex.quote(app.name)} sh -c {shlex.quote(ask)}"
+    try:
+        data = json.loads(host.run(Command(words, changes=False)).stdout)
+        return str(data.get("currentVersion") or "")
+    except (ValueError, AttributeError):
+        return ""
+
+
+def _data_folder(host: Host, app: Container) -> str:
+    """Where the attachments are on the host: a volume, a bind mount, or the container's own layer.
+
+    Raises SwarmkeepError where they are in the container only, and out of reach.
+    """
+    if DATA in app.mounts:
+        return app.mounts[DATA]
+    name = shlex.quote(app.name)
+    ask = f"docker inspect -f '{{{{.GraphDriver.Data.UpperDir}}}}' {name}"
+    layer = host.check(Command(ask, changes=False), "asking Docker").stdout.strip()
+    folder = f"{layer}{DATA}"
+    there = host.run(Command(f"[ -d {shlex.quote(folder)} ]", changes=False)).exit_code == 0
+    if there and layer.startswith("/"):
+        return folder
+    inside = Command(f"docker exec {name} ls -A {DATA}", changes=False)
+    if host.run(inside).stdout.strip():
+        raise SwarmkeepError(
+            f"{app.what}: has attachments in the container itself, which cannot be read from "
+            "outside",
+            hint=f"copy them into a volume at {DATA} first",
+        )
+    return ""

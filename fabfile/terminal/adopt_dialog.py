@@ -1,0 +1,248 @@
+"""What a person sees of a source before it is moved; what hosts.yaml and the vault must have."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from fabfile.base.errors import ConfigError, SwarmkeepError
+from fabfile.terminal.command import ask_secret, read_vault
+from fabfile.terminal.deploy_dialog import say
+from fabfile.terminal.upgrade_dialog import hosts_file
+
+if TYPE_CHECKING:
+    from fabfile.adopt.attachments import Attachments
+    from fabfile.adopt.inspection import Found
+    from fabfile.adopt.server import Server
+    from fabfile.adopt.source import Source
+    from fabfile.adopt.stopping import Switch
+    from fabfile.config.inventory import Inventory
+    from fabfile.ssh.fleet import Fleet, Host
+
+DRY = "dry run, nothing was changed"
+
+
+@dataclass(frozen=True)
+class Looked:
+    """The source and what its server has; `target` is the new one."""
+
+    found: Found
+    facts: Mapping[str, Any]
+    contents: Mapping[str, Mapping[str, Any]]
+    _target: Server | None = None
+
+    @property
+    def target(self) -> Server:
+        """The new server."""
+        assert self._target
+        return self._target
+
+
+def live_server(fleet: Fleet) -> Server:
+    """The new PostgreSQL. Raises SwarmkeepError if it does not run."""
+    from fabfile.adopt.server import Server
+    from fabfile.deploy.observation import observe_any
+    from fabfile.swarm import postgres
+
+    host, container = postgres.running(fleet, observe_any(fleet)[1])
+    return Server(host, container, fleet.inventory.postgres.user)
+
+
+def examine(fleet: Fleet, source: Source) -> Looked:
+    """Look at the source; change nothing. Raises SwarmkeepError, also for what cannot be moved."""
+    from fabfile.adopt import checks, inspection
+
+    found = inspection.look(fleet, source)
+    server = found.server(fleet)
+    facts = server.facts()
+    contents = {name: server.content(name) for name in checks.databases_of(facts)}
+    checks.check_source(found, facts, contents)
+    return Looked(found, facts, contents)
+
+
+def with_target(fleet: Fleet, looked: Looked) -> Looked:
+    """Look at the new server, too; change nothing. Raises SwarmkeepError if it cannot take it."""
+    from fabfile.adopt import checks, database_copy, rehearsal
+    from fabfile.deploy.observation import observe_any
+
+    inventory, facts = fleet.inventory, looked.facts
+    target = live_server(fleet)
+    app = f"{inventory.app.stack}_nocodb"
+    if observe_any(fleet)[1].service(app):
+        raise ConfigError(
+            f"{app}: is deployed already; nothing was changed",
+            hint="a NocoDB takes no other one's data in; if it is empty: docker stack rm "
+            f"{inventory.app.stack}, and make its database anew: docs/adopt.md",
+        )
+    theirs = target.facts()
+    there = {one["name"] for one in theirs["databases"]}
+    names = [name for name in inventory.postgres.databases if name in there]
+    checks.check_target(
+        inventory,
+        facts,
+        looked.contents,
+        theirs,
+        {name: target.content(name) for name in names},
+        database_copy.unfinished(target),
+    )
+    checks.check_space(inventory, facts, rehearsal.free_bytes(target))
+    attachments_of(fleet, looked.found).check()
+    return Looked(looked.found, facts, looked.contents, target)
+
+
+def print_plan(fleet: Fleet, looked: Looked) -> None:
+    """Tell what there is, what comes along and what does not."""
+    from fabfile.adopt import checks
+    from fabfile.base.units import format_size
+
+    found, facts = looked.found, looked.facts
+    files, taken = attachments_of(fleet, found).size() if found.data else (0, 0)
+    version = f" (says it is {found.version})" if found.version else ""
+    print(f"{found.source}")
+    say(f"NocoDB: {found.app.what} on {found.app.host.name}, {found.app.image}{version}")
+    say(f"attachments: {files} files, {format_size(taken)}, in {found.data or 'no volume'}")
+    say(
+        f"PostgreSQL: {found.database.what} on {found.database.host.name}, {found.database.image}, "
+        f"{facts['version']}"
+    )
+    for one in facts["databases"]:
+        if one["name"] in looked.contents:
+            tables = looked.contents[one["name"]]["tables"]
+            own = ", NocoDB's" if one["name"] == found.connection.database else ""
+            size = format_size(one["bytes"])
+            say(f"database {one['name']}{own}: {tables} tables, {size}, sorts as {one['collate']}")
+    say(f"roles: {', '.join(facts['roles'])}")
+    if found.settings:
+        say(f"comes along, through the vault: {', '.join(found.settings)}")
+    if found.left:
+        say(f"is not taken: {', '.join(found.left)} (one NocoDB works without)")
+    if facts["settings"]:
+        say(f"is not taken: PostgreSQL's settings {', '.join(facts['settings'])}")
+    if found.workers:
+        say(f"is stopped with NocoDB, not taken: {', '.join(one.what for one in found.workers)}")
+    if found.others:
+        names = ", ".join(sorted({f"{one.what} ({one.image})" for one in found.others}))
+        say(f"goes on as it is, not taken: {names}")
+    left = set(checks.databases_of(facts)) - set(fleet.inventory.postgres.databases)
+    if left and found.connection.database in fleet.inventory.postgres.databases:
+        say(f"is not taken, as hosts.yaml does not name it: database {', '.join(sorted(left))}")
+
+
+def check_hosts_file(inventory: Inventory, looked: Looked) -> None:
+    """Raise ConfigError unless hosts.yaml says what the source needs."""
+    from fabfile.adopt import checks
+
+    lacking = checks.differences(looked.found, looked.facts, inventory)
+    if lacking:
+        said = ", ".join(
+            f"{'.'.join(filter(None, key))}: {value}" for key, value in lacking.items()
+        )
+        raise ConfigError(
+            f"{inventory.path}: does not fit {looked.found.source}; nothing was changed",
+            hint=f"write into it: {said}; or: inv adopt --from {looked.found.source} --plan "
+            "--write",
+        )
+
+
+def write_hosts_file(inventory: Inventory, looked: Looked, *, write: bool) -> None:
+    """Have hosts.yaml say what the source needs, or tell what it is."""
+    from fabfile.adopt import checks
+
+    lacking = checks.differences(looked.found, looked.facts, inventory)
+    if lacking:
+        hosts_file(inventory, lacking, write=write, until_then="or run it with --write")
+    else:
+        print(f"{inventory.path}: fits; next: inv adopt --from {looked.found.source} --rehearse")
+
+
+def put_settings(inventory: Inventory, found: Found) -> None:
+    """Put NocoDB's own settings into the vault, unless they are there. Nothing of them is shown.
+
+    Raises ConfigError where the vault has others.
+    """
+    from fabfile.deploy import app_environment
+    from fabfile.vault import editing
+    from fabfile.vault.reading import NOCODB_ENVIRONMENT
+
+    wanted = {name: value.reveal() for name, value in found.settings.items()}
+    there = app_environment.of(read_vault(inventory))
+    if not wanted or {**there, **wanted} == there:
+        return
+    if any(name in there and there[name] != value for name, value in wanted.items()):
+        names = ", ".join(name for name in wanted if there.get(name, wanted[name]) != wanted[name])
+        raise ConfigError(
+            f"{inventory.vault.file}: {NOCODB_ENVIRONMENT} has other values of {names} than "
+            f"{found.source}; nothing was changed",
+            hint="remove what is wrong there: inv secrets.edit",
+        )
+    ask = ask_secret if sys.stdin.isatty() else None
+    document = editing.open_document(inventory.vault, ask=ask)
+    text = json.dumps({**there, **wanted}, sort_keys=True)
+    document.save(editing.set_entry(document, NOCODB_ENVIRONMENT, text))
+    say(f"{inventory.vault.file}: {NOCODB_ENVIRONMENT} has {', '.join(sorted(wanted))}")
+
+
+def attachments_of(fleet: Fleet, found: Found) -> Attachments:
+    """The way of the attachments into the new volume."""
+    from fabfile.adopt.attachments import Attachments
+
+    inventory = fleet.inventory
+    target = fleet.host(inventory.with_role("app")[0])
+    return Attachments(fleet.host(found.app.host), found.data, target, inventory.app.stack)
+
+
+def switches_of(fleet: Fleet, looked: Looked) -> tuple[Host, tuple[Switch, ...], Switch | None]:
+    """Where the source is stopped and started, how its NocoDBs are, and how its PostgreSQL is.
+
+    None where that has other databases than those that are taken: then it goes on.
+    """
+    from fabfile.adopt import checks
+    from fabfile.adopt.stopping import container_switch, service_switch
+
+    found = looked.found
+    by_service = bool(found.app.service)
+    control = fleet.first_manager() if by_service else fleet.host(found.app.host)
+    apps = tuple(
+        service_switch(control, one.service) if one.service else container_switch(one)
+        for one in {one.what: one for one in (found.app, *found.workers)}.values()
+    )
+    left = set(checks.databases_of(looked.facts)) - set(fleet.inventory.postgres.databases)
+    one = found.database
+    elsewhere = not one.service if by_service else one.host != found.app.host
+    if left or elsewhere:
+        return control, apps, None
+    return (
+        control,
+        apps,
+        (service_switch(control, one.service) if one.service else container_switch(one)),
+    )
+
+
+def first_backup(fleet: Fleet) -> None:
+    """Back up what was adopted, and restore it as a proof. What fails is said; the move stands."""
+    from fabfile.backup import host_run
+    from fabfile.restore.restore_script import drill_command
+    from fabfile.terminal.command import open_bucket
+    from fabfile.terminal.restore_dialog import run_script
+
+    inventory = fleet.inventory
+    host = host_run.find_host(fleet, inventory)
+    apps = [fleet.host(entry) for entry in inventory.with_role("app")]
+    print("first backup of it", flush=True)
+    try:
+        codes = host_run.run_all(fleet, host, apps if inventory.backup.files else [], say)
+        if any(codes):
+            raise SwarmkeepError("the backup failed", hint="inv backup.run, then inv backup.drill")
+        bucket = open_bucket(inventory)
+        for name in inventory.postgres.databases:
+            newest = next(iter(bucket.newest(name, datetime.now(UTC)).backups), None)
+            if newest is None:
+                raise SwarmkeepError(f"{name}: there is no set", hint="inv backup.list")
+            done = run_script(host, drill_command(name, newest.stamp, ""))
+            say(f"drilled: set {newest.stamp} of {name}, {done.tables} tables, {done.rows} rows")
+    except SwarmkeepError as error:
+        print(f"warning: {error.message}; next: {error.hint or 'inv backup.run, inv backup.drill'}")
