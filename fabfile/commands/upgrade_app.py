@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
-from fabfile.base.errors import SwarmkeepError, UnreachableError
+from fabfile.base.errors import ConfigError, SwarmkeepError, UnreachableError
 from fabfile.terminal.command import command, is_dry, read_inventory, read_vault, sudo_password
 from fabfile.terminal.deploy_dialog import WAIT_HELP, ask, say
 
 if TYPE_CHECKING:
     from fabfile.backup.sets import BackupSet
     from fabfile.config.inventory import Inventory
+    from fabfile.deploy.finish_script import Options
     from fabfile.ssh.fleet import Fleet
 
 DRY = "dry run, nothing was changed"
@@ -26,7 +27,10 @@ DRY = "dry run, nothing was changed"
     help={
         "target": "the new version: a tag such as 0.301.3, or a whole image name",
         "back": "if it fails: go back without asking, to image and database as they were before",
+        "key": "go back to this version with the database of a set (its time stamp), as it was "
+        "before an upgrade",
         "write": "change images.nocodb in the hosts file",
+        "yes": "with --key: do not ask before the database is replaced",
         "wait": WAIT_HELP,
     },
 )
@@ -35,10 +39,14 @@ def upgrade_app(
     target: str,
     hosts: str = "",
     back: bool = False,
+    key: str = "",
     write: bool = False,
+    yes: bool = False,
     wait: bool = False,
 ) -> None:
     """Move NocoDB to another version, with the way back."""
+    if key and back:
+        raise ConfigError("--key and --back: use at most one of them")
     from fabfile.commands.plan import wanted_stack
     from fabfile.deploy.finish_script import Options
     from fabfile.deploy.observation import observe_any
@@ -57,6 +65,10 @@ def upgrade_app(
         image = app.next_image(live, target)
         new = app.with_image(inventory, image)
         wanted = wanted_stack("app", new, secrets)
+        if key:
+            _with_set(fleet, new, image, key, options, yes=yes)
+            hosts_file(inventory, {("images", "nocodb"): image}, write=write)
+            return
         if image == live:
             print(f"nothing to do: {live} runs already")
             hosts_file(inventory, {("images", "nocodb"): image}, write=write)
@@ -83,9 +95,47 @@ def upgrade_app(
     print(f"upgraded: {inventory.app.stack} runs {image}")
     hosts_file(inventory, {("images", "nocodb"): image}, write=write)
     print(
-        "to go back to the version and the database of before: inv rollback app, "
-        f"inv backup.restore --key {saved.stamp} --replace"
+        "to go back to the version and the database of before: "
+        f"inv upgrade-app {live} --key {saved.stamp}"
     )
+
+
+def _with_set(
+    fleet: Fleet, new: Inventory, image: str, key: str, options: Options, *, yes: bool
+) -> None:
+    """Go to a version together with a set's database. Raises SwarmkeepError; then all is as it was.
+
+    A version does not start on the tables of a later one, nor may the later one start on those of
+    before, or it would change them again: so both change while NocoDB is stopped.
+    """
+    from fabfile.backup import host_run, selection
+    from fabfile.commands.plan import wanted_stack
+    from fabfile.restore.restore_script import restore_command
+    from fabfile.ssh.fleet import connect
+    from fabfile.terminal import deploy_dialog, restore_dialog
+
+    name, now = new.postgres.database, datetime.now(UTC)
+    one = restore_dialog.choose(new, name, key=key, before="", now=now)
+    ask(
+        f"This goes to {image} with the database of {one.timestamp:%Y-%m-%d %H:%M:%S} UTC. What "
+        "was written since stays in a database that is kept. Go on?",
+        yes=yes,
+        refusal=f"this would replace database {name} by what it was at {one.timestamp:%H:%M:%S}",
+    )
+    fresh, kept = (selection.new_name(name, word, now) for word in ("restored", "replaced"))
+    line = restore_command(name, ("--set", one.stamp), fresh, 0, goes_live=True)
+    host = host_run.find_host(fleet, new)
+    label, wait = options.command, options.wait
+    done = restore_dialog.carry_out(
+        fleet, host, label, line, (name, fresh, kept), wait=wait, image=image
+    )
+    if done is None:
+        print(DRY)
+        return
+    with connect(new, sudo_password=fleet.sudo_password, echo=print) as other:
+        deploy_dialog.carry_out(other, wanted_stack("app", new, read_vault(new)), options, yes=True)
+    print(f"{new.app.stack} runs {image} with the database of {one.timestamp:%H:%M:%S} UTC")
+    print(f"the database before is kept as {kept}")
 
 
 def _saved(fleet: Fleet, inventory: Inventory) -> BackupSet:

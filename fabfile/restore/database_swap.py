@@ -82,6 +82,8 @@ class Exchange:
     host: Host
     say: Say
     note: Say
+    image: str = ""
+    """NocoDB's image that goes with the other database; "" for the one that runs."""
 
     def run(self, database: str, other: str, keep_as: str) -> None:
         """Let `other` take the place of `database`, which is kept under another name.
@@ -90,7 +92,7 @@ class Exchange:
         """
         before = self._app(database)
         self.say(f"{other} is to be {database}; the one before will be kept as {keep_as}")
-        self._swap(before, database, other, keep_as)
+        self._swap(before, database, other, keep_as, self.image)
         if before is None:
             return
         try:
@@ -116,7 +118,7 @@ class Exchange:
         try:
             # What has failed until now is no failure of what comes back.
             failed = observe(self.lease.manager)
-            self._swap(before, database, keep_as, other)
+            self._swap(before, database, keep_as, other, self._image_of(before))
             self._await(before, failed)
         except SwarmkeepError as failure:
             raise SwarmkeepError(
@@ -125,17 +127,25 @@ class Exchange:
                 details=error.details,
             ) from None
 
-    def _swap(self, before: Cluster | None, database: str, other: str, keep_as: str) -> None:
+    def _swap(
+        self, before: Cluster | None, database: str, other: str, keep_as: str, image: str
+    ) -> None:
         """Let the names change; return once they have, and the app is on its way up.
 
         Raises SwarmkeepError that tells which name is whose.
         """
         try:
-            self._change_names(before, restore_script.swap_command(database, other, keep_as))
+            line = restore_script.swap_command(database, other, keep_as)
+            self._change_names(before, line, image)
         except SwarmkeepError as error:
             self._find_out(error, database, other, keep_as)
 
-    def _change_names(self, before: Cluster | None, line: str) -> None:
+    def _image_of(self, before: Cluster) -> str:
+        """The image to go back to, if it was to be another one; else ""."""
+        service = before.service(self._service)
+        return service.image if service and self.image else ""
+
+    def _change_names(self, before: Cluster | None, line: str, image: str) -> None:
         self._still_ours()
         if before is None:
             restore_script.run(self.host, line, self.note)
@@ -146,6 +156,11 @@ class Exchange:
             self._still_ours()
             pause.check()
             restore_script.run(self.host, line, self.note)
+            if image:
+                # No task runs, so this only says what the next one is to be.
+                words = f"--detach --no-resolve-image --image {shlex.quote(image)}"
+                change = self.lease.change(f"docker service update {words} {service} >/dev/null")
+                succeeded(change, f"setting the image {image}")
         self.say(f"{self._service}: starting it")
 
     def _find_out(self, error: SwarmkeepError, database: str, other: str, keep_as: str) -> None:

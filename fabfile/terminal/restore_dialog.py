@@ -146,10 +146,17 @@ def spoken_window(window: Window) -> str:
 
 
 def carry_out(
-    fleet: Fleet, host: Host, label: str, line: str, names: tuple[str, str, str], *, wait: bool
+    fleet: Fleet,
+    host: Host,
+    label: str,
+    line: str,
+    names: tuple[str, str, str],
+    *,
+    wait: bool,
+    image: str = "",
 ) -> Restored | None:
     """Restore (if there is a `line` for it), exchange (if there is a name to keep the live
-    database as), all on record. None in a dry run.
+    database as), all on record. With `image` NocoDB comes back from that one. None in a dry run.
     """
     from fabfile.deploy.finish_script import Options
     from fabfile.deploy.locked_change import Record, locked, on_record
@@ -178,7 +185,7 @@ def carry_out(
         if line:
             done = run_script(host, line)
             record.changes.append(f"database {fresh}: restored")
-        Exchange(fleet, lease, host, say, note).run(database, fresh, kept)
+        Exchange(fleet, lease, host, say, note, image).run(database, fresh, kept)
     return done
 
 

@@ -54,10 +54,21 @@ def test_another_version_and_the_hosts_file(product, lab, rows, hosts):
     product.fails(2, "upgrade-app", "latest", hosts=hosts)
     ran = product.ok("upgrade-app", GOOD, "--write", hosts=hosts)
     assert f"nocodb:{GOOD}" in hosts.read_text()
-    assert "--replace" in ran.out
+    way_back = ran.out.rpartition("inv upgrade-app ")[2].split()
     assert nocodb_shows(lab, rows)
     assert "nothing to do" in product.ok("upgrade-app", GOOD, hosts=hosts).out
     assert "nothing to do" in product.ok("plan", hosts=hosts).out
+    # The way back that it tells: both at once, since neither version may see the other's tables.
+    sql(lab, "CREATE TABLE later (n int)", "nocodb")
+    product.fails(2, "upgrade-app", *way_back, hosts=hosts)
+    ran = product.ok("upgrade-app", *way_back, "--yes", "--write", hosts=hosts)
+    kept = ran.out.rpartition("is kept as ")[2].split()[0]
+    assert way_back[0] in hosts.read_text()
+    assert nocodb_shows(lab, rows)
+    assert sql(lab, "SELECT to_regclass('later') IS NULL", "nocodb") == "t"
+    assert sql(lab, "SELECT to_regclass('later') IS NULL", kept) == "f"
+    assert "nothing to do" in product.ok("plan", hosts=hosts).out
+    sql(lab, f'DROP DATABASE "{kept}"')
 
 
 def test_one_that_fails_after_it_has_changed_tables(product, lab, rows, hosts):
