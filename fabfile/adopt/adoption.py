@@ -184,6 +184,7 @@ class Adoption:
             tuple(
                 f"{container.host.name}:{path}"
                 for container in (self.found.app, self.found.database)
+                if container
                 for path in container.mounts.values()
                 if path
             ),

@@ -78,7 +78,7 @@ def differences(found: Found, facts: Facts, inventory: Inventory) -> dict[tuple[
 
 def check_source(found: Found, facts: Facts, contents: Mapping[str, Facts]) -> None:
     """Raise ConfigError for a source that cannot be moved as it is."""
-    what = f"{found.database.what} on {found.database.host.name}"
+    what = found.server_name
 
     def refuse(problem: str, hint: str) -> None:
         raise ConfigError(f"{what}: {problem}; nothing was changed", hint=hint)
@@ -86,7 +86,12 @@ def check_source(found: Found, facts: Facts, contents: Mapping[str, Facts]) -> N
     if facts["major"] < OLDEST:
         refuse(f"PostgreSQL {facts['major']} is older than {OLDEST}", "upgrade it first")
     if not facts["superuser"]:
-        refuse("its POSTGRES_USER is no superuser", "ALTER ROLE ... SUPERUSER")
+        refuse(
+            "its POSTGRES_USER is no superuser"
+            if found.database
+            else f"{found.connection.user} is no superuser there",
+            "let it be one (ALTER ROLE ... SUPERUSER), or load a dump by hand: docs/adopt.md",
+        )
     if facts["recovery"]:
         refuse("is in recovery, perhaps a standby", "name the primary")
     if facts["tablespaces"]:
@@ -160,13 +165,18 @@ def check_target(
 
 def check_space(inventory: Inventory, source: Facts, free: int) -> None:
     """Raise ConfigError unless the new server's host has room. `free` is in bytes."""
-    sizes = databases_of(source)
-    data = sum(sizes.get(name, 0) for name in inventory.postgres.databases)
-    # What is loaded is in the WAL, too, until the next checkpoint.
-    need = data * 12 // 10 + min(data, 2 * 2**30) + 128 * 2**20
+    need = needed(inventory, source)
     if free < need:
         raise ConfigError(
             f"{inventory.postgres.service}: its host has {format_size(free)} free, the copy needs "
             f"about {format_size(need)}; nothing was changed",
             hint="make room there",
         )
+
+
+def needed(inventory: Inventory, source: Facts) -> int:
+    """About how many bytes the copy takes where Docker has its volumes."""
+    sizes = databases_of(source)
+    data = sum(sizes.get(name, 0) for name in inventory.postgres.databases)
+    # What is loaded is in the WAL, too, until the next checkpoint.
+    return data * 12 // 10 + min(data, 2 * 2**30) + 128 * 2**20

@@ -238,20 +238,26 @@ def _session_script(server: Server, databases: Sequence[str], *, fence: bool) ->
     script = f"""set -Eeuo pipefail
 umask 077
 work=$(mktemp -d /var/tmp/swarmkeep-adopt.XXXXXX)
-names=() processes=() number=0 FENCE={"yes" if fence else ""}
+names=() processes=() pipes=() number=0 FENCE={"yes" if fence else ""}
+# What ends a session is the end of its input: a program that is the first one in a container of its
+# own ignores signals.
 finish() {{
   trap '' HUP INT TERM PIPE
+  let_go
+  for _ in {{1..100}}; do [[ -z $(jobs -pr) ]] || sleep 0.1; done
   for one in "${{processes[@]}}"; do kill "$one" 2>/dev/null || true; done
   rm -rf "$work"
 }}
+let_go() {{ local fd; for fd in "${{pipes[@]}}"; do exec {{fd}}>&-; done; }}
 trap finish EXIT
 trap 'exit 1' HUP INT TERM
 open() {{
   local pipe out=$work/$number
   mkfifo "$out.pipe"
   exec {{pipe}}<>"$out.pipe"
+  pipes+=("$pipe")
   # eval: the words of a command, quoted by the one who sent them
-  eval "exec setpriv --pdeathsig TERM $2" <"$out.pipe" >"$out" 2>"$out.error" &
+  (let_go; eval "exec setpriv --pdeathsig TERM $2" <"$out.pipe" >"$out" 2>"$out.error") &
   processes+=("$!") names+=("$1")
   {{ fence_sql; describe; printf '%s\\n' '\\echo end'; }} >&"$pipe"
   number=$((number + 1))

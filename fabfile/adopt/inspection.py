@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from fabfile.adopt import source as sources
-from fabfile.adopt.server import Server
+from fabfile.adopt.server import Server, reached
 from fabfile.adopt.source import Connection, Source
 from fabfile.base.errors import ConfigError, SwarmkeepError
 from fabfile.base.secret import Secret
@@ -42,6 +43,8 @@ class Container:
     service: str
     """The Swarm service that it is a task of, "" for none."""
     image: str
+    image_id: str
+    """The beginning of its image's digest."""
     environment: Mapping[str, str] = field(repr=False)
     mounts: Mapping[str, str]
     """Host's path by path in the container."""
@@ -65,7 +68,8 @@ class Found:
     app: Container
     workers: tuple[Container, ...]
     """NocoDB containers beside it, which are stopped with it."""
-    database: Container
+    database: Container | None
+    """The one with its PostgreSQL; None where that is none which is seen there."""
     others: tuple[Container, ...]
     connection: Connection
     settings: Mapping[str, Secret]
@@ -81,11 +85,24 @@ class Found:
         """NocoDB's public address, "" where none is set."""
         return self.app.environment.get("NC_PUBLIC_URL", "")
 
-    def server(self, fleet: Fleet) -> Server:
-        """The source's PostgreSQL."""
+    @property
+    def server_name(self) -> str:
+        """What a person calls its PostgreSQL."""
+        if self.database is None:
+            return f"{self.connection.host}:{self.connection.port}"
+        return f"{self.database.what} on {self.database.host.name}"
+
+    @contextmanager
+    def server(self, fleet: Fleet) -> Iterator[Server]:
+        """The source's PostgreSQL, for the length of a block. Raises SwarmkeepError."""
+        if self.database is None:
+            host, image = fleet.host(self.app.host), fleet.inventory.postgres.image
+            with reached(host, self.connection, image) as server:
+                yield server
+            return
         environment = self.database.environment
         user = environment.get("POSTGRES_USER") or "postgres"
-        return Server(fleet.host(self.database.host), self.database.name, user)
+        yield Server(fleet.host(self.database.host), self.database.name, user)
 
 
 def host_entry(inventory: Inventory, name: str) -> HostEntry:
@@ -178,7 +195,8 @@ def _container(entry: HostEntry, data: Mapping[str, Any]) -> tuple[Container, Ma
         host=entry,
         name=str(data["Id"])[:12] if service else name,
         service=service,
-        image=str(config["Image"]),
+        image=str(config["Image"]).partition("@")[0],
+        image_id=str(data["Image"])[:19],
         environment=dict(item.partition("=")[::2] for item in config.get("Env") or ()),
         mounts={str(m["Destination"]): str(m.get("Source", "")) for m in data.get("Mounts") or ()},
         names=frozenset(names - {""}),
@@ -205,7 +223,7 @@ def _belongs(one: tuple[Container, Mapping[str, str]], source: Source) -> bool:
 
 def _database(
     containers: Sequence[Container], connection: Connection, app: Container, source: Source
-) -> Container:
+) -> Container | None:
     running = [c for c in containers if c.running and not sources.is_nocodb(c.image, c.environment)]
     found = [c for c in running if connection.host in c.names]
     # A short name may be used in several stacks: the one of the same stack is meant.
@@ -219,11 +237,7 @@ def _database(
             f"{source}: NocoDB's database is at {connection.host!r}, and that may be {names}",
             hint="let NC_DB name the container itself",
         )
-    raise ConfigError(
-        f"{source}: NocoDB's database is at {connection.host!r}, which is no running container "
-        "that is seen there",
-        hint="start it; a PostgreSQL outside of Docker is not moved: see docs/adopt.md",
-    )
+    return None
 
 
 def _files(host: Host, app: Container) -> dict[str, str]:

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from fabfile.adopt.held import SILENCE_SECONDS, Held
 from fabfile.adopt.server import Server
 from fabfile.base.errors import SwarmkeepError
-from fabfile.deploy.observation import pull
-from fabfile.ssh.fleet import Host
 from fabfile.ssh.remote_command import Command, succeeded
 
 _APP_SECONDS = 180
@@ -66,13 +64,6 @@ docker rm -fv "$app" >/dev/null
 """
     result = server.host.run(Command(script), timeout=_APP_SECONDS * 2)
     succeeded(result, "NocoDB on the copy", hint="see what it says above; nothing was changed")
-
-
-def need_image(host: Host, image: str) -> None:
-    """Make sure that an image is on the host. Raises SwarmkeepError if it cannot be had."""
-    there = Command(f"docker image inspect {shlex.quote(image)} >/dev/null 2>&1", changes=False)
-    if host.run(there).exit_code:
-        pull(host, image)
 
 
 def _label(project: str) -> str:

@@ -7,15 +7,21 @@ leaves it.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from fabfile.adopt.source import Connection
 from fabfile.backup.host_run import RUN_TIMEOUT
 from fabfile.backup.script_files import script_text
 from fabfile.base.errors import SwarmkeepError
+from fabfile.deploy.observation import pull
 from fabfile.ssh.fleet import Host
 from fabfile.ssh.remote_command import Command, succeeded
 
@@ -26,6 +32,8 @@ _INSIDE = (
     'if [ -n "${POSTGRES_PASSWORD:-}" ]; then export PGPASSWORD="$POSTGRES_PASSWORD"; fi; '
     'exec "$@"'
 )
+PASSWORDS = "/run/swarmkeep-adopt"
+"""In memory, for root only: the password of a server that is reached by its address."""
 PSQL = "psql -XAtqw -v ON_ERROR_STOP=1 -v VERBOSITY=terse"
 
 _FACTS = """
@@ -76,15 +84,31 @@ def with_parts(script: str, *names: str) -> str:
 
 
 @dataclass(frozen=True)
+class Address:
+    """Where a PostgreSQL is that is in no container which we know; `image` has programs for it."""
+
+    host: str
+    port: int
+    image: str
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
 class Server:
-    """A running PostgreSQL. `user` is a superuser of it."""
+    """A running PostgreSQL, in a container on the host, or reached from it by its address.
+
+    `user` is a superuser of it.
+    """
 
     host: Host
     container: str
     user: str
+    address: Address | None = None
 
     def inside(self, program: str, database: str = "postgres") -> str:
-        """The words of a shell that run a program in the container, with its stdin and stdout."""
+        """The words of a shell that run a program of PostgreSQL, with its stdin and stdout."""
         settings = {
             "PGUSER": self.user,
             "PGDATABASE": database,
@@ -92,7 +116,19 @@ class Server:
             "PGOPTIONS": "-c search_path=pg_catalog",
             "LC_ALL": "C",
         }
+        if self.address:
+            settings |= {
+                "PGHOST": self.address.host,
+                "PGPORT": str(self.address.port),
+                "PGPASSFILE": f"{PASSWORDS}/pgpass",
+            }
         words = " ".join(f"-e {shlex.quote(f'{key}={value}')}" for key, value in settings.items())
+        if self.address:
+            return (
+                "docker run --rm -i --label swarmkeep.adopt=source --network host "
+                f"-v {PASSWORDS}:{PASSWORDS}:ro {words} "
+                f"--entrypoint '' {shlex.quote(self.address.image)} {program}"
+            )
         return (
             f"docker exec -i {words} {shlex.quote(self.container)} "
             f"sh -c {shlex.quote(_INSIDE)} sh {program}"
@@ -160,7 +196,35 @@ class Server:
             data: dict[str, Any] = json.loads(said)
         except ValueError:
             raise SwarmkeepError(
-                f"{self.host.name}: PostgreSQL in {self.container} does not say what it has",
-                hint=f"look at: docker logs {self.container}",
+                f"{self.host.name}: PostgreSQL {self.address or f'in {self.container}'} does not "
+                "say what it has",
+                hint="look at its log",
             ) from None
         return data
+
+
+@contextmanager
+def reached(host: Host, connection: Connection, image: str) -> Iterator[Server]:
+    """The server at NocoDB's own address for it, asked from NocoDB's host by programs of an image.
+
+    Its password is in a file of root's for the length of the block. Raises SwarmkeepError if the
+    image cannot be had.
+    """
+    need_image(host, image)
+    escaped = re.sub(r"([\\:])", r"\\\1", connection.password.reveal())
+    script = f"umask 077; mkdir -p {PASSWORDS} && cat >{PASSWORDS}/pgpass"
+    write = Command(script, f"*:*:*:*:{escaped}\n".encode(), changes=False)
+    try:
+        host.check(write, "writing the password")
+        address = Address(connection.host, connection.port, image)
+        yield Server(host, "", connection.user, address)
+    finally:
+        with contextlib.suppress(SwarmkeepError):
+            host.run(Command(f"rm -rf {PASSWORDS}", changes=False))
+
+
+def need_image(host: Host, image: str) -> None:
+    """Make sure that an image is on the host. Raises SwarmkeepError if it cannot be had."""
+    there = Command(f"docker image inspect {shlex.quote(image)} >/dev/null 2>&1", changes=False)
+    if host.run(there).exit_code:
+        pull(host, image)

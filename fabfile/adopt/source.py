@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from fabfile.base.errors import ConfigError
+from fabfile.base.secret import Secret
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _HOST = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -54,6 +55,7 @@ class Connection:
     port: int
     user: str
     database: str
+    password: Secret = field(default_factory=lambda: Secret(""), compare=False)
 
 
 def parse(text: str) -> Source:
@@ -134,7 +136,8 @@ def _from_url(text: str) -> Connection | None:
     query = {key: values[-1] for key, values in parse_qs(url.query).items()}
     user = query.get("u") or query.get("user") or unquote(url.username or "")
     database = query.get("d") or query.get("database") or unquote(url.path.strip("/"))
-    return _checked(url.hostname or "", url.port or 5432, user, database)
+    password = query.get("p") or query.get("password") or unquote(url.password or "")
+    return _checked(url.hostname or "", url.port or 5432, user, database, password)
 
 
 def _from_json(text: str) -> Connection | None:
@@ -154,13 +157,14 @@ def _from_json(text: str) -> Connection | None:
         int(connection.get("port") or 5432),
         str(connection["user"]),
         str(connection["database"]),
+        str(connection.get("password") or ""),
     )
 
 
-def _checked(host: str, port: int, user: str, database: str) -> Connection:
+def _checked(host: str, port: int, user: str, database: str, password: str) -> Connection:
     if not (host and user and database):
         raise ValueError("incomplete")
-    return Connection(host, port, user, database)
+    return Connection(host, port, user, database, Secret(password))
 
 
 def _no_postgres(client: str) -> ConfigError:

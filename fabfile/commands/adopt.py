@@ -61,6 +61,7 @@ def adopt(
         )
     inventory = read_inventory(hosts)
 
+    from fabfile.adopt.inspection import look
     from fabfile.adopt.source import parse
     from fabfile.deploy.finish_script import Options
     from fabfile.ssh.fleet import connect
@@ -79,43 +80,46 @@ def adopt(
             return
         if not plan and not rehearse and _resume(fleet, options):
             return
-        looked = examine(fleet, where)
-        print_plan(fleet, looked)
-        if plan:
-            if write and not dry:
-                put_settings(inventory, looked.found)
-            write_hosts_file(inventory, looked, write=write and not dry)
-            return
-        check_hosts_file(inventory, looked)
-        looked = with_target(fleet, looked)
-        if rehearse:
-            _rehearse(fleet, looked)
-            return
-        if dry:
-            print(DRY)
-            return
-        ask(
-            f"This stops {looked.found.app.what} on {looked.found.app.host.name} until its data is "
-            "copied and compared. Go on?",
-            yes=yes,
-            refusal=f"{where}: this would stop {looked.found.app.what}",
-        )
-        put_settings(inventory, looked.found)
-        _move(fleet, looked, options)
+        found = look(fleet, where)
+        with found.server(fleet) as server:
+            looked = examine(found, server)
+            print_plan(fleet, looked)
+            if plan:
+                if write and not dry:
+                    put_settings(inventory, found)
+                write_hosts_file(inventory, looked, write=write and not dry)
+                return
+            check_hosts_file(inventory, looked)
+            looked = with_target(fleet, looked)
+            if rehearse:
+                _rehearse(fleet, looked)
+                return
+            if dry:
+                print(DRY)
+                return
+            ask(
+                f"This stops {found.app.what} on {found.app.host.name} until its data is copied "
+                "and compared. Go on?",
+                yes=yes,
+                refusal=f"{where}: this would stop {found.app.what}",
+            )
+            put_settings(inventory, found)
+            _move(fleet, looked, options)
 
 
 def _rehearse(fleet: Fleet, looked: Looked) -> None:
     from fabfile.adopt import rehearsal
     from fabfile.adopt.database_copy import DatabaseCopy, Session
+    from fabfile.adopt.server import need_image
     from fabfile.base.units import format_duration
 
     inventory = fleet.inventory
     if fleet.dry:
         print(DRY)
         return
-    rehearsal.need_image(looked.target.host, inventory.app.image)
+    need_image(looked.target.host, inventory.app.image)
     with rehearsal.throwaway(looked.target, inventory.project) as server:
-        session = Session(looked.found.server(fleet), inventory.postgres.databases, fence=False)
+        session = Session(looked.source, inventory.postgres.databases, fence=False)
         start = time.monotonic()
         try:
             session.start()
@@ -147,7 +151,7 @@ def _move(fleet: Fleet, looked: Looked, options: Options) -> None:
     inventory, found = fleet.inventory, looked.found
     wanted = wanted_stack("app", inventory, read_vault(inventory))
     control, apps, database = switches_of(fleet, looked)
-    session = Session(found.server(fleet), inventory.postgres.databases, fence=True)
+    session = Session(looked.source, inventory.postgres.databases, fence=True)
     adoption = Adoption(
         deployment_of(fleet, wanted, options, yes=True),
         found,
@@ -167,7 +171,7 @@ def _move(fleet: Fleet, looked: Looked, options: Options) -> None:
         flush=True,
     )
     if database is None:
-        print(f"{found.database.what} goes on: it is more than NocoDB's")
+        print(f"{found.server_name} goes on: it is not of this source, or has other databases")
     first_backup(fleet)
     print(
         "to go back: inv adopt --undo; when all is well: inv adopt --finish",

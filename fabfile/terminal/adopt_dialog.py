@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from fabfile.adopt.attachments import Attachments
     from fabfile.adopt.inspection import Found
     from fabfile.adopt.server import Server
-    from fabfile.adopt.source import Source
     from fabfile.adopt.stopping import Switch
     from fabfile.config.inventory import Inventory
     from fabfile.ssh.fleet import Fleet, Host
@@ -31,6 +30,7 @@ class Looked:
     """The source and what its server has; `target` is the new one."""
 
     found: Found
+    source: Server
     facts: Mapping[str, Any]
     contents: Mapping[str, Mapping[str, Any]]
     _target: Server | None = None
@@ -52,16 +52,17 @@ def live_server(fleet: Fleet) -> Server:
     return Server(host, container, fleet.inventory.postgres.user)
 
 
-def examine(fleet: Fleet, source: Source) -> Looked:
-    """Look at the source; change nothing. Raises SwarmkeepError, also for what cannot be moved."""
-    from fabfile.adopt import checks, inspection
+def examine(found: Found, server: Server) -> Looked:
+    """Look at what the source's server has; change nothing.
 
-    found = inspection.look(fleet, source)
-    server = found.server(fleet)
+    Raises SwarmkeepError, ConfigError for what cannot be moved.
+    """
+    from fabfile.adopt import checks
+
     facts = server.facts()
     contents = {name: server.content(name) for name in checks.databases_of(facts)}
     checks.check_source(found, facts, contents)
-    return Looked(found, facts, contents)
+    return Looked(found, server, facts, contents)
 
 
 def with_target(fleet: Fleet, looked: Looked) -> Looked:
@@ -91,7 +92,7 @@ def with_target(fleet: Fleet, looked: Looked) -> Looked:
     )
     checks.check_space(inventory, facts, rehearsal.free_bytes(target))
     attachments_of(fleet, looked.found).check()
-    return Looked(looked.found, facts, looked.contents, target)
+    return replace(looked, _target=target)
 
 
 def print_plan(fleet: Fleet, looked: Looked) -> None:
@@ -103,12 +104,12 @@ def print_plan(fleet: Fleet, looked: Looked) -> None:
     files, taken = attachments_of(fleet, found).size() if found.data else (0, 0)
     version = f" (says it is {found.version})" if found.version else ""
     print(f"{found.source}")
-    say(f"NocoDB: {found.app.what} on {found.app.host.name}, {found.app.image}{version}")
+    image = f"{found.app.image} {found.app.image_id}"
+    say(f"NocoDB: {found.app.what} on {found.app.host.name}, {image}{version}")
     say(f"attachments: {files} files, {format_size(taken)}, in {found.data or 'no volume'}")
-    say(
-        f"PostgreSQL: {found.database.what} on {found.database.host.name}, {found.database.image}, "
-        f"{facts['version']}"
-    )
+    one = found.database
+    image = f"{one.image} {one.image_id}" if one else "reached by its address"
+    say(f"PostgreSQL: {found.server_name}, {image}, {facts['version']}")
     for one in facts["databases"]:
         if one["name"] in looked.contents:
             tables = looked.contents[one["name"]]["tables"]
@@ -127,6 +128,7 @@ def print_plan(fleet: Fleet, looked: Looked) -> None:
     if found.others:
         names = ", ".join(sorted({f"{one.what} ({one.image})" for one in found.others}))
         say(f"goes on as it is, not taken: {names}")
+    say(f"the copy takes about {format_size(checks.needed(fleet.inventory, facts))} on the db host")
     left = set(checks.databases_of(facts)) - set(fleet.inventory.postgres.databases)
     if left and found.connection.database in fleet.inventory.postgres.databases:
         say(f"is not taken, as hosts.yaml does not name it: database {', '.join(sorted(left))}")
@@ -212,8 +214,10 @@ def switches_of(fleet: Fleet, looked: Looked) -> tuple[Host, tuple[Switch, ...],
     )
     left = set(checks.databases_of(looked.facts)) - set(fleet.inventory.postgres.databases)
     one = found.database
+    if one is None or left:
+        return control, apps, None
     elsewhere = not one.service if by_service else one.host != found.app.host
-    if left or elsewhere:
+    if elsewhere:
         return control, apps, None
     return (
         control,

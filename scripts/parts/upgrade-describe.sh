@@ -85,7 +85,7 @@ SELECT format('publication %I ', pubname) || concat_ws(',', puballtables, pubins
 SELECT format('database owner %I %s %s %s limit %s rights %s', pg_get_userbyid(b.datdba), pg_encoding_to_char(b.encoding), b.datcollate,
   b.datctype, b.datconnlimit, $(rights "coalesce(b.datacl, acldefault('d', b.datdba))"))
 FROM pg_database b WHERE b.datname = current_database() AND b.datname <> 'postgres';
-SELECT format('database setting %I %s', r.rolname, setting)
+SELECT format('database setting %s %s', coalesce(quote_ident(r.rolname), 'of all'), setting)
 FROM pg_db_role_setting s JOIN pg_database b ON b.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) setting
 WHERE b.datname = current_database() AND b.datname <> 'postgres';
 END

@@ -396,12 +396,25 @@ def test_a_compose_project_with_bind_mounts(product, lab, hosts, noco, request):
     for sql in ("DROP DATABASE root_db WITH (FORCE)", "CREATE DATABASE root_db"):
         psql(lab, DB, sql, "postgres")
     data = composed(lab, request)
+    # A second database, in the same server, of a role of its own.
+    for sql in ("CREATE ROLE keeper LOGIN", "CREATE DATABASE second OWNER keeper",
+                "ALTER DATABASE second SET work_mem = '5MB'"):  # fmt: skip
+        docker(lab, "app1", "exec", "noco-db", "psql", "-U", "postgres", "-c", sql)
+    docker(lab, "app1", "exec", "noco-db", "psql", "-U", "keeper", "-d", "second",
+           "-c", "CREATE TABLE kept AS SELECT generate_series(1, 7) n")  # fmt: skip
     # By an address: as a host that hosts.yaml does not have.
     source = f"compose:root@{lab.addresses['app1']}:{FOLDER}"
-    product.ok("adopt", "--from", source, "--plan", "--write", hosts=hosts)
+    ran = product.ok("adopt", "--from", source, "--plan", hosts=hosts)
+    assert "is not taken, as hosts.yaml does not name it: database second" in ran.out
+    hosts.write_text(hosts.read_text().replace("pg_db: root_db", "pg_db: [root_db, second]"))
+    print(product.inv("backup.install", hosts=hosts).text)
     ran = product.ok("adopt", "--from", source, "--yes", hosts=hosts, timeout=600)
     assert "drilled: set" in ran.out
     assert nocodb_data.read(server(lab), LOGIN, data) == data
+    assert psql(lab, DB, "SELECT count(*) FROM kept", "second") == "7"
+    owner = "SELECT datdba::regrole FROM pg_database WHERE datname = 'second'"
+    assert psql(lab, DB, owner, "second") == "keeper"
+    assert psql(lab, DB, "SHOW work_mem", "second") == "5MB"
     state = "{{.State.Running}} {{.HostConfig.RestartPolicy.Name}}"
     assert docker(lab, "app1", "inspect", "-f", state, "noco-app", "noco-db").split() == [
         "false", "no", "false", "no",
@@ -442,3 +455,39 @@ def composed(lab: Lab, request: Any) -> nocodb_data.Data:
     run("noco-app", "nocodb", "always", "--volume", f"{FOLDER}/nocodb:/usr/app/data",
         "--publish", f"{PORT}:8080", images(lab)["nocodb"], **environment("root_db"))  # fmt: skip
     return first_use(lab)
+
+
+def test_a_server_at_an_address(product, lab, hosts, request):
+    """PostgreSQL elsewhere, in no container that is seen where NocoDB runs."""
+    image = images(lab)["postgres"]
+    docker(lab, "db1", "run", "--detach", "--name", "far", "--publish", "5439:5432",
+           "--env", "POSTGRES_DB=root_db", "--env", "POSTGRES_USER=postgres",
+           "--env", f"POSTGRES_PASSWORD={HIDDEN['database']}", image)  # fmt: skip
+    request.addfinalizer(lambda: docker(lab, "db1", "rm", "--force", "--volumes", "far"))
+    variables = environment("root_db") | {
+        "NC_DB": f"pg://{lab.addresses['db1']}:5439?u=postgres&p={HIDDEN['database']}&d=root_db"
+    }
+    words = [word for key, value in variables.items() for word in ("--env", f"{key}={value}")]
+    docker(lab, "app1", "run", "--detach", "--name", "near", "--publish", f"{PORT}:8080", *words,
+           images(lab)["nocodb"])  # fmt: skip
+    request.addfinalizer(lambda: docker(lab, "app1", "rm", "--force", "--volumes", "near"))
+    data = first_use(lab)
+    docker(lab, "app1", "volume", "rm", f"{NAME}-appstack_data")
+    source = "container:app1:near"
+    product.ok("adopt", "--from", source, "--plan", "--write", hosts=hosts)
+    run = start(lab, "adopt", "--from", source, "--yes", hosts=hosts)
+    read_until(run, "copying database")
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate()
+    # Whoever held the source's tables is gone, too.
+    sessions = ("ps", "-q", "--filter", "label=swarmkeep.adopt")
+    eventually(lambda: answers(lab) and not docker(lab, "app1", *sessions))
+    product.ok("unlock", "--yes", hosts=hosts)
+    ran = product.ok("adopt", "--from", source, "--yes", hosts=hosts, timeout=600)
+    hides(ran.text)
+    assert f"{lab.addresses['db1']}:5439 goes on" in ran.out
+    assert nocodb_data.read(server(lab), LOGIN, data) == data
+    assert lab.exec("app1", "test", "-e", "/run/swarmkeep-adopt").returncode == 1
+    assert docker(lab, "app1", *sessions) == ""
+    product.ok("adopt", "--undo", "--yes", hosts=hosts)
+    eventually(lambda: answers(lab))

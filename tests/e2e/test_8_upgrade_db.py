@@ -46,6 +46,7 @@ def installed(deployed, product, lab, rows, stamp, postgres_17) -> Iterator[None
     )
     sql(lab, "ALTER SYSTEM SET work_mem = '5MB'")
     sql(lab, "CREATE DATABASE second")
+    sql(lab, "ALTER DATABASE second SET work_mem = '6MB'")
     sql(lab, "SELECT lo_from_bytea(0, 'large')", "second")
     yield
     product.ok("deploy-db", "--leave-data", "--yes")
@@ -244,6 +245,7 @@ def test_upgraded_under_a_client_that_writes(product, lab, rows, hosts):
     assert "NocoDB was stopped for " in ran.out
     assert sql(lab, "SHOW work_mem") == "5MB"
     assert sql(lab, "SELECT has_table_privilege('reader', 'ledger', 'SELECT')", "nocodb") == "t"
+    assert sql(lab, "SHOW work_mem", "second") == "6MB"
     assert sql(lab, "SELECT lo_get(oid) FROM pg_largeobject_metadata", "second") == "\\x6c61726765"
     # The file says what runs, and the rest of it is as it was.
     text = hosts.read_text()

@@ -47,7 +47,8 @@ def inventory(tmp_path: Path) -> Inventory:
 def container(inventory: Inventory, **changes: Any) -> Container:
     one = Container(
         host=inventory.hosts[0], name="noco", service="", image="nocodb/nocodb:0.265.1",
-        environment={}, mounts={}, names=frozenset(), ports=(), restart="no", running=True,
+        image_id="", environment={}, mounts={}, names=frozenset(), ports=(), restart="no",
+        running=True,
     )  # fmt: skip
     return replace(one, **changes)
 

@@ -133,3 +133,11 @@ def test_settings_that_come_along_and_those_that_do_not():
         "NC_S3_BUCKET_NAME": "b",
     }  # fmt: skip
     assert left == ("NC_REDIS_URL",)
+
+
+def test_the_password_comes_along_unseen():
+    found = source.connection_of({"NC_DB": "pg://h?u=a&p=p%26q%3A&d=c"})
+    assert found.password.reveal() == "p&q:"
+    assert "p&q" not in repr(found)
+    found = source.connection_of({"NC_DB": "postgres://a:p%26q@h/c"})
+    assert found.password.reveal() == "p&q"
