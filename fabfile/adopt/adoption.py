@@ -209,7 +209,7 @@ class Adoption:
             self._back(lambda: start_all(self.control, self.apps))
         except SwarmkeepError as failure:
             error.message += f"; and going back failed: {failure.message}"
-            error.hint = failure.hint or "inv adopt --undo"
+            error.hint = f"inv adopt --undo; {failure.hint}"
             return
         error.message += "; the source runs as it did"
 
@@ -231,13 +231,11 @@ def undo(target: Server, manager: Host, app_host: Host, control: Host, note: Not
     stack = target.host.inventory.app.stack
     manager.check(Command(remove_app(stack)), f"removing {stack}")
     app_host.check(Command(ended(stack)), f"ending {stack}")
-    if note.phase == SWITCHING:
-        database_copy.abandon(target)
-    else:
-        kept = database_copy.set_aside(target, note.databases)
+    # Even if the move was cut off: NocoDB may have come up, and people worked in it.
+    kept = database_copy.set_aside(target, note.databases)
     start_all(control, [*([note.database] if note.database else []), *note.apps])
     forget_note(target.host)
-    return [] if note.phase == SWITCHING else kept
+    return kept
 
 
 def remove_app(stack: str) -> str:

@@ -39,12 +39,9 @@ def _tag(image: str) -> str:
 
 def wanted_values(found: Found, facts: Facts, inventory: Inventory) -> dict[tuple[str, str], str]:
     """What hosts.yaml should say for this source, by section ("" for none) and key."""
-    names = databases_of(facts)
-    own = found.connection.database
-    ordered = [own, *sorted(name for name in names if name != own)]
     values = {
         ("images", "nocodb"): app_image(found),
-        ("", "pg_db"): own if len(ordered) == 1 else f"[{', '.join(ordered)}]",
+        ("", "pg_db"): found.connection.database,
         ("", "pg_user"): found.connection.user,
     }
     if inventory.postgres.major < facts["major"]:
@@ -170,6 +167,16 @@ def check_space(inventory: Inventory, source: Facts, free: int) -> None:
         raise ConfigError(
             f"{inventory.postgres.service}: its host has {format_size(free)} free, the copy needs "
             f"about {format_size(need)}; nothing was changed",
+            hint="make room there",
+        )
+
+
+def check_space_for_files(host: str, size: int, free: int) -> None:
+    """Raise ConfigError unless a host has room for attachments of so many bytes."""
+    if free < size * 11 // 10 + 128 * 2**20:
+        raise ConfigError(
+            f"{host}: has {format_size(free)} free, the attachments take {format_size(size)}; "
+            "nothing was changed",
             hint="make room there",
         )
 

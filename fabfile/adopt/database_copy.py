@@ -197,17 +197,22 @@ def settle(target: Server) -> None:
 
 
 def set_aside(target: Server, databases: Sequence[str]) -> list[str]:
-    """Give databases another name, under which they are kept, and make empty ones in their place;
-    return the new names. What is done already is not done again.
+    """Give databases another name, under which they are kept; an empty one is in their place, the
+    one from before the copy if that is still there. Returns the new names.
     """
-    now, kept = datetime.now(UTC), []
+    now, kept, empty = datetime.now(UTC), [], unfinished(target)
     for name in databases:
         new = selection.new_name(name, "adopted", now)
         # In the database itself: which it is comes from the connection.
         owner = target.sql(_OWNER, "asking PostgreSQL", name, changes=False).strip()
         target.sql(_END_SESSIONS, "ending sessions", name)
         target.sql(f'ALTER DATABASE "{name}" RENAME TO "{new}"', f"setting {name} aside")
-        target.sql(f'CREATE DATABASE "{name}" OWNER {owner}', f"making {name} anew")
+        target.sql(
+            f'ALTER DATABASE "{name}{ASIDE}" RENAME TO "{name}"'
+            if name in empty
+            else f'CREATE DATABASE "{name}" OWNER {owner}',
+            f"making {name} anew",
+        )
         kept.append(new)
     return kept
 

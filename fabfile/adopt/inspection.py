@@ -181,7 +181,7 @@ def _containers(host: Host) -> list[tuple[Container, Mapping[str, str]]]:
 def _container(entry: HostEntry, data: Mapping[str, Any]) -> tuple[Container, Mapping[str, str]]:
     config, labels = data["Config"], data["Config"].get("Labels") or {}
     networks = (data.get("NetworkSettings") or {}).get("Networks") or {}
-    bindings = (data.get("HostConfig") or {}).get("PortBindings") or {}
+    bindings = (data.get("NetworkSettings") or {}).get("Ports") or {}
     name = str(data["Name"]).lstrip("/")
     service = str(labels.get(_SERVICE, ""))
     names = {name, service, str(labels.get(_COMPOSE_SERVICE, ""))}
@@ -201,10 +201,7 @@ def _container(entry: HostEntry, data: Mapping[str, Any]) -> tuple[Container, Ma
         mounts={str(m["Destination"]): str(m.get("Source", "")) for m in data.get("Mounts") or ()},
         names=frozenset(names - {""}),
         ports=tuple(
-            int(one["HostPort"])
-            for found in bindings.values()
-            for one in found or ()
-            if str(one.get("HostPort", "")).isdecimal()
+            sorted({int(one["HostPort"]) for found in bindings.values() for one in found or ()})
         ),
         restart=f"{policy.get('Name') or 'no'}{f':{retries}' if retries else ''}",
         running=bool((data.get("State") or {}).get("Running")),

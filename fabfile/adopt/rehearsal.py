@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from fabfile.adopt.held import SILENCE_SECONDS, Held
 from fabfile.adopt.server import Server
 from fabfile.base.errors import SwarmkeepError
+from fabfile.ssh.fleet import Host
 from fabfile.ssh.remote_command import Command, succeeded
 
 _APP_SECONDS = 180
@@ -95,10 +96,10 @@ while [ "$(timeout {SILENCE_SECONDS} head -c 1)" = . ]; do :; done
 """
 
 
-def free_bytes(server: Server) -> int:
-    """Bytes that are free where Docker has its volumes on the server's host."""
+def free_bytes(host: Host) -> int:
+    """Bytes that are free where Docker has its volumes on a host."""
     ask = "df --output=avail -B1 -- \"$(docker info -f '{{.DockerRootDir}}')\" | tail -n 1"
-    said = server.host.check(Command(ask, changes=False), "asking for free space").stdout.strip()
+    said = host.check(Command(ask, changes=False), "asking for free space").stdout.strip()
     if not said.isdecimal():
-        raise SwarmkeepError(f"{server.host.name}: does not say how much space is free")
+        raise SwarmkeepError(f"{host.name}: does not say how much space is free")
     return int(said)

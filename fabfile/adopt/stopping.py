@@ -29,6 +29,8 @@ class Switch:
     what: str
     stop: str
     start: str
+    runs: str
+    """Succeeds unless it is stopped."""
     gone: str
     """What to run to remove it, for a person."""
 
@@ -57,6 +59,7 @@ def service_switch(host: Host, service: str) -> Switch:
     )
     name, replicas = shlex.quote(service), int(replicated.get("Replicas", 1))
     change = "docker service update --detach"
+    wanted = "{{.Spec.Mode.Replicated.Replicas}}"
     return Switch(
         service,
         f"{change} --replicas 0{free} {name} >/dev/null && "
@@ -66,6 +69,7 @@ def service_switch(host: Host, service: str) -> Switch:
         f"[ $(date +%s) -lt $end ] || {{ echo {name}: its tasks do not end >&2; exit 1; }}; "
         "sleep 0.3; done",
         f"{change} --replicas {replicas}{again} {name} >/dev/null",
+        f"[ \"$(docker service inspect -f '{wanted}' {name})\" != 0 ]",
         f"docker service rm {name}",
     )
 
@@ -78,6 +82,7 @@ def container_switch(container: Container) -> Switch:
         f"docker update --restart=no {name} >/dev/null && docker stop -t 60 {name} >/dev/null",
         f"docker update --restart={container.restart} {name} >/dev/null && "
         f"docker start {name} >/dev/null",
+        f"[ \"$(docker inspect -f '{{{{.State.Running}}}}' {name})\" != false ]",
         f"docker rm -v {name}",
     )
 
@@ -97,6 +102,12 @@ def start_all(host: Host, switches: Sequence[Switch]) -> None:
         f"starting {names} again",
         hint=f"on {host.name}, by hand: {'; '.join(one.start for one in switches)}",
     )
+
+
+def running(host: Host, switches: Sequence[Switch]) -> list[str]:
+    """Those that are not stopped, by what a person calls them. Raises SwarmkeepError."""
+    script = "\n".join(f"if {one.runs}; then echo {shlex.quote(one.what)}; fi" for one in switches)
+    return host.check(Command(script, changes=False), "asking Docker").stdout.splitlines()
 
 
 class StoppedApp:

@@ -185,9 +185,10 @@ def _resume(fleet: Fleet, options: Options) -> bool:
     """
     from fabfile.adopt import adoption
     from fabfile.adopt.inspection import host_entry
+    from fabfile.adopt.stopping import running
     from fabfile.backup import host_run
     from fabfile.commands.plan import wanted_stack
-    from fabfile.terminal.adopt_dialog import live_server
+    from fabfile.terminal.adopt_dialog import app_host, live_server
     from fabfile.terminal.deploy_dialog import carry_out
 
     inventory = fleet.inventory
@@ -200,6 +201,13 @@ def _resume(fleet: Fleet, options: Options) -> bool:
             f"{note.source} was adopted at {note.when}",
             hint="to go back: inv adopt --undo; when all is well: inv adopt --finish",
         )
+    control = fleet.host(host_entry(inventory, note.host))
+    if up := running(control, note.apps):
+        raise SwarmkeepError(
+            f"{note.source}: the move of {note.when} was cut off, and {', '.join(up)} runs: what "
+            "is in the copy is no longer all",
+            hint="inv adopt --undo, then this again",
+        )
     print(f"{note.source}: the move of {note.when} was cut off; it is ended now", flush=True)
     if fleet.dry:
         print(DRY)
@@ -209,8 +217,7 @@ def _resume(fleet: Fleet, options: Options) -> bool:
     except SwarmkeepError as error:
         error.hint = f"{error.hint}; to go back to {note.source}: inv adopt --undo"
         raise
-    control = fleet.host(host_entry(inventory, note.host))
-    app = fleet.host(inventory.with_role("app")[0])
+    app = app_host(fleet)
     adoption.settle(live_server(fleet), app, control, note)
     first_backup(fleet)
     print("adopted: to go back: inv adopt --undo; when all is well: inv adopt --finish")
@@ -221,7 +228,7 @@ def _undo(fleet: Fleet, options: Options, *, yes: bool) -> None:
     from fabfile.adopt import adoption
     from fabfile.adopt.inspection import host_entry
     from fabfile.deploy.locked_change import Record, locked
-    from fabfile.terminal.adopt_dialog import live_server
+    from fabfile.terminal.adopt_dialog import app_host, live_server
 
     inventory = fleet.inventory
     target = live_server(fleet)
@@ -241,7 +248,7 @@ def _undo(fleet: Fleet, options: Options, *, yes: bool) -> None:
         refusal=f"{inventory.app.stack}: this would leave {since} behind",
     )
     control = fleet.host(host_entry(inventory, note.host))
-    app = fleet.host(inventory.with_role("app")[0])
+    app = app_host(fleet)
     record = Record()
     with locked(fleet.first_manager(), options, record, say=say) as lease:
         kept = adoption.undo(target, lease.manager, app, control, note)
@@ -267,7 +274,7 @@ def _finish(fleet: Fleet) -> None:
         raise SwarmkeepError(
             f"{note.source}: the move is not ended", hint=f"inv adopt --from {note.source}"
         )
-    check_drilled(inventory)
+    check_drilled(inventory, "the source is not given up")
     if fleet.dry:
         print(DRY)
         return

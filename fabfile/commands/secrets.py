@@ -49,7 +49,10 @@ def init(ctx: Context, generate: bool = False, hosts: str | None = None) -> None
     print(f"wrote {vault.file} with {' and '.join(names)}")
     if new_file:
         print(f"wrote {new_file}: the vault's password. Keep a copy safe, keep it out of git.")
-    print("next: commit the vault file (it is encrypted), then: inv deploy")
+    print(
+        "next: commit the vault file (it is encrypted), then: inv deploy "
+        "(where NocoDB runs already: docs/adopt.md)"
+    )
 
 
 @command(

@@ -70,7 +70,8 @@ def upgrade_app(
             hosts_file(inventory, {("images", "nocodb"): image}, write=write)
             return
         if image == live:
-            print(f"nothing to do: {live} runs already")
+            # A client may have been lost before it has seen whether NocoDB answers.
+            carry_out(fleet, wanted, options, yes=True)
             hosts_file(inventory, {("images", "nocodb"): image}, write=write)
             return
         print(f"{inventory.app.stack}: {live} to {image}", flush=True)

@@ -42,6 +42,16 @@ class Looked:
         return self._target
 
 
+def app_host(fleet: Fleet) -> Host:
+    """The host that gets NocoDB. Raises ConfigError if hosts.yaml has none."""
+    entries = fleet.inventory.with_role("app")
+    if not entries:
+        raise ConfigError(
+            f"{fleet.inventory.path}: no host has role app", hint="NocoDB needs one: docs/hosts.md"
+        )
+    return fleet.host(entries[0])
+
+
 def live_server(fleet: Fleet) -> Server:
     """The new PostgreSQL. Raises SwarmkeepError if it does not run."""
     from fabfile.adopt.server import Server
@@ -90,8 +100,13 @@ def with_target(fleet: Fleet, looked: Looked) -> Looked:
         {name: target.content(name) for name in names},
         database_copy.unfinished(target),
     )
-    checks.check_space(inventory, facts, rehearsal.free_bytes(target))
-    attachments_of(fleet, looked.found).check()
+    checks.check_space(inventory, facts, rehearsal.free_bytes(target.host))
+    files = attachments_of(fleet, looked.found)
+    files.check()
+    if looked.found.data:
+        checks.check_space_for_files(
+            files.target.name, files.size()[1], rehearsal.free_bytes(files.target)
+        )
     return replace(looked, _target=target)
 
 
@@ -106,6 +121,8 @@ def print_plan(fleet: Fleet, looked: Looked) -> None:
     print(f"{found.source}")
     image = f"{found.app.image} {found.app.image_id}"
     say(f"NocoDB: {found.app.what} on {found.app.host.name}, {image}{version}")
+    for port in found.app.ports:
+        say(f"is published at port {port}; app.port in hosts.yaml is {fleet.inventory.app.port}")
     say(f"attachments: {files} files, {format_size(taken)}, in {found.data or 'no volume'}")
     one = found.database
     image = f"{one.image} {one.image_id}" if one else "reached by its address"
@@ -130,7 +147,8 @@ def print_plan(fleet: Fleet, looked: Looked) -> None:
         say(f"goes on as it is, not taken: {names}")
     say(f"the copy takes about {format_size(checks.needed(fleet.inventory, facts))} on the db host")
     left = set(checks.databases_of(facts)) - set(fleet.inventory.postgres.databases)
-    if left and found.connection.database in fleet.inventory.postgres.databases:
+    left -= {found.connection.database}
+    if left:
         say(f"is not taken, as hosts.yaml does not name it: database {', '.join(sorted(left))}")
 
 
@@ -193,8 +211,8 @@ def attachments_of(fleet: Fleet, found: Found) -> Attachments:
     from fabfile.adopt.attachments import Attachments
 
     inventory = fleet.inventory
-    target = fleet.host(inventory.with_role("app")[0])
-    return Attachments(fleet.host(found.app.host), found.data, target, inventory.app.stack)
+    host = fleet.host(found.app.host)
+    return Attachments(host, found.data, app_host(fleet), inventory.app.stack)
 
 
 def switches_of(fleet: Fleet, looked: Looked) -> tuple[Host, tuple[Switch, ...], Switch | None]:

@@ -15,17 +15,20 @@ if TYPE_CHECKING:
     from fabfile.upgrade.copy_script import Version
 
 
-def check_drilled(inventory: Inventory) -> None:
-    """Raise CheckFailedError unless every database's newest set was restored in a drill."""
+def check_drilled(inventory: Inventory, what: str = "nothing is upgraded") -> None:
+    """Raise CheckFailedError unless every database's newest set was restored in a drill.
+
+    `what` is what does not happen then.
+    """
     from fabfile.terminal.command import open_bucket
 
     bucket = open_bucket(inventory)
     for name in inventory.postgres.databases:
         newest = next(iter(bucket.newest(name, datetime.now(UTC)).backups), None)
         if newest is None or newest.rung != "drilled":
-            what = f"set {newest.stamp} is {newest.rung}" if newest else "there is no set"
+            found = f"set {newest.stamp} is {newest.rung}" if newest else "there is no set"
             raise CheckFailedError(
-                f"{name}: {what}, and nothing is upgraded without a set that was drilled",
+                f"{name}: {found}, and {what} without a set that was drilled",
                 hint=f"inv backup.run, then: inv backup.drill --database {name}",
             )
         say(f"{name}: set {newest.stamp} was drilled")

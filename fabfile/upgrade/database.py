@@ -138,12 +138,19 @@ class Switch:
                     copy.end()
         except BaseException as error:
             copy.give_up()
-            if ready and isinstance(error, SwarmkeepError):
+            if ready and isinstance(error, SwarmkeepError) and self._is_as_before():
                 # Something may have been written in there for a moment: a person decides.
                 volume = f"{self._inventory.postgres.stack}_{after.volume}"
                 error.hint += f"; before another try, on {self.host.name}: {removal(volume)}"
             raise
         return report
+
+    def _is_as_before(self) -> bool:
+        """Whether the service is seen to run what it ran before."""
+        try:
+            return live_version(self._inventory, observe(self.fleet.first_manager())) == self.before
+        except SwarmkeepError:
+            return False
 
     def go_back(self) -> Report:
         """Give the service its former image and volume. Raises SwarmkeepError."""

@@ -381,6 +381,12 @@ def test_moved_again_by_another_command_and_finished(product, lab, hosts, noco):
     run.communicate()
     product.ok("unlock", "--yes", hosts=hosts)
     product.fails(1, "adopt", "--finish", hosts=hosts)
+    # Somebody has started the source meanwhile: the copy may not be all there is.
+    scale = ("service", "update", "--detach", "--replicas")
+    docker(lab, "manager1", *scale, "1", f"{STACK}_nocodb")
+    ran = product.fails(1, "adopt", "--from", f"stack:{STACK}", "--yes", hosts=hosts)
+    assert f"{STACK}_nocodb runs: what is in the copy is no longer all" in ran.err
+    docker(lab, "manager1", *scale, "0", f"{STACK}_nocodb")
     ran = product.ok("adopt", "--from", f"stack:{STACK}", "--yes", hosts=hosts, timeout=600)
     assert "was cut off; it is ended now" in ran.out
     assert nocodb_data.read(server(lab), LOGIN, noco) == noco

@@ -56,7 +56,7 @@ def test_another_version_and_the_hosts_file(product, lab, rows, hosts):
     assert f"nocodb:{GOOD}" in hosts.read_text()
     way_back = ran.out.rpartition("inv upgrade-app ")[2].split()
     assert nocodb_shows(lab, rows)
-    assert "nothing to do" in product.ok("upgrade-app", GOOD, hosts=hosts).out
+    assert "nothing to change" in product.ok("upgrade-app", GOOD, hosts=hosts).out
     assert "nothing to do" in product.ok("plan", hosts=hosts).out
     # The way back that it tells: both at once, since neither version may see the other's tables.
     sql(lab, "CREATE TABLE later (n int)", "nocodb")

@@ -87,7 +87,7 @@ def test_what_hosts_yaml_lacks(inventory):
     seen = found(inventory, environment={"NC_PUBLIC_URL": "https://noco.example.com"})
     assert checks.differences(seen, FACTS, other) == {
         ("images", "nocodb"): "nocodb/nocodb:0.265.1",
-        ("", "pg_db"): "[root_db, other]",
+        ("", "pg_db"): "root_db",
         ("", "pg_user"): "noco",
         ("images", "postgres"): "p:15-bookworm",
         ("app", "public_url"): "https://noco.example.com",
@@ -145,6 +145,12 @@ def test_too_little_space_is_refused(inventory):
     checks.check_space(inventory, FACTS, need)
     with pytest.raises(ConfigError, match="the copy needs about"):
         checks.check_space(inventory, FACTS, need - 1)
+
+
+def test_room_for_attachments_is_needed_too():
+    checks.check_space_for_files("app1", 10**9, 1_300_000_000)
+    with pytest.raises(ConfigError, match="the attachments take"):
+        checks.check_space_for_files("app1", 10**9, 1_200_000_000)
 
 
 def test_hosts_are_those_of_hosts_yaml_or_addresses(inventory):

@@ -61,8 +61,8 @@ def guard(tmp_path: Path):
     def run(stdin: bytes, second: str = "") -> tuple[list[str], str, int]:
         log = tmp_path / "log"
         switches = [
-            Switch("a", f"echo stop a >>{log}", f"echo start a >>{log}", ""),
-            Switch("b", f"{second}echo stop b >>{log}", f"echo start b >>{log}", ""),
+            Switch("a", f"echo stop a >>{log}", f"echo start a >>{log}", "", ""),
+            Switch("b", f"{second}echo stop b >>{log}", f"echo start b >>{log}", "", ""),
         ]
         done = subprocess.run(
             ["sh", "-c", stopping._guard(switches)], input=stdin, capture_output=True, check=False,
@@ -92,7 +92,7 @@ def test_the_guard_starts_what_it_has_stopped_when_the_rest_cannot_be(guard):
 
 
 def test_a_note_comes_back_as_it_was_written():
-    switch = Switch("a", "stop", "start", "gone")
+    switch = Switch("a", "stop", "start", "runs", "gone")
     note = Note(
         "stack:noco", "2026-11-29T12:00:00+00:00", adoption.DONE, "m1", (switch,), switch,
         ("nocodb", "other"), (1, 2, 3), ("m1:/x",),
