@@ -16,12 +16,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
-from fabfile.adopt import attachments, database_copy
+from fabfile.adopt import attachments, database_names
 from fabfile.adopt.attachments import Attachments
 from fabfile.adopt.database_copy import DatabaseCopy, Session
 from fabfile.adopt.inspection import Found
 from fabfile.adopt.server import Server
 from fabfile.adopt.stopping import StoppedApp, Switch, start_all, stop_all
+from fabfile.backup import selection
 from fabfile.base.errors import SwarmkeepError
 from fabfile.config.inventory import Inventory
 from fabfile.deploy.deployment import Deployment
@@ -33,7 +34,7 @@ from fabfile.ssh.remote_command import Command, RemoteFile
 from fabfile.swarm import deploy_lock
 from fabfile.swarm.deploy_lock import Lease
 
-SWITCHING, DONE = "switching", "done"
+SWITCHING, DONE, UNDOING = "switching", "done", "undoing"
 
 Say = Callable[[str], None]
 
@@ -56,6 +57,14 @@ class Note:
     """What the new server's counters were after the copy."""
     folders: tuple[str, ...]
     """Where the source has its data, for a person."""
+    kept: tuple[str, ...] = ()
+    """The names under which --undo keeps the databases, one for each."""
+
+    def undoing(self) -> Note:
+        """The same, once somebody goes back."""
+        now = datetime.now(UTC)
+        names = tuple(selection.new_name(name, "adopted", now) for name in self.databases)
+        return replace(self, phase=UNDOING, kept=self.kept or names)
 
 
 def parse_note(text: str) -> Note | None:
@@ -64,7 +73,7 @@ def parse_note(text: str) -> Note | None:
         data = json.loads(text)
         data["apps"] = tuple(Switch(**one) for one in data["apps"])
         data["database"] = Switch(**data["database"]) if data["database"] else None
-        for name in ("databases", "written", "folders"):
+        for name in ("databases", "written", "folders", "kept"):
             data[name] = tuple(data[name])
         return Note(**data)
     except (ValueError, KeyError, TypeError):
@@ -167,8 +176,10 @@ class Adoption:
             self._take_back(error)
             raise
         self.stopped_seconds = time.monotonic() - start
-        self.session.end()
+        # The source's server ends while the locks are held: who waits for one is refused by it, not
+        # taken and lost.
         settle(self.target, self.attachments.target, self.control, note)
+        self.session.end()
         return report
 
     def _note(self) -> Note:
@@ -196,19 +207,28 @@ class Adoption:
             self.session.end()
         bring_back()
         self.say(f"{', '.join(one.what for one in self.apps)}: started again")
+        # Over a new connection, where the old one is lost.
+        host = self.deployment.fleet.host(self.target.host.entry)
+        try:
+            forget_note(host)
+        except SwarmkeepError:
+            self.say("warning: the note of the move is still there; next: inv adopt --undo")
         with contextlib.suppress(SwarmkeepError):
-            forget_note(self.target.host)
-            database_copy.abandon(self.target)
+            database_names.abandon(replace(self.target, host=host))
 
     def _take_back(self, error: SwarmkeepError) -> None:
         """The new app does not work: it is removed, and the source started."""
-        stack = self.deployment.inventory.app.stack
-        manager = self.deployment.fleet.first_manager()
+        fleet = self.deployment.fleet
+        stack = fleet.inventory.app.stack
         try:
-            manager.check(Command(remove_app(stack)), f"removing {stack}")
-            self._back(lambda: start_all(self.control, self.apps))
+            fleet.first_manager().check(Command(remove_app(stack)), f"removing {stack}")
+            app_host = fleet.host(self.attachments.target.entry)
+            app_host.check(Command(ended(stack)), f"ending {stack}")
+            control = fleet.host(self.control.entry)
+            self._back(lambda: start_all(control, self.apps))
         except SwarmkeepError as failure:
-            error.message += f"; and going back failed: {failure.message}"
+            names = ", ".join(one.what for one in self.apps)
+            error.message += f"; and starting {names} again failed: {failure.message}"
             error.hint = f"inv adopt --undo; {failure.hint}"
             return
         error.message += "; the source runs as it did"
@@ -216,26 +236,28 @@ class Adoption:
 
 def settle(target: Server, app_host: Host, control: Host, note: Note) -> None:
     """The copy is the real one from now on; the source's server is stopped."""
-    database_copy.settle(target)
-    attachments.settle(app_host, target.host.inventory.app.stack)
     if note.database:
         stop_all(control, [note.database])
+    database_names.settle(target)
+    attachments.settle(app_host, target.host.inventory.app.stack)
     write_note(target.host, replace(note, phase=DONE))
 
 
-def undo(target: Server, manager: Host, app_host: Host, control: Host, note: Note) -> list[str]:
-    """The source runs again, the app is removed; return the names that the copies are kept under.
+def undo(target: Server, manager: Host, app_host: Host, control: Host, note: Note) -> None:
+    """The source runs again, the app is removed; the copies are kept as `note.kept` says.
 
-    Raises SwarmkeepError.
+    May be called again where it has failed. Raises SwarmkeepError.
     """
     stack = target.host.inventory.app.stack
+    write_note(target.host, note)
     manager.check(Command(remove_app(stack)), f"removing {stack}")
     app_host.check(Command(ended(stack)), f"ending {stack}")
+    # The next try must not take them for its own unfinished copy.
+    attachments.settle(app_host, stack)
     # Even if the move was cut off: NocoDB may have come up, and people worked in it.
-    kept = database_copy.set_aside(target, note.databases)
+    database_names.set_aside(target, dict(zip(note.databases, note.kept, strict=True)))
     start_all(control, [*([note.database] if note.database else []), *note.apps])
     forget_note(target.host)
-    return kept
 
 
 def remove_app(stack: str) -> str:

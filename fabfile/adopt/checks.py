@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fabfile.adopt.containers import Container
 from fabfile.adopt.inspection import Found
 from fabfile.base.errors import ConfigError
 from fabfile.base.units import format_size
@@ -101,11 +102,30 @@ def check_source(found: Found, facts: Facts, contents: Mapping[str, Facts]) -> N
             f"has {facts['prepared']} prepared transactions",
             "end them: SELECT * FROM pg_prepared_xacts",
         )
+    if found.connection.database == "postgres":
+        refuse(
+            "NocoDB's tables are in the database postgres, which every server has",
+            "CREATE DATABASE nocodb TEMPLATE postgres, and name that in NocoDB's settings first",
+        )
     if found.connection.database not in contents:
         refuse(
             f"has no database {found.connection.database}, which NocoDB names",
             "see NocoDB's log",
         )
+    for one in (found.app, *found.workers, *([found.database] if found.database else [])):
+        if one.auto_remove:
+            refuse(
+                f"{one.what} was started with --rm: stopping it would remove it",
+                "start it without --rm first",
+            )
+    # Swarm removes a task's container, with all that is in it and in volumes without a name.
+    for one, path in _data_paths(found):
+        if one.service and not _lasts(one, path):
+            refuse(
+                f"{one.what} has {path} in no volume with a name, and would lose it when it is "
+                "stopped",
+                "copy it into a volume first",
+            )
     if not found.app.running:
         refuse(
             f"{found.app.what} does not run", "start it: what cannot be asked cannot be compared"
@@ -187,3 +207,17 @@ def needed(inventory: Inventory, source: Facts) -> int:
     data = sum(sizes.get(name, 0) for name in inventory.postgres.databases)
     # What is loaded is in the WAL, too, until the next checkpoint.
     return data * 12 // 10 + min(data, 2 * 2**30) + 128 * 2**20
+
+
+def _data_paths(found: Found) -> list[tuple[Container, str]]:
+    paths = [(found.app, found.app.data)]
+    if found.database:
+        place = found.database.environment.get("PGDATA") or "/var/lib/postgresql/data"
+        paths.append((found.database, place))
+    return paths
+
+
+def _lasts(one: Container, path: str) -> bool:
+    """Whether what is at a path in a container outlives it."""
+    above = [mount for mount in one.mounts if f"{path}/".startswith(f"{mount.rstrip('/')}/")]
+    return bool(above) and max(above, key=len) not in one.lost

@@ -6,31 +6,30 @@ snapshot. In the new server the empty database of the same name steps aside unti
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
+from fabfile.adopt.database_names import ASIDE, NAMES, abandon
 from fabfile.adopt.held import SILENCE_SECONDS, Held
 from fabfile.adopt.server import PSQL, Server, with_parts
-from fabfile.backup import selection
 from fabfile.backup.host_run import RUN_TIMEOUT
 from fabfile.base.errors import CheckFailedError, SwarmkeepError
 from fabfile.ssh.relay import relay
 
-ASIDE = "_before_adopt"
-"""Ends the name of the empty database for as long as the copy beside it is not finished."""
 _HOLDS = "held"
 _DATABASE = "-- database "
 
-_NAMES = "SELECT datname FROM pg_database"
-_OWNER = """
-SELECT quote_ident(rolname) FROM pg_database d JOIN pg_roles r ON r.oid = datdba
-WHERE datname = current_database()
-"""
-_END_SESSIONS = """
-SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid()
+_GRANTOR = re.compile(r" GRANTED BY [^;]+;$")
+_PUBLIC = """
+SELECT format('ALTER SCHEMA public OWNER TO %I; REVOKE ALL ON SCHEMA public FROM PUBLIC, %1$I;',
+  pg_get_userbyid(nspowner)) FROM pg_namespace WHERE nspname = 'public'
+UNION ALL
+SELECT format('GRANT %s ON SCHEMA public TO %s%s;', privilege_type,
+  CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
+  CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+FROM pg_namespace, aclexplode(coalesce(nspacl, acldefault('n', nspowner))) WHERE nspname = 'public'
 """
 
 Say = Callable[[str], None]
@@ -121,12 +120,13 @@ class DatabaseCopy:
                 timeout=RUN_TIMEOUT,
             )
             self.session.check()
+            self._copy_public(name)
             self._compare(name)
             self.target.sql("ANALYZE", "gathering statistics", name)
         self._compare_roles()
 
     def _step_aside(self, name: str) -> None:
-        there = self.target.sql(_NAMES, "asking PostgreSQL", changes=False).splitlines()
+        there = self.target.sql(NAMES, "asking PostgreSQL", changes=False).splitlines()
         self.target.sql(
             f'ALTER DATABASE "{name}" RENAME TO "{name}{ASIDE}"'
             if name in there
@@ -152,11 +152,22 @@ class DatabaseCopy:
             # It has the vault's password, and is the superuser of the new server.
             if line.startswith(f"ALTER ROLE {own} WITH "):
                 continue
-            lines.append(line)
+            # Whoever granted is not there, or may not any more; it is not compared either.
+            lines.append(_GRANTOR.sub(";", line) if line.startswith("GRANT ") else line)
         self.target.sql("\n".join(lines), "making the roles")
+
+    def _copy_public(self, name: str) -> None:
+        """Owner and rights of the schema public, which pg_dump took for granted until 14."""
+        source = self.session.server
+        if int(source.sql("SHOW server_version_num", "asking", changes=False)) < 150000:
+            lines = source.sql(_PUBLIC, "asking PostgreSQL", name, changes=False)
+            self.target.sql(lines, "the rights on schema public", name)
 
     def _compare(self, name: str) -> None:
         described, copied = self.session.described[name], self.target.describe(name)
+        if not self.session.fence:
+            # Sequences go on while others write, whatever a snapshot says.
+            described, copied = _without_positions(described), _without_positions(copied)
         if described != copied:
             raise differing(name, "the copy differs from the source", described, copied)
         rows = [line for line in copied if line.startswith("rows ")]
@@ -175,46 +186,10 @@ class DatabaseCopy:
             raise differing("the roles", "the copy differs from the source", lacking, [])
 
 
-def unfinished(target: Server) -> list[str]:
-    """The databases of a copy that is not finished."""
-    said = target.sql(_NAMES, "asking PostgreSQL", changes=False)
-    names = [line for line in said.splitlines() if line.endswith(ASIDE)]
-    return [name.removesuffix(ASIDE) for name in names]
-
-
-def abandon(target: Server) -> None:
-    """Remove a copy that is not finished; the empty databases are back under their names."""
-    for name in unfinished(target):
-        # Two commands, since none of them may run in a transaction with another.
-        target.sql(f'DROP DATABASE IF EXISTS "{name}"', "removing an unfinished copy")
-        target.sql(f'ALTER DATABASE "{name}{ASIDE}" RENAME TO "{name}"', "removing a copy")
-
-
-def settle(target: Server) -> None:
-    """The copies are the databases from now on. Raises SwarmkeepError."""
-    for name in unfinished(target):
-        target.sql(f'DROP DATABASE "{name}{ASIDE}"', "removing an empty database")
-
-
-def set_aside(target: Server, databases: Sequence[str]) -> list[str]:
-    """Give databases another name, under which they are kept; an empty one is in their place, the
-    one from before the copy if that is still there. Returns the new names.
-    """
-    now, kept, empty = datetime.now(UTC), [], unfinished(target)
-    for name in databases:
-        new = selection.new_name(name, "adopted", now)
-        # In the database itself: which it is comes from the connection.
-        owner = target.sql(_OWNER, "asking PostgreSQL", name, changes=False).strip()
-        target.sql(_END_SESSIONS, "ending sessions", name)
-        target.sql(f'ALTER DATABASE "{name}" RENAME TO "{new}"', f"setting {name} aside")
-        target.sql(
-            f'ALTER DATABASE "{name}{ASIDE}" RENAME TO "{name}"'
-            if name in empty
-            else f'CREATE DATABASE "{name}" OWNER {owner}',
-            f"making {name} anew",
-        )
-        kept.append(new)
-    return kept
+def _without_positions(lines: Sequence[str]) -> list[str]:
+    return sorted(
+        line.rsplit(" ", 2)[0] if line.startswith("sequence ") else line for line in lines
+    )
 
 
 def differing(

@@ -9,10 +9,10 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from fabfile.adopt import source as sources
+from fabfile.adopt.containers import Container, containers_of
 from fabfile.adopt.server import Server, reached
 from fabfile.adopt.source import Connection, Source
 from fabfile.base.errors import ConfigError, SwarmkeepError
@@ -22,42 +22,11 @@ from fabfile.ssh.fleet import Fleet, Host, values
 from fabfile.ssh.remote_command import Command
 from fabfile.swarm.docker_commands import STACK_LABEL
 
-_SERVICE = "com.docker.swarm.service.name"
 _COMPOSE_FOLDER = "com.docker.compose.project.working_dir"
-_COMPOSE_SERVICE = "com.docker.compose.service"
-DATA = "/usr/app/data"
-"""Where NocoDB's image has attachments, and a SQLite database where it has no other."""
 SQLITE_HINT = (
     "NocoDB's own way to move bases from SQLite to PostgreSQL is by hand; docs/adopt.md tells why "
     "Swarmkeep does not, and how"
 )
-
-
-@dataclass(frozen=True)
-class Container:
-    """A container of the source, on one of its hosts."""
-
-    host: HostEntry
-    name: str
-    """Or a part of its id."""
-    service: str
-    """The Swarm service that it is a task of, "" for none."""
-    image: str
-    image_id: str
-    """The beginning of its image's digest."""
-    environment: Mapping[str, str] = field(repr=False)
-    mounts: Mapping[str, str]
-    """Host's path by path in the container."""
-    names: frozenset[str]
-    """What others may call it on their networks."""
-    ports: tuple[int, ...]
-    restart: str
-    running: bool
-
-    @property
-    def what(self) -> str:
-        """What a person calls it."""
-        return self.service or self.name
 
 
 @dataclass(frozen=True)
@@ -132,7 +101,7 @@ def look(fleet: Fleet, source: Source) -> Found:
             hint="give the new stacks other names: stacks: in hosts.yaml",
         )
     entries = inventory.hosts if source.kind == "stack" else (host_entry(inventory, source.host),)
-    everything = [c for found in values(fleet.fan_out(entries, _containers)) for c in found]
+    everything = [c for found in values(fleet.fan_out(entries, containers_of)) for c in found]
     own = [one for one in everything if _belongs(one, source)]
     containers = [one for one, _labels in own]
     apps = [c for c in containers if sources.is_nocodb(c.image, c.environment)]
@@ -147,6 +116,11 @@ def look(fleet: Fleet, source: Source) -> Found:
         names = ", ".join(sorted(c.what for c in main))
         raise ConfigError(
             f"{source}: has several NocoDBs: {names}", hint="name one: container:HOST:NAME"
+        )
+    if len({c.host.name for c in main}) > 1:
+        raise ConfigError(
+            f"{source}: its NocoDB runs on several hosts, each with files of its own",
+            hint="scale it to one task, with all attachments on its host",
         )
     app = main[0]
     connection = sources.connection_of(app.environment, _files(fleet.host(app.host), app))
@@ -170,43 +144,6 @@ def look(fleet: Fleet, source: Source) -> Found:
         _version(fleet.host(app.host), app),
         _data_folder(fleet.host(app.host), app),
     )
-
-
-def _containers(host: Host) -> list[tuple[Container, Mapping[str, str]]]:
-    command = Command("docker ps -aq --no-trunc | xargs -r docker inspect", changes=False)
-    said = host.check(command, "asking Docker").stdout.strip()
-    return [_container(host.entry, one) for one in json.loads(said or "[]")]
-
-
-def _container(entry: HostEntry, data: Mapping[str, Any]) -> tuple[Container, Mapping[str, str]]:
-    config, labels = data["Config"], data["Config"].get("Labels") or {}
-    networks = (data.get("NetworkSettings") or {}).get("Networks") or {}
-    bindings = (data.get("NetworkSettings") or {}).get("Ports") or {}
-    name = str(data["Name"]).lstrip("/")
-    service = str(labels.get(_SERVICE, ""))
-    names = {name, service, str(labels.get(_COMPOSE_SERVICE, ""))}
-    stack = str(labels.get(STACK_LABEL, ""))
-    names.add(service.removeprefix(f"{stack}_"))
-    for network in networks.values():
-        names |= {*(network.get("Aliases") or ()), network.get("IPAddress") or ""}
-    policy = (data["HostConfig"].get("RestartPolicy") or {}) if data.get("HostConfig") else {}
-    retries = policy.get("MaximumRetryCount") or 0
-    container = Container(
-        host=entry,
-        name=str(data["Id"])[:12] if service else name,
-        service=service,
-        image=str(config["Image"]).partition("@")[0],
-        image_id=str(data["Image"])[:19],
-        environment=dict(item.partition("=")[::2] for item in config.get("Env") or ()),
-        mounts={str(m["Destination"]): str(m.get("Source", "")) for m in data.get("Mounts") or ()},
-        names=frozenset(names - {""}),
-        ports=tuple(
-            sorted({int(one["HostPort"]) for found in bindings.values() for one in found or ()})
-        ),
-        restart=f"{policy.get('Name') or 'no'}{f':{retries}' if retries else ''}",
-        running=bool((data.get("State") or {}).get("Running")),
-    )
-    return container, labels
 
 
 def _belongs(one: tuple[Container, Mapping[str, str]], source: Source) -> bool:
@@ -268,20 +205,28 @@ def _data_folder(host: Host, app: Container) -> str:
 
     Raises SwarmkeepError where they are in the container only, and out of reach.
     """
-    if DATA in app.mounts:
-        return app.mounts[DATA]
+    below = [path for path in app.mounts if path.startswith(f"{app.data}/")]
+    if below:
+        raise ConfigError(
+            f"{app.what}: has volumes inside of {app.data}: {', '.join(sorted(below))}",
+            hint=f"put all of it into one volume at {app.data} first",
+        )
+    above = [path for path in app.mounts if f"{app.data}/".startswith(f"{path.rstrip('/')}/")]
+    if above:
+        closest = max(above, key=len)
+        return app.mounts[closest] + app.data.removeprefix(closest)
     name = shlex.quote(app.name)
     ask = f"docker inspect -f '{{{{.GraphDriver.Data.UpperDir}}}}' {name}"
     layer = host.check(Command(ask, changes=False), "asking Docker").stdout.strip()
-    folder = f"{layer}{DATA}"
+    folder = f"{layer}{app.data}"
     there = host.run(Command(f"[ -d {shlex.quote(folder)} ]", changes=False)).exit_code == 0
     if there and layer.startswith("/"):
         return folder
-    inside = Command(f"docker exec {name} ls -A {DATA}", changes=False)
+    inside = Command(f"docker exec {name} ls -A {shlex.quote(app.data)}", changes=False)
     if host.run(inside).stdout.strip():
         raise SwarmkeepError(
             f"{app.what}: has attachments in the container itself, which cannot be read from "
             "outside",
-            hint=f"copy them into a volume at {DATA} first",
+            hint=f"copy them into a volume at {app.data} first",
         )
     return ""

@@ -36,6 +36,10 @@ PASSWORDS = "/run/swarmkeep-adopt"
 """In memory, for root only: the password of a server that is reached by its address."""
 PSQL = "psql -XAtqw -v ON_ERROR_STOP=1 -v VERBOSITY=terse"
 
+_FIRST = """
+SELECT json_build_object('major', current_setting('server_version_num')::int / 10000,
+  'superuser', (SELECT rolsuper FROM pg_roles WHERE rolname = current_user))
+""".replace("\n", " ")
 _FACTS = """
 SELECT json_build_object(
   'major', current_setting('server_version_num')::int / 10000,
@@ -141,8 +145,12 @@ class Server:
         return succeeded(result, what).stdout
 
     def facts(self) -> dict[str, Any]:
-        """What is to be known of the server. Raises SwarmkeepError if it does not answer."""
-        return self._json(_FACTS, "postgres")
+        """What is to be known of the server; little of it where the user is no superuser.
+
+        Raises SwarmkeepError if it does not answer.
+        """
+        first = self._json(_FIRST, "postgres")
+        return self._json(_FACTS, "postgres") if first["superuser"] else first
 
     def content(self, database: str) -> dict[str, Any]:
         """What is in a database: its extensions, how many tables, how many relations at all."""

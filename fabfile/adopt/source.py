@@ -29,7 +29,10 @@ _LEFT = {
     "NC_TOOL_DIR",  # where the image has its data
     "NC_WORKER_CONTAINER",
 }
-_SERVICES_OF_OTHERS = ("NC_REDIS_URL", "NC_REDIS_JOB_URL", "NC_THROTTLER_REDIS")
+_SERVICES_OF_OTHERS = (
+    "NC_REDIS_URL", "NC_REDIS_JOB_URL", "NC_THROTTLER_REDIS", "NC_CACHE_REDIS_URL",
+    "NC_JOBS_REDIS_URL", "NC_RATE_LIMIT_REDIS_URL",
+)  # fmt: skip
 """Settings that name a redis, which is not taken: one NocoDB works without."""
 _PG_SCHEMES = ("pg", "postgres", "postgresql")
 _PG_CLIENTS = ("pg", "postgres", "postgresql", "pgbouncer")

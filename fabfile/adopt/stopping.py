@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fabfile.adopt.containers import Container
 from fabfile.adopt.held import SILENCE_SECONDS, Held
-from fabfile.adopt.inspection import Container
 from fabfile.base.errors import ConfigError, SwarmkeepError
 from fabfile.ssh.fleet import Host
 from fabfile.ssh.remote_command import Command, succeeded
@@ -74,14 +74,18 @@ def service_switch(host: Host, service: str) -> Switch:
     )
 
 
-def container_switch(container: Container) -> Switch:
+def container_switch(container: Container, *, database: bool = False) -> Switch:
     """The switch of a container; while it is stopped, Docker does not start it by itself."""
     name = shlex.quote(container.name)
+    # NocoDB ends where its database does not answer yet.
+    answers = (
+        f" && for _ in $(seq 120); do ! docker exec {name} pg_isready -q || break; sleep 0.5; done"
+    )
     return Switch(
         container.name,
         f"docker update --restart=no {name} >/dev/null && docker stop -t 60 {name} >/dev/null",
         f"docker update --restart={container.restart} {name} >/dev/null && "
-        f"docker start {name} >/dev/null",
+        f"docker start {name} >/dev/null{answers if database else ''}",
         f"[ \"$(docker inspect -f '{{{{.State.Running}}}}' {name})\" != false ]",
         f"docker rm -v {name}",
     )
@@ -95,7 +99,10 @@ def stop_all(host: Host, switches: Sequence[Switch]) -> None:
 
 def start_all(host: Host, switches: Sequence[Switch]) -> None:
     """Start all of them, in their order. Raises SwarmkeepError."""
-    script = "set -e\n" + "\n".join(one.start for one in switches)
+    script = "".join(
+        f"n=0; until {one.start}; do n=$((n + 1)); [ $n -lt 5 ] || exit 1; sleep 2; done\n"
+        for one in switches
+    )
     names = ", ".join(one.what for one in switches)
     succeeded(
         host.run(Command(script), timeout=_DOWN_SECONDS * 2),

@@ -14,8 +14,10 @@ from fabfile.terminal.adopt_dialog import (
     check_hosts_file,
     examine,
     first_backup,
+    on_record,
     print_plan,
     put_settings,
+    since_then,
     with_target,
     write_hosts_file,
 )
@@ -23,7 +25,6 @@ from fabfile.terminal.command import command, is_dry, read_inventory, read_vault
 from fabfile.terminal.deploy_dialog import WAIT_HELP, ask, say
 
 if TYPE_CHECKING:
-    from fabfile.adopt.adoption import Note
     from fabfile.deploy.finish_script import Options
     from fabfile.ssh.fleet import Fleet
 
@@ -171,7 +172,10 @@ def _move(fleet: Fleet, looked: Looked, options: Options) -> None:
         flush=True,
     )
     if database is None:
-        print(f"{found.server_name} goes on: it is not of this source, or has other databases")
+        print(
+            f"{found.server_name} goes on: it is not of this source, or has other databases; what "
+            "other programs write into NocoDB's database there is not moved any more"
+        )
     first_backup(fleet)
     print(
         "to go back: inv adopt --undo; when all is well: inv adopt --finish",
@@ -196,6 +200,8 @@ def _resume(fleet: Fleet, options: Options) -> bool:
     note = adoption.read_note(host)
     if note is None:
         return False
+    if note.phase == adoption.UNDOING:
+        raise SwarmkeepError(f"{note.source}: going back was cut off", hint="inv adopt --undo")
     if note.phase == adoption.DONE:
         raise SwarmkeepError(
             f"{note.source} was adopted at {note.when}",
@@ -232,10 +238,8 @@ def _undo(fleet: Fleet, options: Options, *, yes: bool) -> None:
 
     inventory = fleet.inventory
     target = live_server(fleet)
-    note = _on_record(target.host.name, adoption.read_note(target.host))
-    now = target.written(note.databases)
-    inserted, updated, deleted = (a - b for a, b in zip(now, note.written, strict=True))
-    since = f"{inserted} inserted, {updated} updated, {deleted} deleted rows"
+    note = on_record(target.host.name, adoption.read_note(target.host))
+    since = since_then(target, note)
     if fleet.dry:
         print(f"{note.source}: written since: {since}")
         print(DRY)
@@ -251,15 +255,15 @@ def _undo(fleet: Fleet, options: Options, *, yes: bool) -> None:
     app = app_host(fleet)
     record = Record()
     with locked(fleet.first_manager(), options, record, say=say) as lease:
-        kept = adoption.undo(target, lease.manager, app, control, note)
+        note = note.undoing()
+        adoption.undo(target, lease.manager, app, control, note)
         record.changes.append(f"{note.source} runs again, {inventory.app.stack} is removed")
     print(f"undone: {note.source} runs as it did, with its data of {note.when}")
-    if kept:
-        print(
-            f"left behind: {since}, in {', '.join(kept)} of {inventory.postgres.stack}; "
-            f"attachments in volume {inventory.app.stack}_data on {app.name}: before another try, "
-            f"if they may go: docker volume rm {inventory.app.stack}_data"
-        )
+    print(
+        f"left behind: {since}, in {', '.join(note.kept)} of {inventory.postgres.stack}; "
+        f"attachments in volume {inventory.app.stack}_data on {app.name}: before another try, "
+        f"if they may go: docker volume rm {inventory.app.stack}_data"
+    )
 
 
 def _finish(fleet: Fleet) -> None:
@@ -269,7 +273,7 @@ def _finish(fleet: Fleet) -> None:
 
     inventory = fleet.inventory
     host = host_run.find_host(fleet, inventory)
-    note = _on_record(host.name, adoption.read_note(host))
+    note = on_record(host.name, adoption.read_note(host))
     if note.phase != adoption.DONE:
         raise SwarmkeepError(
             f"{note.source}: the move is not ended", hint=f"inv adopt --from {note.source}"
@@ -285,11 +289,3 @@ def _finish(fleet: Fleet) -> None:
         f"what may be removed, on {note.host}: {'; '.join(commands)}\n"
         f"and where it had its data: {', '.join(note.folders)}"
     )
-
-
-def _on_record(host: str, note: Note | None) -> Note:
-    if note is None:
-        raise SwarmkeepError(
-            f"{host}: no move is on record", hint="it may have been finished, or undone: inv audit"
-        )
-    return note

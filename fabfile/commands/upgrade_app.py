@@ -67,12 +67,12 @@ def upgrade_app(
         wanted = wanted_stack("app", new, secrets)
         if key:
             _with_set(fleet, new, image, key, options, yes=yes)
-            hosts_file(inventory, {("images", "nocodb"): image}, write=write)
+            hosts_file(inventory, {("images", "nocodb"): image}, write=write and not fleet.dry)
             return
         if image == live:
             # A client may have been lost before it has seen whether NocoDB answers.
             carry_out(fleet, wanted, options, yes=True)
-            hosts_file(inventory, {("images", "nocodb"): image}, write=write)
+            hosts_file(inventory, {("images", "nocodb"): image}, write=write and not fleet.dry)
             return
         print(f"{inventory.app.stack}: {live} to {image}", flush=True)
         passwords = [secrets.require("vault_postgres_password")]

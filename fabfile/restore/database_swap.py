@@ -145,6 +145,13 @@ class Exchange:
         service = before.service(self._service)
         return service.image if service and self.image else ""
 
+    def _set_image(self, image: str) -> None:
+        """Say what the next task is made of, while none runs; "" for no change."""
+        if image:
+            words = f"--detach --no-resolve-image --image {shlex.quote(image)}"
+            command = f"docker service update {words} {self._service} >/dev/null"
+            succeeded(self.lease.change(command), f"setting the image {image}")
+
     def _change_names(self, before: Cluster | None, line: str, image: str) -> None:
         self._still_ours()
         if before is None:
@@ -155,12 +162,16 @@ class Exchange:
         with app_pause.stopped(manager, service, self.lease.change) as pause:
             self._still_ours()
             pause.check()
-            restore_script.run(self.host, line, self.note)
-            if image:
-                # No task runs, so this only says what the next one is to be.
-                words = f"--detach --no-resolve-image --image {shlex.quote(image)}"
-                change = self.lease.change(f"docker service update {words} {service} >/dev/null")
-                succeeded(change, f"setting the image {image}")
+            # Before the names: a later version must not come up on the tables of before.
+            former = self._image_of(before) if image else ""
+            self._set_image(image)
+            try:
+                restore_script.run(self.host, line, self.note)
+            except UnreachableError:
+                raise
+            except SwarmkeepError:
+                self._set_image(former)
+                raise
         self.say(f"{self._service}: starting it")
 
     def _find_out(self, error: SwarmkeepError, database: str, other: str, keep_as: str) -> None:

@@ -15,6 +15,7 @@ from fabfile.terminal.deploy_dialog import say
 from fabfile.terminal.upgrade_dialog import hosts_file
 
 if TYPE_CHECKING:
+    from fabfile.adopt.adoption import Note
     from fabfile.adopt.attachments import Attachments
     from fabfile.adopt.inspection import Found
     from fabfile.adopt.server import Server
@@ -45,9 +46,11 @@ class Looked:
 def app_host(fleet: Fleet) -> Host:
     """The host that gets NocoDB. Raises ConfigError if hosts.yaml has none."""
     entries = fleet.inventory.with_role("app")
-    if not entries:
+    if len(entries) != 1:
         raise ConfigError(
-            f"{fleet.inventory.path}: no host has role app", hint="NocoDB needs one: docs/hosts.md"
+            f"{fleet.inventory.path}: {len(entries) or 'no'} hosts have role app, and attachments "
+            "are moved to one",
+            hint="name one for the move: docs/hosts.md",
         )
     return fleet.host(entries[0])
 
@@ -70,14 +73,19 @@ def examine(found: Found, server: Server) -> Looked:
     from fabfile.adopt import checks
 
     facts = server.facts()
-    contents = {name: server.content(name) for name in checks.databases_of(facts)}
+    contents = {}
+    if facts["superuser"]:
+        names = [*checks.databases_of(facts), "postgres"]
+        contents = {name: server.content(name) for name in names}
+        if not contents["postgres"]["relations"]:
+            del contents["postgres"]
     checks.check_source(found, facts, contents)
     return Looked(found, server, facts, contents)
 
 
 def with_target(fleet: Fleet, looked: Looked) -> Looked:
     """Look at the new server, too; change nothing. Raises SwarmkeepError if it cannot take it."""
-    from fabfile.adopt import checks, database_copy, rehearsal
+    from fabfile.adopt import checks, database_names, rehearsal
     from fabfile.deploy.observation import observe_any
 
     inventory, facts = fleet.inventory, looked.facts
@@ -98,7 +106,7 @@ def with_target(fleet: Fleet, looked: Looked) -> Looked:
         looked.contents,
         theirs,
         {name: target.content(name) for name in names},
-        database_copy.unfinished(target),
+        database_names.unfinished(target),
     )
     checks.check_space(inventory, facts, rehearsal.free_bytes(target.host))
     files = attachments_of(fleet, looked.found)
@@ -146,7 +154,7 @@ def print_plan(fleet: Fleet, looked: Looked) -> None:
         names = ", ".join(sorted({f"{one.what} ({one.image})" for one in found.others}))
         say(f"goes on as it is, not taken: {names}")
     say(f"the copy takes about {format_size(checks.needed(fleet.inventory, facts))} on the db host")
-    left = set(checks.databases_of(facts)) - set(fleet.inventory.postgres.databases)
+    left = set(looked.contents) - set(fleet.inventory.postgres.databases)
     left -= {found.connection.database}
     if left:
         say(f"is not taken, as hosts.yaml does not name it: database {', '.join(sorted(left))}")
@@ -220,7 +228,6 @@ def switches_of(fleet: Fleet, looked: Looked) -> tuple[Host, tuple[Switch, ...],
 
     None where that has other databases than those that are taken: then it goes on.
     """
-    from fabfile.adopt import checks
     from fabfile.adopt.stopping import container_switch, service_switch
 
     found = looked.found
@@ -230,18 +237,16 @@ def switches_of(fleet: Fleet, looked: Looked) -> tuple[Host, tuple[Switch, ...],
         service_switch(control, one.service) if one.service else container_switch(one)
         for one in {one.what: one for one in (found.app, *found.workers)}.values()
     )
-    left = set(checks.databases_of(looked.facts)) - set(fleet.inventory.postgres.databases)
+    left = set(looked.contents) - set(fleet.inventory.postgres.databases)
     one = found.database
     if one is None or left:
         return control, apps, None
     elsewhere = not one.service if by_service else one.host != found.app.host
     if elsewhere:
         return control, apps, None
-    return (
-        control,
-        apps,
-        (service_switch(control, one.service) if one.service else container_switch(one)),
-    )
+    service = one.service
+    stop = service_switch(control, service) if service else container_switch(one, database=True)
+    return control, apps, stop
 
 
 def first_backup(fleet: Fleet) -> None:
@@ -268,3 +273,23 @@ def first_backup(fleet: Fleet) -> None:
             say(f"drilled: set {newest.stamp} of {name}, {done.tables} tables, {done.rows} rows")
     except SwarmkeepError as error:
         print(f"warning: {error.message}; next: {error.hint or 'inv backup.run, inv backup.drill'}")
+
+
+def since_then(target: Server, note: Note) -> str:
+    """What was written into a copy since it was made, in words. Raises SwarmkeepError."""
+    from fabfile.adopt import adoption
+
+    if note.phase == adoption.UNDOING:
+        return "what was written since"
+    pairs = zip(target.written(note.databases), note.written, strict=True)
+    inserted, updated, deleted = (now - then for now, then in pairs)
+    return f"{inserted} inserted, {updated} updated, {deleted} deleted rows"
+
+
+def on_record(host: str, note: Note | None) -> Note:
+    """The note that a host has of a move. Raises SwarmkeepError if there is none."""
+    if note is None:
+        raise SwarmkeepError(
+            f"{host}: no move is on record", hint="it may have been finished, or undone: inv audit"
+        )
+    return note

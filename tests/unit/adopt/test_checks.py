@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from fabfile.adopt import checks
-from fabfile.adopt.inspection import Container, Found, host_entry
+from fabfile.adopt.containers import Container
+from fabfile.adopt.inspection import Found, host_entry
 from fabfile.adopt.source import Connection, parse
 from fabfile.base.errors import ConfigError
 from fabfile.config import hosts_file
@@ -110,6 +111,34 @@ def test_sources_that_cannot_be_moved(inventory, changes, what):
         checks.check_source(found(inventory), FACTS | changes, CONTENTS)
     assert "nothing was changed" in caught.value.message
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("app", "what"),
+    [
+        ({"auto_remove": True}, "with --rm"),
+        ({"service": "noco_app"}, "has /usr/app/data in no volume with a name"),
+        (
+            {"service": "noco_app", "mounts": {"/usr/app/data": "/x"},
+             "lost": frozenset({"/usr/app/data"})},
+            "in no volume with a name",
+        ),
+    ],
+)  # fmt: skip
+def test_what_would_be_lost_by_stopping_is_not_stopped(inventory, app, what):
+    with pytest.raises(ConfigError, match=what):
+        checks.check_source(found(inventory, **app), FACTS, CONTENTS)
+
+
+def test_services_with_volumes_may_be_stopped(inventory):
+    for mounts in ({"/usr/app/data": "/x"}, {"/usr/app": "/x"}):
+        checks.check_source(found(inventory, service="noco_app", mounts=mounts), FACTS, CONTENTS)
+
+
+def test_nocodb_in_the_database_postgres_is_told_so(inventory):
+    one = replace(found(inventory), connection=Connection("db", 5432, "noco", "postgres"))
+    with pytest.raises(ConfigError, match="are in the database postgres"):
+        checks.check_source(one, FACTS, CONTENTS)
 
 
 def test_a_source_without_what_it_names(inventory):

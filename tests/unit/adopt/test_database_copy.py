@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fabfile.adopt import database_copy
+from fabfile.adopt import database_copy, database_names
 
 
 class FakeServer:
@@ -34,33 +34,50 @@ def server(*names: str) -> Any:
 
 def test_an_unfinished_copy_is_removed_and_the_empty_database_is_back():
     one = server("nocodb", "nocodb_before_adopt", "other")
-    database_copy.abandon(one)
+    database_names.abandon(one)
     assert one.did == [
         'DROP DATABASE IF EXISTS "nocodb"',
         'ALTER DATABASE "nocodb_before_adopt" RENAME TO "nocodb"',
     ]
     nothing = server("nocodb")
-    database_copy.abandon(nothing)
+    database_names.abandon(nothing)
     assert nothing.did == []
 
 
 def test_a_finished_copy_stays():
     one = server("nocodb", "nocodb_before_adopt")
-    database_copy.settle(one)
+    database_names.settle(one)
     assert one.did == ['DROP DATABASE "nocodb_before_adopt"']
 
 
 @pytest.mark.parametrize("cut_off", [False, True])
 def test_nothing_that_was_written_is_dropped_by_going_back(cut_off):
     one = server("nocodb", *(["nocodb_before_adopt"] if cut_off else []))
-    (kept,) = database_copy.set_aside(one, ["nocodb"])
-    assert kept.startswith("nocodb_adopted_2")
+    database_names.set_aside(one, {"nocodb": "nocodb_adopted"})
     assert one.did == [
-        f'ALTER DATABASE "nocodb" RENAME TO "{kept}"',
+        'ALTER DATABASE "nocodb" RENAME TO "nocodb_adopted"',
         'ALTER DATABASE "nocodb_before_adopt" RENAME TO "nocodb"'
         if cut_off
-        else 'CREATE DATABASE "nocodb" OWNER "the owner"',
+        else 'CREATE DATABASE "nocodb"',
     ]
+
+
+@pytest.mark.parametrize(
+    ("there", "did"),
+    [
+        (("nocodb_adopted",), ['CREATE DATABASE "nocodb"']),
+        (("nocodb", "nocodb_adopted"), []),
+    ],
+)
+def test_going_back_may_be_repeated(there, did):
+    one = server(*there)
+    database_names.set_aside(one, {"nocodb": "nocodb_adopted"})
+    assert one.did == did
+
+
+def test_positions_of_sequences_are_left_out_where_others_write():
+    lines = ["sequence public.a 1,1 17 true", "rows public.b 3"]
+    assert database_copy._without_positions(lines) == ["rows public.b 3", "sequence public.a 1,1"]
 
 
 def test_what_differs_is_shown_without_passwords():
