@@ -175,6 +175,9 @@ class Adoption:
         except SwarmkeepError as error:
             self._take_back(error)
             raise
+        except KeyboardInterrupt:
+            self.say("the source stays stopped; next: the same command again, or inv adopt --undo")
+            raise
         self.stopped_seconds = time.monotonic() - start
         # The source's server ends while the locks are held: who waits for one is refused by it, not
         # taken and lost.
