@@ -373,6 +373,36 @@ def test_undone(product, lab, hosts, noco):
     psql(lab, DB, f'DROP DATABASE "{kept}"', "postgres")
 
 
+def test_going_back_from_a_move_that_was_cut_off(product, lab, hosts, noco):
+    """The new NocoDB has come up by itself, somebody has worked in it, and the source cannot be
+    started at first: nothing is dropped, however often it is typed.
+    """
+    run = start(lab, "adopt", "--from", f"stack:{STACK}", "--yes", hosts=hosts)
+    read_until(run, "0/1 running")
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate()
+    product.ok("unlock", "--yes", hosts=hosts)
+    eventually(lambda: answers(lab))
+    psql(lab, DB, "CREATE TABLE later AS SELECT 1 AS n")
+    docker(lab, "manager1", "service", "rm", f"{STACK}_nocodb")
+    ran = product.fails(1, "adopt", "--undo", "--yes", hosts=hosts)
+    assert f"No such service: {STACK}_nocodb" in ran.err
+    ran = product.fails(1, "adopt", "--from", f"stack:{STACK}", "--yes", hosts=hosts)
+    assert "going back was cut off" in ran.err
+    product.fails(1, "adopt", "--undo", "--yes", hosts=hosts)
+    lab.exec("manager1", "docker", "stack", "deploy", "-c", "-", STACK, input=stack_file(lab))
+    ran = product.ok("adopt", "--undo", "--yes", hosts=hosts)
+    kept = psql(lab, DB, "SELECT datname FROM pg_database WHERE datname ~ '_adopted_'", "postgres")
+    assert len(kept.split()) == 1
+    assert kept in ran.out
+    assert psql(lab, DB, "SELECT count(*) FROM later", kept) == "1"
+    is_as_it_was(lab, noco)
+    ran = product.fails(2, "adopt", "--from", f"stack:{STACK}", "--yes", hosts=hosts)
+    assert "files already" in ran.err
+    docker(lab, "app1", "volume", "rm", f"{NAME}-appstack_data")
+    psql(lab, DB, f'DROP DATABASE "{kept}"', "postgres")
+
+
 def test_moved_again_by_another_command_and_finished(product, lab, hosts, noco):
     """The client is lost when the new app is being deployed: the same command ends the move."""
     run = start(lab, "adopt", "--from", f"stack:{STACK}", "--yes", hosts=hosts)
