@@ -46,7 +46,7 @@ test-unit: $(STAMP) lint types ## The quick tests: lint, types, unit, SSH (under
 test: test-unit ## Everything: the quick tests, the shell tests, the end-to-end tests in the lab
 	@tools/need.sh openssh-server openssh-client chromium
 	$(BIN)/pytest -q --numprocesses auto -m thorough tests/unit tests/ssh
-	@tools/need.sh bats parallel
+	@tools/need.sh bats parallel age openssh-client
 	bats --jobs "$$(tools/workers.sh)" --print-output-on-failure tests/shell
 	@# Fixtures may take long: the lab's images are built there where they are missing.
 	@# A lab for each worker, files in the order of their names: while one waits, another works.

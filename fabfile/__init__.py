@@ -10,7 +10,9 @@ from fabfile.commands import bucket as _bucket
 from fabfile.commands import db as _db
 from fabfile.commands import deploy as _deploy
 from fabfile.commands import doctor as _doctor
+from fabfile.commands import drill as _drill
 from fabfile.commands import evidence as _evidence
+from fabfile.commands import keys as _keys
 from fabfile.commands import lab as _lab
 from fabfile.commands import locking as _locking
 from fabfile.commands import notify as _notify
@@ -73,7 +75,9 @@ namespace = Collection(
         _restore.restore,
         _restore.get_files,
         _restore.swap,
-        _restore.drill,
+        _drill.drill,
+        _keys.keys,
+        _keys.rekey,
         _wal.base,
         _wal.mark,
     ),

@@ -3,22 +3,25 @@
 # bucket does not have yet. Nothing is ever deleted there. Root's cron runs it, beside
 # backup-pg.sh on the db node; docs/backup.md explains settings, files and exit codes.
 
-for COMMON in "${BASH_SOURCE[0]%/*}/parts/backup-common.sh" /usr/local/lib/backup-common.sh; do
-  # shellcheck source=scripts/parts/backup-common.sh
-  [[ ! -r $COMMON ]] || { . "$COMMON" && break; }
+for PART in backup-common files-encrypted; do
+  for FOLDER in "${BASH_SOURCE[0]%/*}/parts" /usr/local/lib; do
+    # shellcheck source=/dev/null
+    [[ ! -r $FOLDER/$PART.sh ]] || { . "$FOLDER/$PART.sh" && break; }
+  done
 done
-declare -F begin_run >/dev/null ||
-  { echo "ERROR backup-common.sh is not there; next: 'inv backup.install' puts it in place" >&2 && exit 12; }
+declare -F begin_run upload_encrypted >/dev/null ||
+  { echo "ERROR its parts are not there; next: 'inv backup.install' puts them in place" >&2 && exit 12; }
 
 usage() {
   cat <<END
-Usage: backup-files.sh [--config FILE] [--check | --restore | --help | --version]
+Usage: backup-files.sh [--config FILE] [--check | --restore [--identity] | --help | --version]
 
 Back up the files in NocoDB's data volume to S3, as far as they are not there yet.
 
   --config FILE  settings to use instead of /etc/backup-files.conf
   --check        only see whether a backup could be made: settings, tools, bucket, volume
   --restore      the other way: fetch the files that this node lacks, leave those that it has
+  --identity     what is encrypted is read with the identity on stdin (docs/encryption.md)
 
 Exit codes:
    0  every file of the volume is in the bucket (--restore: and the other way round; those
@@ -29,14 +32,19 @@ Exit codes:
   11  no such volume on this node: NocoDB has never run here
   12  a tool is missing, or the Docker engine does not answer
   14  too little free disk space for the files (--restore)
+  16  a file could not be encrypted
   18  an upload (--restore: a download) failed; what arrived stays, the next run goes on
   19  a file and its object in the bucket differ
+  34  files are encrypted, and no identity that was given fits (--restore)
   128+n  stopped by signal n
 END
 }
 
+# Where the bucket has the files: as they are, and encrypted.
+readonly CLEAR=data ENCRYPTED=encrypted
+
 remove_unfinished() {
-  rm -f -- "$DIR"/*.partial*
+  rm -rf -- "$DIR"/*.partial*
   [[ -z $STAGING ]] || rm -rf -- "$STAGING"
 }
 
@@ -63,12 +71,16 @@ list_files() {
   cut -f 1,2 "$1.times" | sort >"$1"
 }
 
-# Lists what the bucket has into $1 and $1.times, in the same form. Keys are cut to paths. An empty
-# answer is the word None.
+# Lists what the bucket has in folder $2 into $1 and $1.times, in the same form. Keys are cut to paths. An
+# empty answer is the word None.
 list_objects() {
-  aws_cli s3api list-objects-v2 --bucket "$S3_BUCKET" --prefix "$PREFIX/data/" \
-    --query 'Contents[].[Size,Key,LastModified]' --output text || return
-  sed -n "s,\t$PREFIX/data/,\t,p" "$ANSWER" >"$1.times"
+  aws_cli s3api list-objects-v2 --bucket "$S3_BUCKET" --prefix "$PREFIX/$2/" \
+    --query 'Contents[].[Size,Key,LastModified]' --output text || {
+    bucket_failed "s3://$S3_BUCKET/$PREFIX/$2/ could not be listed"
+    quit "$UPLOAD_FAILED"
+  }
+  sed -n "s,\t$PREFIX/$2/,\t,p" "$ANSWER" >"$1.times"
+  [[ $2 != "$ENCRYPTED" ]] || sed -n -i 's/\.age\(\t[^\t]*\)$/\1/p' "$1.times"
   cut -f 1,2 "$1.times" | sort >"$1"
 }
 
@@ -100,7 +112,7 @@ backup() {
   done
   [[ ! -s $DIR/missing.partial ]] || die "$BAD_OBJECT" \
     "$(wc -l <"$DIR/missing.partial") files are not in the bucket as they are here, such as $(head -n 1 "$DIR/missing.partial" | cut -f 2-)" \
-    "run it again when nobody writes; else compare with 'aws s3 ls s3://$S3_BUCKET/$PREFIX/data/'"
+    "run it again when nobody writes; else compare with 'aws s3 ls s3://$S3_BUCKET/$PREFIX/$FOLDER/'"
   read -r count bytes < <(total "$list")
   record "$list" "$count" "$bytes" || quit $?
   succeeded files="$count" size_bytes="$bytes"
@@ -110,9 +122,11 @@ backup() {
 # Lists what is here and what the bucket has.
 list_both() {
   list_files "$list"
-  list_objects "$objects" || {
-    bucket_failed "s3://$S3_BUCKET/$PREFIX/data/ could not be listed"
-    quit "$UPLOAD_FAILED"
+  list_objects "$objects" "$FOLDER"
+  [[ -z $AGE ]] || {
+    with_plain_sizes "$list" "$objects.times" -1 >"$DIR/sized.partial"
+    mv -- "$DIR/sized.partial" "$objects.times"
+    cut -f 1,2 "$objects.times" | sort >"$objects"
   }
   only_present "$list"
 }
@@ -132,6 +146,10 @@ reading == "objects" { size[$2] = $1; time[$2] = substr($3, 1, 19); next }
 # went meanwhile, or its file system has no links) a sync does it.
 upload_missing() {
   local encrypt=()
+  [[ -z $AGE ]] || {
+    upload_encrypted
+    return
+  }
   [[ -z $SSE ]] || encrypt=(--sse "$SSE")
   [[ -z $SSE_KMS_KEY_ID ]] || encrypt+=(--sse-kms-key-id "$SSE_KMS_KEY_ID")
   mkdir -- "$STAGING"
@@ -140,8 +158,8 @@ upload_missing() {
     rm -rf -- "$STAGING"
     how=(sync --no-follow-symlinks) from=$VOLUME_DIR
   }
-  move_files "${how[@]}" "${encrypt[@]}" "$from" "s3://$S3_BUCKET/$PREFIX/data/" || {
-    bucket_failed "the files of $VOLUME_DIR could not be uploaded to s3://$S3_BUCKET/$PREFIX/data/"
+  move_files "${how[@]}" "${encrypt[@]}" "$from" "s3://$S3_BUCKET/$PREFIX/$CLEAR/" || {
+    bucket_failed "the files of $VOLUME_DIR could not be uploaded to s3://$S3_BUCKET/$PREFIX/$CLEAR/"
     quit "$UPLOAD_FAILED"
   }
   rm -rf -- "$STAGING"
@@ -163,7 +181,7 @@ record() {
   sum=$(sum_of "$list.gz")
   cat >"$state" <<END
 {"format": 1, "tool": "backup-files.sh $VERSION", "node": $(quoted "$NODE"), "stack": $(quoted "$APP_STACK"),
-"project": $(project_json),
+"project": $(project_json),$(recipients_json)
 "finished": "$(date -u +%Y-%m-%dT%H:%M:%SZ)", "seconds": $SECONDS, "files": $2, "bytes": $3,
 "list": {"bytes": $(stat -c %s -- "$list.gz"), "sha256": "$sum"}}
 END
@@ -190,31 +208,52 @@ compare() {
     reading=here "$DIR/files.partial" reading=objects "$DIR/objects.partial"
 }
 
+# What is encrypted comes first: what was uploaded in clear before is older.
 restore() {
-  local count bytes free
+  FETCHED=0 FETCHED_BYTES=0
   find_volume
-  list_objects "$DIR/objects.partial" || {
-    bucket_failed "s3://$S3_BUCKET/$PREFIX/data/ could not be listed"
-    quit "$UPLOAD_FAILED"
-  }
-  list_files "$DIR/files.partial"
-  compare
+  list_objects "$DIR/encrypted.partial" "$ENCRYPTED"
+  list_objects "$DIR/clear.partial" "$CLEAR"
+  without "$DIR/encrypted.partial" "$DIR/clear.partial" >"$DIR/only-clear.partial"
+  bring "$ENCRYPTED" "$DIR/encrypted.partial"
+  bring "$CLEAR" "$DIR/only-clear.partial"
+  log INFO "files restored stack=$APP_STACK fetched=$FETCHED bytes=$FETCHED_BYTES seconds=$SECONDS"
+}
+
+# The lines of list $2 whose paths are not in list $1.
+without() { awk -F '\t' 'known { paths[$2]; next } !($2 in paths)' known=1 "$1" known=0 "$2"; }
+
+# Fetches the files that this node lacks of list $2, which are in folder $1 of the bucket.
+bring() {
+  local count bytes free
+  sort_out "$@"
   read -r count bytes < <(total "$DIR/absent.partial")
-  free=$(($(df --output=avail -k -- "$VOLUME_DIR" | tail -n 1) * 1024))
-  ((free > bytes)) || die "$NO_SPACE" "$VOLUME_DIR has $free bytes free, the files need $bytes" "make room"
-  log INFO "fetching files=$count bytes=$bytes into $VOLUME_DIR"
   if ((count > 0)); then
-    stage
+    free=$(($(df --output=avail -k -- "$VOLUME_DIR" | tail -n 1) * 1024))
+    [[ $1 != "$ENCRYPTED" ]] || bytes=$((bytes * 2)) # until they are decrypted
+    ((free > bytes)) || die "$NO_SPACE" "$VOLUME_DIR has $free bytes free, the files need $bytes" "make room"
+    log INFO "fetching files=$count bytes=$bytes into $VOLUME_DIR"
+    if [[ $1 == "$ENCRYPTED" ]]; then stage_encrypted "$2"; else stage; fi
     place
+    FETCHED=$((FETCHED + count)) FETCHED_BYTES=$((FETCHED_BYTES + bytes))
   fi
-  list_files "$DIR/files.partial"
-  compare
+  sort_out "$@"
   [[ ! -s $DIR/differing.partial ]] || log WARNING \
     "$(wc -l <"$DIR/differing.partial") files are not as they are in the bucket and were left alone, such as $(head -n 3 "$DIR/differing.partial" | cut -f 2- | paste -sd ,)"
   [[ ! -s $DIR/absent.partial ]] || die "$BAD_OBJECT" \
     "$(wc -l <"$DIR/absent.partial") files did not arrive as they are in the bucket, such as $(head -n 1 "$DIR/absent.partial" | cut -f 2-)" \
     "run it again; the log of NocoDB tells who else writes there"
-  log INFO "files restored stack=$APP_STACK fetched=$count bytes=$bytes seconds=$SECONDS"
+}
+
+# Compares list $2, what folder $1 of the bucket has, with what is here.
+sort_out() {
+  list_files "$DIR/files.partial"
+  if [[ $1 == "$ENCRYPTED" ]]; then
+    with_plain_sizes "$DIR/files.partial" "$2" stored | sort >"$DIR/objects.partial"
+  else
+    cp -- "$2" "$DIR/objects.partial"
+  fi
+  compare
 }
 
 # Fetches what is absent into a folder of its own in the volume, so that nothing there can be
@@ -232,8 +271,8 @@ stage() {
     mkdir -p -- "$STAGING/./$(dirname -- "$path")"
     truncate -s "$size" -- "$STAGING/$path"
   done <"$DIR/differing.partial"
-  move_files sync --size-only "s3://$S3_BUCKET/$PREFIX/data/" "$STAGING" || {
-    bucket_failed "the files could not be fetched from s3://$S3_BUCKET/$PREFIX/data/"
+  move_files sync --size-only "s3://$S3_BUCKET/$PREFIX/$CLEAR/" "$STAGING" || {
+    bucket_failed "the files could not be fetched from s3://$S3_BUCKET/$PREFIX/$CLEAR/"
     quit "$UPLOAD_FAILED"
   }
 }
@@ -280,6 +319,7 @@ main() {
       --config) shift && config=${1-} ;;
       --check) action=check ;;
       --restore) action=restore ;;
+      --identity) read_identity ;;
       --help) usage && exit ;;
       --version) echo "backup-files.sh $VERSION" && exit ;;
       *) usage >&2 && quit "$USAGE" ;;
@@ -294,6 +334,9 @@ main() {
   need aws awk comm docker flock gzip md5sum setpriv sha256sum timeout xargs
   take_lock "$DIR"
   ERRORS=$DIR/errors.partial
+  use_recipients
+  FOLDER=$CLEAR LANES=$(nproc)
+  [[ -z $AGE ]] || FOLDER=$ENCRYPTED
   "$action"
 }
 

@@ -37,7 +37,7 @@ Exit codes (with several databases the first that is not 0):
   13  PostgreSQL does not answer, or refuses user or database
   14  too little free disk space to begin
   15  the disk filled up during the dump
-  16  pg_dump, pg_dumpall, the counting of rows or the compressor failed
+  16  pg_dump, pg_dumpall, the counting of rows, the compressor or age failed
   17  the dump cannot be read back
   18  an upload failed: the backup is kept, and the next run uploads it
   19  a backup and its objects in the bucket differ, or a kept backup is damaged
@@ -60,11 +60,14 @@ backups() {
   done
 }
 
-# An estimate: the newest dump and a fifth; without one a quarter of what the database takes.
+# An estimate: the newest dump and a fifth; without one a quarter of what the database takes. While it is
+# encrypted, it is there twice.
 check_space() {
   local newest free need=$((DATABASE_SIZE / 4))
   newest=$(backups | tail -n 1)
-  [[ ! -f $newest.dump.gz ]] || need=$(($(stat -c %s -- "$newest.dump.gz") * 12 / 10))
+  newest=$(name_of "$newest.dump.gz")
+  [[ ! -f $newest ]] || need=$(($(stat -c %s -- "$newest") * 12 / 10))
+  [[ -z $AGE ]] || need=$((need * 2))
   free=$(free_bytes)
   ((free >= need)) || die "$NO_SPACE" "$DIR has $free bytes free, a dump needs about $need" \
     "make room; local dumps with a file .uploaded beside them are in the bucket and may go"
@@ -121,10 +124,10 @@ expect_cluster() {
 # `sha256sum -c` reads.
 keep() {
   local base=$1 end
-  printf '%s  %s\n' "$DUMP_SUM" "${base##*/}.dump.gz" "$GLOBALS_SUM" "${base##*/}.globals.sql.gz" \
+  printf '%s  %s\n' "$DUMP_SUM" "${base##*/}.dump.gz$AGE" "$GLOBALS_SUM" "${base##*/}.globals.sql.gz$AGE" \
     "$(sum_of "$base.manifest.json.partial")" "${base##*/}.manifest.json" >"$base.sha256"
   sync -- "$base.sha256" "$base".*.partial
-  for end in dump.gz globals.sql.gz manifest.json; do
+  for end in "dump.gz$AGE" "globals.sql.gz$AGE" manifest.json; do
     mv -- "$base.$end.partial" "$base.$end"
   done
 }
@@ -142,7 +145,9 @@ deliver() {
 
 # Uploads the file of $base with the end $1.
 send_part() {
-  local name=${base##*/}.$1
+  local name
+  name=$(name_of "$base.$1")
+  name=${name##*/}
   send "$DIR/$name" "$PREFIX/$name" "$(sed -n "s/  $name\$//p" "$base.sha256")"
 }
 
@@ -157,9 +162,36 @@ deliver_leftovers() {
       log ERROR "$base.* is damaged: its .sha256 says otherwise; next: delete these files"
       return "$BAD_OBJECT"
     fi
-    deliver "$base" || return
+    if [[ -n $AGE && ! -f $base.dump.gz.age ]]; then
+      deliver_encrypted "$base" || return
+    else
+      deliver "$base" || return
+    fi
     log INFO "uploaded what an earlier run could not: key=$PREFIX/${base##*/}.manifest.json"
   done
+}
+
+# Uploads a set that was made when the settings named no recipients yet: nothing goes up in clear after
+# they do. The one on this node stays as it is. Returns 0 or the exit code to take.
+deliver_encrypted() {
+  local base=$1 line file end
+  for end in dump.gz globals.sql.gz; do
+    cp -- "$base.$end" "$base.$end.partial" && encrypt "$base.$end.partial" "$base.$end.age.partial" || return "$DUMP_FAILED"
+  done
+  DUMP_SUM=$(sum_of "$base.dump.gz.age.partial") GLOBALS_SUM=$(sum_of "$base.globals.sql.gz.age.partial")
+  while IFS= read -r line; do
+    case $line in
+      '"parts": '*) parts_json "$base" ;;
+      '"globals": '*) ;;
+      *) printf '%s\n' "$line" ;;
+    esac
+  done <"$base.manifest.json" >"$base.manifest.json.partial"
+  for end in dump.gz.age globals.sql.gz.age manifest.json; do
+    file=$base.$end.partial
+    send "$file" "$PREFIX/${base##*/}.$end" "$(sum_of "$file")" || return
+    rm -f -- "$file"
+  done
+  : >"$base.uploaded"
 }
 
 # Removes backups older than KEEP_LOCAL_DAYS, by the time in their names; never the newest, and
@@ -171,7 +203,7 @@ prune() {
   for base in "${list[@]:0:${#list[@]}-1}"; do
     [[ -e $base.uploaded && ${base##*/} < $cutoff ]] || continue
     # The manifest first: what lacks it does not count.
-    rm -f -- "$base.manifest.json" "$base.dump.gz" "$base.globals.sql.gz" "$base.sha256" "$base.uploaded"
+    rm -f -- "$base.manifest.json" "$base".{dump,globals.sql}.gz{,.age} "$base.sha256" "$base.uploaded"
     log INFO "removed $base.*: in the bucket, and older than $KEEP_LOCAL_DAYS days"
   done
 }
@@ -186,6 +218,8 @@ prepare() {
   use_database "$1"
   ERRORS=$DIR/errors.partial
   choose_compression
+  use_recipients
+  use_identity_of_drills
 }
 
 backup() {
@@ -193,7 +227,7 @@ backup() {
   find_container
   ping_start
   check_space
-  [[ ! -e $base.dump.gz ]] || die "$UNEXPECTED" "$base.dump.gz exists already" "see whether this node's clock is right"
+  [[ ! -e $(name_of "$base.dump.gz") ]] || die "$UNEXPECTED" "$base.dump.gz exists already" "see whether this node's clock is right"
   log INFO "dumping database=$PG_DB container=$CONTAINER compression=$COMPRESSOR"
   open_session
   make_pipe
@@ -202,9 +236,13 @@ backup() {
   close_session
   expect_cluster
   dump_globals "$base.globals.sql.gz.partial"
-  bytes=$(stat -c %s -- "$base.dump.gz.partial")
-  DUMP_SUM=$(sum_of "$base.dump.gz.partial")
-  GLOBALS_SUM=$(sum_of "$base.globals.sql.gz.partial")
+  if [[ -n $AGE ]]; then
+    encrypt "$base.dump.gz.partial" "$base.dump.gz.age.partial" || quit "$DUMP_FAILED"
+    encrypt "$base.globals.sql.gz.partial" "$base.globals.sql.gz.age.partial" || quit "$DUMP_FAILED"
+  fi
+  bytes=$(stat -c %s -- "$base.dump.gz$AGE.partial")
+  DUMP_SUM=$(sum_of "$base.dump.gz$AGE.partial")
+  GLOBALS_SUM=$(sum_of "$base.globals.sql.gz$AGE.partial")
   write_manifest "$base"
   keep "$base"
   log INFO "dumped and read back bytes=$bytes seconds=$SECONDS, uploading"

@@ -38,6 +38,7 @@ drill    restore into a throwaway PostgreSQL, write the outcome beside the set
   --jobs N       indexes to build at a time (default: one for each core, at most 8)
   --analyze      gather the planner's statistics first, and not by themselves afterwards
   --progress     lines "progress PHASE DONE TOTAL" on stdout; ends when nobody reads them
+  --identity     what is encrypted is read with the identity on stdin (docs/encryption.md)
   --app IMAGE    also start this NocoDB on what was restored, and ask it something
   --memory, --cpus  what a drill's PostgreSQL may use (default: DRILL_MEMORY, DRILL_CPUS)
 
@@ -61,6 +62,7 @@ Exit codes:
   27  NocoDB did not answer from what was restored, or could not be started
   28  the bucket could not be read
   29  the time is out of reach: WAL or base backup is missing
+  34  it is encrypted, and no identity that was given fits
   128+n  stopped by signal n
 END
 }
@@ -275,6 +277,7 @@ main() {
       --cpus) shift && CPUS=${1-} ;;
       --analyze) ANALYZE=yes ;;
       --progress) PROGRESS=yes ;;
+      --identity) read_identity ;;
       *) usage >&2 && quit "$USAGE" ;;
     esac
     shift || true
@@ -285,6 +288,7 @@ main() {
   esac
   check_options
   load_config "$config"
+  [[ $ACTION != drill ]] || use_identity_of_drills
   # Each project's own: another one's drill may be under way.
   DRILL_LABEL=swarmkeep.drill${PROJECT:+.$PROJECT}
   MEMORY=${MEMORY:-$DRILL_MEMORY} CPUS=${CPUS:-$DRILL_CPUS}

@@ -38,7 +38,7 @@ Exit codes:
   13  PostgreSQL does not answer, or refuses the user
   14  too little free disk space to begin
   15  the disk filled up
-  16  pg_basebackup or the compressor failed
+  16  pg_basebackup, the compressor or age failed
   17  the base backup cannot be read back
   18  an upload failed: what is not in the bucket stays, and the next run uploads it
   19  an object in the bucket is not what was uploaded
@@ -445,6 +445,7 @@ main() {
   ERRORS=$DIR/errors.partial PG_DB=postgres
   make_pieces_folder
   choose_compression
+  use_recipients
   read_state
   case $ACTION in
     archive) archive_for_a_minute ;;

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fabfile.backup.newest_keys import GROUP_END, Found, Page, Search
-from fabfile.backup.object_keys import EPOCH, PARTS, Keys, files_state, moment
+from fabfile.backup.object_keys import (
+    EPOCH,
+    PARTS,
+    Keys,
+    files_state,
+    moment,
+)
 from fabfile.backup.set_parsing import (
     parse_accepted,
     parse_files_state,
     parse_manifest,
     parse_proof,
+    with_details,
 )
-from fabfile.backup.sets import FORMAT, BackupSet, FilesState, Proof, divided
+from fabfile.backup.sets import FORMAT, BackupSet, FilesState, Manifest, Proof, divided
 from fabfile.backup.verify import CLOCK_TOLERANCE, PREDECESSORS, Holding
+from fabfile.base import age_encryption
 from fabfile.base.errors import UnreachableError
 from fabfile.config.inventory import Backup
 from fabfile.s3.connection import code_of
@@ -25,6 +34,8 @@ from fabfile.s3.objects import Objects, Part
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import ObjectTypeDef
+
+    from fabfile.vault.backup_identity import Identity
 
 _PAGES = 4
 """Listings that verify spends at most on finding more than the newest; then the manifest."""
@@ -42,11 +53,24 @@ _NOT_GROUPING = ("NotImplemented", "InvalidArgument", "InvalidRequest")
 class Bucket(Objects):
     """The backups in one bucket."""
 
-    def __init__(self, backup: Backup, project_id: str = "") -> None:
+    def __init__(
+        self,
+        backup: Backup,
+        project_id: str = "",
+        find_identity: Callable[[], Identity | None] = lambda: None,
+    ) -> None:
         super().__init__(backup)
         self.project_id = project_id
         """Our identity, by which sets of other projects are told; "" where it is not known."""
+        self._find_identity = find_identity
         self._seen: dict[int, dict[str, Part]] = {}
+
+    @cached_property
+    def identity(self) -> Identity | None:
+        """With which encrypted manifests and parts are read; None where none is at hand. Looked
+        for where it is needed first. ConfigError where what is there is none.
+        """
+        return self._find_identity()
 
     def place(self, database: str) -> str:
         """Where a database's backups lie, as people write it: "s3://bucket/postgres/db/"."""
@@ -136,9 +160,22 @@ class Bucket(Objects):
         try:
             if text is None:
                 raise ValueError("its manifest was deleted while this ran")
-            return replace(one, manifest=parse_manifest(text, database), damaged="")
+            manifest = self._with_details(parse_manifest(text, database))
+            return replace(one, manifest=manifest, damaged="").with_named_parts()
         except ValueError as error:
             return replace(one, manifest=None, damaged=str(error))
+
+    def _with_details(self, manifest: Manifest) -> Manifest:
+        """All of a manifest, as far as our identity can read it. Raises ValueError."""
+        if not manifest.details or not self.identity:
+            return manifest
+        private = self.identity.private.reveal()
+        try:
+            return with_details(manifest, age_encryption.decrypt(manifest.details, private))
+        except age_encryption.WrongIdentityError:
+            return manifest
+        except age_encryption.DamagedError as error:
+            raise ValueError(f"the details of its manifest: {error}") from None
 
     def with_proofs(self, database: str, sets: Sequence[BackupSet]) -> list[BackupSet]:
         """Given listed sets, return them with their manifests and proofs, read side by side."""
@@ -242,7 +279,11 @@ class Bucket(Objects):
         found = keys.parse(item["Key"])
         if found:
             second, name = found
-            self._seen.setdefault(second, {})[name] = Part(
+            parts = self._seen.setdefault(second, {})
+            if name in parts and parts[name].key != item["Key"]:
+                # Encrypted anew, or an upload that was cut off: the manifest says which it is.
+                parts[f"{name} {parts[name].key}"] = parts[name]
+            parts[name] = Part(
                 item["Key"], item["Size"], item["LastModified"].astimezone(UTC), item["ETag"]
             )
 

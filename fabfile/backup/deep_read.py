@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fabfile.backup.sets import Recorded
@@ -84,22 +84,31 @@ class Gunzip:
             self.problem = "it is empty"
 
 
+Decrypt = Callable[[Iterator[bytes]], Iterator[bytes]]
+"""Makes the decrypted blocks of encrypted ones. Raises ValueError that says what is wrong."""
+
+
 class Reading:
     """One pass over an object's bytes. Whoever takes blocks from it moves it forward.
 
     `on_bytes` is told how many bytes were read so far. `failed`: the bytes' source has
-    raised an error, which is not the sink's.
+    raised an error, which is not the sink's. `undecryptable`: why it cannot be decrypted.
     """
 
     def __init__(
-        self, blocks: Iterable[bytes], on_bytes: Callable[[int], None] = lambda _count: None
+        self,
+        blocks: Iterable[bytes],
+        on_bytes: Callable[[int], None] = lambda _count: None,
+        decrypt: Decrypt | None = None,
     ) -> None:
         self.size = 0
         self.failed = False
+        self.undecryptable = ""
         self.gunzip = Gunzip()
-        self._blocks = iter(blocks)
         self._on_bytes = on_bytes
         self._sha256 = hashlib.sha256()
+        self._stored = self._counted(blocks)
+        self._blocks = self._decrypted(decrypt(self._stored)) if decrypt else self._stored
         self._first = b""
         self._rest = self._expand()
         # A sink may read in a thread of its own and be given up by us while it does.
@@ -140,6 +149,9 @@ class Reading:
         """Read what is left, so that hash and gzip stream are complete."""
         for _ in self._rest:
             pass
+        # What could not be decrypted is hashed to its end all the same.
+        for _ in self._stored:
+            pass
         self.gunzip.close()
 
     def _expand(self) -> Iterator[bytes]:
@@ -152,17 +164,30 @@ class Reading:
 
     def _pull(self) -> bytes:
         block, self._first = self._first or self._next(), b""
-        self._sha256.update(block)
-        self.size += len(block)
-        self._on_bytes(self.size)
         return block
 
     def _next(self) -> bytes:
+        return next(self._blocks, b"")
+
+    def _counted(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
+        """The object's own blocks, of which size and hash are noted."""
         try:
-            return next(self._blocks, b"")
+            for block in blocks:
+                self._sha256.update(block)
+                self.size += len(block)
+                self._on_bytes(self.size)
+                yield block
+        except GeneratorExit:
+            raise
         except BaseException:
             self.failed = True
             raise
+
+    def _decrypted(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        try:
+            yield from blocks
+        except ValueError as error:
+            self.undecryptable = str(error)
 
 
 Sink = Callable[[Reading], Verdict]
@@ -180,6 +205,8 @@ def inspect(recorded: Recorded, reading: Reading, choose: Callable[[bytes], Sink
     else:
         verdict = Verdict(False, "it is no archive of pg_dump -Fc", _HINT)
     reading.finish()
+    if reading.undecryptable:
+        verdict = Verdict(False, f"cannot be decrypted: {reading.undecryptable}", _HINT)
     return [
         _sha256(recorded, reading),
         _gzip(reading),
@@ -187,10 +214,30 @@ def inspect(recorded: Recorded, reading: Reading, choose: Callable[[bytes], Sink
     ]
 
 
-def inspect_other(name: str, recorded: Recorded, reading: Reading) -> Check:
-    """Given what is recorded of a part that is no archive and its bytes, read it completely."""
+def inspect_encrypted(recorded: Recorded, reading: Reading, keys: Sequence[str]) -> list[Check]:
+    """The same of a dump that nobody here can decrypt: it is encrypted for these `keys`."""
     reading.finish()
-    checks = (_sha256(recorded, reading), _gzip(reading))
+    return [
+        _sha256(recorded, reading),
+        Check(
+            "archive",
+            False,
+            f"{NOT_CHECKED}: it is encrypted, and the identity of none of its keys is at hand "
+            f"({', '.join(keys)})",
+            "give one: in the vault (vault_backup_identity), or --identity FILE",
+        ),
+    ]
+
+
+def inspect_other(
+    name: str, recorded: Recorded, reading: Reading, *, encrypted: bool = False
+) -> Check:
+    """Given what is recorded of a part that is no archive and its bytes, read it completely;
+    `encrypted`: nobody here can decrypt it.
+    """
+    reading.finish()
+    checks = [_sha256(recorded, reading)]
+    checks += [] if encrypted else [_gzip(reading)]
     wrong = [check.detail for check in checks if not check.ok]
     return Check(name, not wrong, "; ".join(wrong or [check.detail for check in checks]), _HINT)
 

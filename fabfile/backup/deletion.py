@@ -126,6 +126,7 @@ class Removal:
 
     def _remove(self, one: BackupSet) -> Removed:
         keys = [one.parts[name].key for name in _ORDER if name in one.parts]
+        keys += [part.key for part in one.extra]
         if self._stop.is_set():
             return Removed(one, tuple(keys))
         for place, key in enumerate(keys):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from fabfile.backup.host_cron import cron_entry
 from fabfile.backup.host_kit import COMMON, Kit, kit_of
-from fabfile.backup.host_settings import config, ping_addresses
+from fabfile.backup.host_settings import config, drill_identity, ping_addresses
 from fabfile.backup.script_files import from_template, script_text
 from fabfile.base.errors import SwarmkeepError
 from fabfile.ssh.remote_command import RemoteFile
@@ -80,17 +80,19 @@ def files(entry: HostEntry, inventory: Inventory, secrets: Secrets) -> list[Remo
         found.append(RemoteFile(kit.credentials, text.encode(), 0o600))
     if addresses := ping_addresses(kit, inventory, secrets):
         found.append(RemoteFile(kit.pings, addresses, 0o600))
+    if identity := drill_identity(kit, inventory, secrets):
+        found.append(RemoteFile(kit.identity, identity, 0o600))
     return found
 
 
 def installed(kit: Kit) -> tuple[str, ...]:
     """Every path that `files` may name."""
-    return (*kit.scripts, kit.config, kit.credentials, kit.pings, kit.cron, kit.logrotate)
+    return (*kit.scripts, *kit.secrets, kit.config, kit.cron, kit.logrotate)
 
 
 def removable(kit: Kit) -> tuple[str, ...]:
     """Every path of this project's own that an installation may have made, the schedule first."""
-    found = (kit.cron, kit.config, kit.credentials, kit.pings, kit.logrotate)
+    found = (kit.cron, kit.config, *kit.secrets, kit.logrotate)
     return (*found, kit.checked, kit.images)
 
 

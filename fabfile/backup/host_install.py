@@ -64,11 +64,11 @@ def put_command(
         'newest=$(printf "%s\\n" "$here" "$there" | sort -V | tail -n 1)\n'
         'if [ -n "$there" ] && [ "$newest" != "$here" ]; then echo "kept $there"; else\n'
     )
-    gone = (
-        f"if [ -e {kit.credentials} ]; then rm -f {kit.credentials}; "
-        f"echo removed {kit.credentials}; fi\n"
-        if kit.credentials not in {file.path for file in wanted}
-        else ""
+    there = {file.path for file in wanted}
+    gone = "".join(
+        f"if [ -e {path} ]; then rm -f {path}; echo removed {path}; fi\n"
+        for path in kit.secrets
+        if path not in there
     )
     survey = (
         f"for p in {' '.join(map(shlex.quote, needed))}; do\n"
@@ -118,8 +118,8 @@ def _former_names(kit: Kit, inventory: Inventory, project_id: str) -> str:
         f'  [ -e "$c" ] && [ "$c" != {kit.config} ] && grep -qxF {setting} "$c" || continue\n'
         f'  ! grep -q \'^PROJECT_ID=\' "$c" || grep -qxF PROJECT_ID={project_id} "$c" || continue\n'
         "  n=${c#/etc/}; n=${n%.conf}\n"
-        '  for f in "/etc/cron.d/$n" "$c" "/etc/$n.aws" "/etc/logrotate.d/$n" \\\n'
-        '    "/var/lib/$n.checked" "/etc/$n.images"; do\n'
+        '  for f in "/etc/cron.d/$n" "$c" "/etc/$n.aws" "/etc/$n.ping" "/etc/$n.identity" \\\n'
+        '    "/etc/logrotate.d/$n" "/var/lib/$n.checked" "/etc/$n.images"; do\n'
         '    [ ! -e "$f" ] || { rm -f "$f"; echo "removed $f"; }\n'
         "  done\ndone\n"
     )

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from fabfile.config.inventory import HostEntry, Inventory
 
 COMMON = "/usr/local/lib/backup-common.sh"
-SHARED = (COMMON, "/usr/local/lib/backup-bucket.sh", "/usr/local/lib/backup-report.sh")
+SHARED = (
+    COMMON,
+    *(f"/usr/local/lib/backup-{part}.sh" for part in ("bucket", "report", "encryption")),
+)
 """What the scripts of both kits share."""
 RESTORE = "/usr/local/bin/restore-pg.sh"
 """The way back, which the schedule uses for drills; the parts that it sources lie with COMMON."""
@@ -104,6 +107,17 @@ class Kit:
         return f"/etc/{self.named}.ping"
 
     @property
+    def identity(self) -> str:
+        """The identity for drills by cron, from the vault."""
+        return f"/etc/{self.named}.identity"
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What comes from the vault, as far as the vault has it."""
+        of_all = (self.credentials, self.pings)
+        return (*of_all, self.identity) if self.of_database else of_all
+
+    @property
     def cron(self) -> str:
         """Its schedule."""
         return f"/etc/cron.d/{self.named}"
@@ -143,6 +157,7 @@ ATTACHMENTS = Kit(
     "backup-files",
     "ready: the bucket can be written, NocoDB's files are here",
     "the bucket can be written; NocoDB has never run here, so there are no files",
+    ("/usr/local/lib/files-encrypted.sh",),
 )
 
 

@@ -21,6 +21,7 @@ _COMPRESSORS = {
 def programs(entry: HostEntry, inventory: Inventory) -> dict[str, str]:
     """What must be there on a host: program -> Debian package."""
     packages = _PACKAGES | ({"curl": "curl"} if inventory.backup.ping else {})
+    packages |= {"age": "age"} if inventory.backup.recipients else {}
     if not kit_of(entry, inventory).of_database:
         return packages
     tool = inventory.backup.compression.partition("-")[0]

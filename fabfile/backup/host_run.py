@@ -44,10 +44,11 @@ def find_host(fleet: Fleet, inventory: Inventory) -> Host:
     )
 
 
-def run(host: Host, on_line: Callable[[str], None], option: str = "") -> int:
+def run(host: Host, on_line: Callable[[str], None], options: str = "", stdin: bytes = b"") -> int:
     """Run the host's script now and return its exit code; each line of its log goes to `on_line`.
 
-    `option` is "--restore" for the way back of the attachments.
+    `options` is "--restore" for the way back of the attachments, with "--identity" if `stdin` has
+    the identity that reads them.
 
     The script writes to its log file as under cron and we follow that file: so a lost
     connection ends our view, not the backup.
@@ -58,12 +59,15 @@ def run(host: Host, on_line: Callable[[str], None], option: str = "") -> int:
         f"{host_files.guard(kit, host.inventory)}"
         f"touch {kit.log}\n"
         f"seen=$(stat -c %s {kit.log})\n"
-        f"setsid {kit.command}{option and ' '}{option} >>{kit.log} 2>&1 &\n"
+        # What runs in the background has no stdin of its own accord.
+        "exec 3<&0\n"
+        f"setsid {kit.command}{options and ' '}{options} <&3 >>{kit.log} 2>&1 &\n"
+        "exec 3<&-\n"
         "pid=$!\n"
         f"tail -c +$((seen + 1)) -s 0.2 -f --pid=$pid {kit.log}\n"
         "wait $pid"
     )
-    result = host.run(Command(script), timeout=RUN_TIMEOUT, on_line=on_line)
+    result = host.run(Command(script, stdin=stdin), timeout=RUN_TIMEOUT, on_line=on_line)
     check_owner(result, kit)
     if result.exit_code == 127 and "not installed" in result.stderr:
         raise SwarmkeepError(

@@ -33,10 +33,14 @@ def config(entry: HostEntry, inventory: Inventory, secrets: Secrets) -> bytes:
         "PING": backup.ping,
         "PING_FILE": backup.ping_file,
     }
+    if backup.recipients:
+        settings["RECIPIENTS"] = ",".join(backup.recipients)
     if ping_addresses(kit, inventory, secrets):
         settings["PING_FILE"] = kit.pings
     if kit.of_database:
         settings |= _of_database(inventory)
+        settings |= {"MANIFEST_MODE": backup.manifest} if backup.manifest != "clear" else {}
+        settings |= {"IDENTITY_FILE": kit.identity} if backup.drill_identity else {}
         # Where it is not named after a project, the script knows.
         settings |= {"IMAGES_FILE": kit.images} if kit.project else {}
     else:
@@ -69,6 +73,31 @@ def _of_database(inventory: Inventory) -> dict[str, str]:
         "MAX_SLOT_WAL": str(backup.max_slot_wal),
         "INCREMENTAL_FROM": str(backup.incremental_from),
     }
+
+
+def drill_identity(kit: Kit, inventory: Inventory, secrets: Secrets) -> bytes:
+    """The file with the identity for drills by cron; b"" where there is none.
+
+    Raises SwarmkeepError if the vault has none, or if backups are not encrypted for it.
+    """
+    from fabfile.vault.backup_identity import of_entry
+    from fabfile.vault.reading import DRILL_IDENTITY
+
+    if not (kit.of_database and inventory.backup.drill_identity):
+        return b""
+    identity = of_entry(secrets, DRILL_IDENTITY)
+    if identity is None:
+        raise SwarmkeepError(
+            f"backup.drill_identity is true, and the vault has no {DRILL_IDENTITY}",
+            hint="inv backup.keys --drill makes it",
+        )
+    if not set(identity.publics) & set(inventory.backup.recipients):
+        raise SwarmkeepError(
+            f"backup.recipients lacks the key of the vault's {DRILL_IDENTITY}: no drill could "
+            "read a set",
+            hint=f"add its public key to backup.recipients: {identity.publics[0]}",
+        )
+    return f"{identity.private.reveal()}\n".encode()
 
 
 def ping_addresses(kit: Kit, inventory: Inventory, secrets: Secrets) -> bytes:

@@ -20,6 +20,7 @@ END = int((datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC) - EPOCH).total_seconds
 """The first second no key can carry."""
 
 PARTS = {
+    # With .age behind it where it is encrypted.
     "dump": ".dump.gz",
     "globals": ".globals.sql.gz",
     "manifest": ".manifest.json",
@@ -30,12 +31,19 @@ PARTS = {
 read the set completely, and of having restored it."""
 
 
+def files_folder(stack: str, project: str = "") -> str:
+    """Where a stack's attachments are: in clear below data/, encrypted below encrypted/."""
+    return f"{project and f'{project}/'}files/{stack}/"
+
+
 def files_state(stack: str, node: str, project: str = "") -> str:
     """Where backup-files.sh on a node records that all its files are in the bucket."""
-    return f"{project and f'{project}/'}files/{stack}/state/{node}.json"
+    return f"{files_folder(stack, project)}state/{node}.json"
 
 
 _ENDS = {end: part for part, end in PARTS.items()}
+_REKEYED = re.compile(r"(\.dump\.gz|\.globals\.sql\.gz)(\.[0-9a-f]{8})?\.age")
+"""How encrypted parts end; with an id of the recipients if they were encrypted anew for others."""
 _DAY = re.compile(r"(\d{4})(\d\d)(\d\d)", re.ASCII)
 _STAMP = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z", re.ASCII)
 
@@ -95,7 +103,10 @@ class Keys:
         if not key.startswith(self.prefix):
             return None
         name, dot, end = key[len(self.prefix) :].partition(".")
-        part, second = _ENDS.get(dot + end), second_of(name)
+        ending = dot + end
+        if match := _REKEYED.fullmatch(ending):
+            ending = match[1]
+        part, second = _ENDS.get(ending), second_of(name)
         return None if part is None or second is None else (second, part)
 
     def day(self, group: str) -> int | None:

@@ -10,7 +10,7 @@ last seven days", would starve the longer ones, since their newest changes every
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -20,6 +20,7 @@ from fabfile.config.inventory import Retention
 
 INCOMPLETE = "not complete, so neither counted nor touched"
 CLUSTER_BEFORE = "of the cluster before, until the new one is accepted"
+READABLE = "newest that today's keys can read"
 FUTURE = "dated in the future: some clock is wrong"
 
 
@@ -38,13 +39,19 @@ class Decision:
 
 
 def decide(
-    policy: Retention, sets: Sequence[BackupSet], now: datetime, *, unaccepted: bool = False
+    policy: Retention,
+    sets: Sequence[BackupSet],
+    now: datetime,
+    *,
+    unaccepted: bool = False,
+    key_ids: Collection[str] = (),
 ) -> list[Decision]:
     """Given the policy, a database's sets with manifests and proofs, and the time, return a
     decision on each, newest first.
 
     `unaccepted`: the newest set is of another cluster than those before, and nobody has accepted
-    that yet. Perhaps the database was lost: then nothing of the cluster before goes.
+    that yet. Perhaps the database was lost: then nothing of the cluster before goes. `key_ids` are
+    the keys whose identities people have today: the newest set that one of them reads stays.
     """
     ordered = sorted(sets, key=lambda one: one.timestamp, reverse=True)
     latest = now + timedelta(seconds=CLOCK_TOLERANCE)
@@ -62,6 +69,10 @@ def decide(
         for one in counted:
             if _cluster(one) != newest:
                 reasons[one.timestamp].append(CLUSTER_BEFORE)
+    if any(one.recipients for one in counted):
+        readable = [one for one in counted if _readable(one, key_ids)]
+        for one in readable[:1]:
+            reasons[one.timestamp].append(READABLE)
     standing = {one.timestamp for one in counted}
     return [
         Decision(one, tuple(reasons[one.timestamp]), one.timestamp in standing) for one in ordered
@@ -95,6 +106,10 @@ def _newest_periods(
     for one in best_first:
         standing.setdefault(period(one.timestamp), one)
     return sorted(standing.items(), reverse=True)[:count]
+
+
+def _readable(one: BackupSet, key_ids: Collection[str]) -> bool:
+    return not one.recipients or not set(one.recipients).isdisjoint(key_ids)
 
 
 def _cluster(one: BackupSet) -> str:

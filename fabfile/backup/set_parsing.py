@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +16,7 @@ from fabfile.base import json_text
 from fabfile.config.project import Project
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_KEY_ID = re.compile(r"[0-9a-f]{8}")
 
 
 def parse_files_state(text: str | bytes) -> FilesState:
@@ -23,7 +28,13 @@ def parse_files_state(text: str | bytes) -> FilesState:
         finished = datetime.fromisoformat(_text(data["finished"]))
         if finished.tzinfo is None:
             raise ValueError(f"its time {data['finished']!r} has no zone")
-        return FilesState(finished, _count(data["files"]), _count(data["bytes"]), _project(data))
+        return FilesState(
+            finished,
+            _count(data["files"]),
+            _count(data["bytes"]),
+            _project(data),
+            key_ids(data.get("recipients")),
+        )
     except KeyError as error:
         raise ValueError(f"lacks {error}") from None
 
@@ -53,9 +64,35 @@ def parse_manifest(text: str | bytes, database: str) -> Manifest:
             project=_project(data),
             cluster=_identifier(data.get("cluster")),
             expected_cluster=_identifier(data.get("expected_cluster")),
+            recipients=key_ids(data.get("recipients")),
+            sealed="details" in data,
+            details=_base64(data.get("details", "")),
         )
     except KeyError as error:
         raise ValueError(f"its manifest lacks {error}") from None
+
+
+def with_details(manifest: Manifest, text: bytes) -> Manifest:
+    """Given a manifest and its details, decrypted, return all of it. Raises ValueError."""
+    data = dict(manifest.data) | _object(text)
+    del data["details"]
+    return replace(parse_manifest(json.dumps(data), manifest.database), sealed=True)
+
+
+def key_ids(value: object) -> tuple[str, ...]:
+    """Given what a manifest says of its recipients, return their ids. Raises ValueError."""
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(_KEY_ID.fullmatch(_text(one)) for one in value):
+        raise ValueError(f"its manifest has {value!r} where ids of keys belong")
+    return tuple(value)
+
+
+def _base64(value: object) -> bytes:
+    try:
+        return base64.b64decode(_text(value), validate=True)
+    except binascii.Error:
+        raise ValueError("its manifest has details that are no base64") from None
 
 
 def parse_accepted(text: str | bytes) -> str:

@@ -6,11 +6,11 @@ Times are UTC, sizes are bytes. docs/backup.md describes the manifest and the ou
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from fabfile.backup.object_keys import EPOCH, stamp
+from fabfile.backup.object_keys import EPOCH, PARTS, stamp
 from fabfile.base.errors import ConfigError
 from fabfile.config.project import Project
 from fabfile.s3.objects import Part
@@ -59,6 +59,12 @@ class Manifest:
     """PostgreSQL's system identifier; "" where it was not recorded."""
     expected_cluster: str = ""
     """That of the sets before it, as far as a person has accepted it."""
+    recipients: tuple[str, ...] = ()
+    """The ids of the keys that its parts are encrypted for; none where they are not."""
+    sealed: bool = False
+    """Whether what names tables, roles and settings is encrypted in it."""
+    details: bytes = b""
+    """What only those with an identity may read: all of the manifest, encrypted."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,11 @@ class BackupSet:
         return self.manifest is not None and self.manifest.rows is not None
 
     @property
+    def compared(self) -> bool:
+        """Whether a restore compares its rows: its manifest has them, perhaps encrypted."""
+        return self.counted or (self.manifest is not None and self.manifest.sealed)
+
+    @property
     def stamp(self) -> str:
         """The time in its keys, such as "20261122T021500Z"."""
         return stamp(int((self.timestamp - EPOCH).total_seconds()))
@@ -107,6 +118,24 @@ class BackupSet:
         return self.parts["dump"].size if "dump" in self.parts else 0
 
     @property
+    def extra(self) -> tuple[Part, ...]:
+        """Objects that are there besides, under names of its parts: the manifest names others."""
+        return tuple(part for name, part in self.parts.items() if name not in PARTS)
+
+    def with_named_parts(self) -> BackupSet:
+        """The same with the parts that its manifest names, where there are several of one."""
+        if self.manifest is None or not self.extra:
+            return self
+        parts = dict(self.parts)
+        by_key = {part.key: name for name, part in parts.items()}
+        for name, recorded in self.manifest.parts.items():
+            other = by_key.get(recorded.key, name)
+            if other != name and name in parts:
+                meant, not_meant = parts.pop(other), parts[name]
+                parts |= {name: meant, f"{name} {not_meant.key}": not_meant}
+        return replace(self, parts=parts)
+
+    @property
     def stored(self) -> int:
         """Bytes of all its objects."""
         return sum(part.size for part in self.parts.values())
@@ -116,6 +145,11 @@ class BackupSet:
         """Rows of all its tables, by its manifest; None where they were not counted."""
         counted = self.manifest.rows if self.manifest else None
         return None if counted is None else sum(counted.values())
+
+    @property
+    def recipients(self) -> tuple[str, ...]:
+        """The ids of the keys that it is encrypted for; none where it is not, or not known."""
+        return self.manifest.recipients if self.manifest else ()
 
     @property
     def project(self) -> Project:
@@ -165,6 +199,8 @@ class FilesState:
     files: int
     size: int
     project: Project = NOBODYS
+    recipients: tuple[str, ...] = ()
+    """The ids of the keys that new files are encrypted for."""
 
 
 def divided(

@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from fabfile.backup import encryption_check
 from fabfile.backup.verify import Expectations, judge, unaccepted
 from fabfile.backup.verify_files import judge_files
+from fabfile.base.check import Check
 from fabfile.base.units import format_duration
 from fabfile.config.project import Project
 from fabfile.wal.archive import WalArchive
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from fabfile.backup.bucket import Bucket
     from fabfile.backup.sets import BackupSet, Proof
     from fabfile.backup.verify import Holding
-    from fabfile.base.check import Check
     from fabfile.config.inventory import Inventory
     from fabfile.wal.chain import History, Window
 
@@ -123,17 +124,26 @@ def look(
         Project(inventory.project, bucket.project_id),
         # Only where it matters: it costs a request.
         bucket.accepted_cluster(database) if newest and unaccepted(newest, "") else "",
+        len(backup.recipients),
     )
-    checks = judge(expected, holding, now, drill)
+    flaws = encryption_check.flaws_of_set(bucket, newest) if backup.recipients and newest else {}
+    checks = judge(expected, holding, now, drill, flaws)
     if backup.files and database == inventory.postgres.database:
         nodes = [entry.node for entry in inventory.with_role("app")]
         states = {node: bucket.files_state(inventory.app.stack, node) for node in nodes}
         checks += judge_files(states, backup.max_age, now)
+        if backup.recipients:
+            checks.append(encryption_check.files_encrypted(bucket, inventory.app.stack))
     oldest = bucket.oldest(database) if newest else None
     history = wal_history(bucket, newest) if backup.pitr else None
     if backup.pitr:
         wal_expected = WalExpectations(backup.wal_tick, backup.max_base_age, backup.max_drill_age)
         checks += judge_wal(wal_expected, history, now)
+        if backup.recipients and history:
+            found = encryption_check.flaws_of_wal(bucket, history)
+            checks.append(
+                encryption_check.encrypted("wal encrypted", len(backup.recipients), found)
+            )
     return Verdict(
         database,
         holding,

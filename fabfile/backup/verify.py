@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
 
+from fabfile.backup.encryption_check import encrypted
 from fabfile.backup.sets import NOBODYS, BackupSet, Proof
 from fabfile.base.check import Check
 from fabfile.base.units import format_duration, format_size
@@ -46,6 +47,8 @@ class Expectations:
     """Which project we are; without an identity where that is not known."""
     accepted_cluster: str = ""
     """The cluster that a person has accepted after another one."""
+    recipients: int = 0
+    """For how many keys backups should be encrypted; 0: they should not."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,16 @@ class Holding:
 
 
 def judge(
-    expected: Expectations, holding: Holding, now: datetime, drill: Proof | None = None
+    expected: Expectations,
+    holding: Holding,
+    now: datetime,
+    drill: Proof | None = None,
+    flaws: Mapping[str, str] | None = None,
 ) -> list[Check]:
     """Given what is expected, what is there and the time, return every check.
 
-    `drill` is the last good one of this database, if there was any.
+    `drill` is the last good one of this database, if there was any. `flaws`: by key, what is wrong
+    with the encryption of those objects that should be encrypted ("": nothing).
     """
     if not holding.backups:
         checks = [_nothing(holding)]
@@ -89,6 +97,8 @@ def judge(
         _cluster(expected, newest, first=not predecessors),
         _clock(holding, newest),
     ]
+    if expected.recipients:
+        checks.append(encrypted("encrypted", expected.recipients, flaws or {}))
     return [*checks, _drilled(expected, drill, now)] if expected.max_drill_age else checks
 
 

@@ -9,6 +9,7 @@ from invoke.context import Context
 
 from fabfile.base.errors import ConfigError
 from fabfile.terminal.command import command, open_bucket, read_inventory, show_error
+from fabfile.terminal.identity_dialog import IDENTITY_HELP
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,6 +87,7 @@ def list_(
         "json": JSON_HELP,
         "prom": "also write the verdict as metrics into this .prom file",
         "notify": "tell the addresses of notify in hosts.yaml",
+        "identity": IDENTITY_HELP,
     },
 )
 def verify(
@@ -96,6 +98,7 @@ def verify(
     json: bool = False,
     prom: str = "",
     notify: bool = False,  # noqa: ARG001 - what `notifies` looks at
+    identity: str = "",
 ) -> None:
     """Check that the last backup has landed and is good."""
     from fabfile.backup.verdict import look
@@ -104,7 +107,7 @@ def verify(
 
     inventory = read_inventory(hosts)
     file = metrics_file(prom)
-    bucket = open_bucket(inventory)
+    bucket = open_bucket(inventory, identity)
     verdicts = []
     for name in chosen_databases(inventory, database):
         verdicts.append(look(inventory, bucket, name, _deep_reader(ctx, inventory, bucket, deep)))
@@ -185,6 +188,7 @@ def _listing(holding: Holding, now: datetime, project_id: str) -> str:
     from fabfile.terminal.tables import plain, table
 
     lines = []
+    encrypted = any(one.recipients for one in holding.backups)
     if holding.backups:
         rows = [
             [
@@ -192,12 +196,14 @@ def _listing(holding: Holding, now: datetime, project_id: str) -> str:
                 f"{one.timestamp:%Y-%m-%d %H:%M:%S}",
                 age_of(one, now),
                 format_size(one.size),
+                *([plain(", ".join(one.recipients) or "clear")] if encrypted else []),
                 plain(f"{_whose(one, project_id)}{how_far(one)}"),
             ]
             for one in holding.backups
         ]
         lines.append(holding.place)
-        lines.append(table(["set", "time (UTC)", "age", "dump", "proven"], rows))
+        keys = ["keys"] if encrypted else []
+        lines.append(table(["set", "time (UTC)", "age", "dump", *keys, "proven"], rows))
     else:
         lines.append(f"no backup in {holding.place}")
     for when in holding.incomplete[:3]:

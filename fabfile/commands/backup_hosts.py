@@ -9,6 +9,7 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 
 from fabfile.base.errors import ConfigError, SwarmkeepError
+from fabfile.commands.keys import ONE_RECIPIENT
 from fabfile.terminal.command import (
     command,
     connected,
@@ -55,6 +56,8 @@ def install(ctx: Context, hosts: str | None = None, take_over: bool = False) -> 
             lambda: host_install.install(fleet, inventory, secrets, take_over=take_over),
             lambda done: done.changes if done else (),
         )
+        if len(inventory.backup.recipients) == 1:
+            print(f"warning: {ONE_RECIPIENT}")
         if not all(o.value.knows_images for o in outcomes if o.value):
             _note_images(fleet)
         show_round_trips(fleet)

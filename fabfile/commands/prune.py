@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fabfile.backup.retention import Decision
     from fabfile.backup.sets import BackupSet
     from fabfile.backup.verify import Holding
-    from fabfile.config.inventory import Retention
+    from fabfile.config.inventory import Backup, Retention
 
 _SHOWN = 10
 """Keys and times that are listed one by one."""
@@ -81,7 +81,7 @@ def prune(
     errors: list[SwarmkeepError] = []
     for name in chosen_databases(inventory, database):
         removal = Removal(bucket)
-        plan = _plan(bucket, removal, name, inventory.backup.retention)
+        plan = _plan(bucket, removal, name, inventory.backup)
         if not json:
             print(_table(plan), flush=True)
         results = []
@@ -103,13 +103,14 @@ def prune(
         raise errors[-1]
 
 
-def _plan(bucket: Bucket, removal: Removal, database: str, policy: Retention) -> Plan:
+def _plan(bucket: Bucket, removal: Removal, database: str, backup: Backup) -> Plan:
     """Look at what the bucket holds of a database and decide."""
     from dataclasses import replace
 
     from fabfile.backup.retention import decide
     from fabfile.backup.sets import check_one_project, divided
     from fabfile.backup.verify import unaccepted
+    from fabfile.base.age_encryption import key_id
 
     now = datetime.now(UTC)
     holding = bucket.latest(database, now, 0)
@@ -120,8 +121,17 @@ def _plan(bucket: Bucket, removal: Removal, database: str, policy: Retention) ->
     before = unaccepted(ours[0], "") if ours else ""
     # Only where it matters: it costs a request.
     before = before and unaccepted(ours[0], bucket.accepted_cluster(database))
-    decisions = decide(policy, [*holding.future, *ours], now, unaccepted=bool(before))
-    plan = Plan(database, policy, holding, decisions, now)
+    key_ids = {*map(key_id, backup.recipients)}
+    if any(one.recipients for one in ours) and bucket.identity:
+        key_ids |= {*bucket.identity.key_ids}
+    decisions = decide(
+        backup.retention,
+        [*holding.future, *ours],
+        now,
+        unaccepted=bool(before),
+        key_ids=key_ids,
+    )
+    plan = Plan(database, backup.retention, holding, decisions, now)
     if not plan.going:
         return plan
     protection = removal.protection()

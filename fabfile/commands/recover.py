@@ -20,8 +20,9 @@ from fabfile.terminal.command import (
     show_error,
 )
 from fabfile.terminal.deploy_dialog import WAIT_HELP, ask, carry_out, say
+from fabfile.terminal.identity_dialog import IDENTITY_HELP, identity_for
 from fabfile.terminal.recover_dialog import choose_sets, ends_of_wal, named
-from fabfile.terminal.restore_dialog import Source, bring_files, counted
+from fabfile.terminal.restore_dialog import Source, bring_files, counted, source_of
 from fabfile.terminal.restore_dialog import carry_out as carry_out_restore
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from fabfile.restore.recovery import Site
     from fabfile.restore.restore_script import Restored
     from fabfile.ssh.fleet import Fleet
+    from fabfile.vault.backup_identity import Identity
     from fabfile.vault.reading import Secrets
 
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     help={
         "key": f"instead of the newest proven set: {KEY_HELP}",
         "before": f"instead of the newest proven set: {BEFORE_HELP}",
+        "identity": IDENTITY_HELP,
         "yes": "do not ask before it begins",
         "wait": WAIT_HELP,
     },
@@ -48,6 +51,7 @@ def recover(
     hosts: str | None = None,
     key: str = "",
     before: str = "",
+    identity: str = "",
     yes: bool = False,
     wait: bool = False,
 ) -> None:
@@ -66,9 +70,13 @@ def recover(
     inventory = read_inventory(hosts)
     secrets = read_vault(inventory)
     wanted = [wanted_stack(role, inventory, secrets) for role in ("db", "app")]
-    sets, doubtful = choose_sets(inventory, key=key, before=before)
+    sets, doubtful = choose_sets(inventory, key=key, before=before, identity=identity)
     ends = {} if key or before else ends_of_wal(inventory, sets, doubtful)
     recovery.check_versions(inventory, sets)
+    private = {
+        name: identity_for(inventory, _keys(one, ends.get(name)), identity, f"backup of {name}")
+        for name, one in sets.items()
+    }
     with connected(ctx, inventory) as fleet:
         seen = recovery.look(fleet, wanted)
         site = recovery.survey(fleet, seen, [secrets.require(POSTGRES_PASSWORD)])
@@ -88,14 +96,20 @@ def recover(
             print(DRY)
             return
         _install(fleet, inventory, secrets)
-        came = _restore(fleet, sets, ends, replaced=site.replaced, wait=wait)
+        came = _restore(fleet, sets, ends, private, replaced=site.replaced, wait=wait)
         _accept_cluster(fleet, sets, database)
         allowed = Allowed(leave_data=True)
         carry_out(
             fleet, app, Options("recover", options.origin, wait=wait, allowed=allowed), yes=True
         )
-        failures = _bring_the_rest(fleet, inventory, secrets)
+        failures = _bring_the_rest(fleet, inventory, secrets, identity)
     _print_result(came, time.monotonic() - start, failures, pitr=inventory.backup.pitr)
+
+
+def _keys(one: BackupSet, end: Source | None) -> frozenset[str]:
+    """The keys that a database comes back with: the WAL's, and its set's, which is tried next."""
+    keys = frozenset(one.recipients)
+    return end.keys & keys or end.keys if end and end.keys else keys
 
 
 @dataclass(frozen=True)
@@ -135,7 +149,9 @@ def _install(fleet: Fleet, inventory: Inventory, secrets: Secrets) -> None:
             say(f"warning: {outcome.error.message}")
 
 
-def _bring_the_rest(fleet: Fleet, inventory: Inventory, secrets: Secrets) -> list[SwarmkeepError]:
+def _bring_the_rest(
+    fleet: Fleet, inventory: Inventory, secrets: Secrets, identity: str
+) -> list[SwarmkeepError]:
     """Attachments, and the backup's own check, now that there is something to back up; what
     fails of it, now that the database is back.
     """
@@ -144,7 +160,7 @@ def _bring_the_rest(fleet: Fleet, inventory: Inventory, secrets: Secrets) -> lis
     failures = []
     try:
         if inventory.backup.files:
-            bring_files(fleet)
+            bring_files(fleet, identity)
     except SwarmkeepError as error:
         failures.append(error)
     try:
@@ -163,6 +179,7 @@ def _restore(
     fleet: Fleet,
     sets: dict[str, BackupSet],
     ends: dict[str, Source],
+    private: dict[str, Identity | None],
     *,
     replaced: frozenset[str],
     wait: bool,
@@ -180,12 +197,14 @@ def _restore(
         fresh = selection.new_name(name, "restored", now) if name in replaced else name
         kept = selection.new_name(name, "replaced", now) if name in replaced else ""
         print(f"restoring {name}", flush=True)
-        the_set = Source(("--set", one.stamp), one.timestamp, one.counted)
+        the_set = source_of(one)
 
         def bring(source: Source, names: tuple[str, str, str]) -> _Came:
             line = restore_command(names[0], source.words, names[1], 0, goes_live=True)
             label = f"recover {source.words[1]}"
-            done = carry_out_restore(fleet, host, label, line, names, wait=wait)
+            done = carry_out_restore(
+                fleet, host, label, line, names, wait=wait, identity=private[names[0]]
+            )
             if done is None:
                 raise SwarmkeepError(f"{names[0]}: nothing was restored in a dry run")
             return _Came(source, done, names[2])

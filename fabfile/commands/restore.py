@@ -1,4 +1,4 @@
-"""inv backup.restore, drill, swap: the way back."""
+"""inv backup.restore, swap, get-files: the way back."""
 
 from __future__ import annotations
 
@@ -8,23 +8,20 @@ from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
-from fabfile.base.errors import CheckFailedError, ConfigError, SwarmkeepError
+from fabfile.base.errors import ConfigError
 from fabfile.commands.backup import DATABASE_HELP, chosen_databases
-from fabfile.terminal.command import command, connected, read_inventory, show_error
+from fabfile.terminal.command import command, connected, read_inventory
 from fabfile.terminal.deploy_dialog import WAIT_HELP, ask, say
+from fabfile.terminal.identity_dialog import IDENTITY_HELP, identity_for
 from fabfile.terminal.restore_dialog import (
     bring_files,
     carry_out,
-    choose,
-    choose_point,
     choose_source,
     counted,
     made,
-    run_script,
 )
 
 if TYPE_CHECKING:
-    from fabfile.backup.sets import BackupSet
     from fabfile.config.inventory import Inventory
     from fabfile.restore.restore_script import Restored
     from fabfile.terminal.restore_dialog import Source
@@ -46,6 +43,7 @@ DRY = "dry run, nothing was changed"
         "into": "name of the new database (default: shows what it is)",
         "replace": "let it take the live database's place, which is kept under another name",
         "files": "also fetch NocoDB's attachments that the app hosts lack",
+        "identity": IDENTITY_HELP,
         "jobs": "how many indexes to build at a time (default: one for each core)",
         "yes": "do not ask before the live database is replaced",
         "wait": WAIT_HELP,
@@ -64,6 +62,7 @@ def restore(
     replace: bool = False,
     files: bool = False,
     jobs: int = 0,
+    identity: str = "",
     yes: bool = False,
     wait: bool = False,
 ) -> None:
@@ -83,7 +82,17 @@ def restore(
     now = datetime.now(UTC)
     if into:
         selection.check_name("--into", into)
-    source = choose_source(inventory, name, key=key, before=before, at=at, at_mark=at_mark, now=now)
+    source = choose_source(
+        inventory,
+        name,
+        key=key,
+        before=before,
+        at=at,
+        at_mark=at_mark,
+        now=now,
+        identity=identity,
+    )
+    private = identity_for(inventory, source.keys, identity, f"backup of {name}")
     if replace:
         _confirm(f"database {name} by what it was {made(source.when, now)}", yes=yes)
         fresh, kept = (selection.new_name(name, word, now) for word in ("restored", "replaced"))
@@ -96,9 +105,9 @@ def restore(
         if replace:
             set_mark(fleet, "restore", say)
         label = f"backup.restore {source.words[1]} {'--replace' if replace else f'--into {fresh}'}"
-        done = carry_out(fleet, host, label, line, (name, fresh, kept), wait=wait)
+        done = carry_out(fleet, host, label, line, (name, fresh, kept), wait=wait, identity=private)
         if files:
-            bring_files(fleet)
+            bring_files(fleet, identity)
     if done is None:
         print(DRY)
         return
@@ -107,112 +116,14 @@ def restore(
         _print_way_back(inventory, name, kept)
 
 
-@command(name="get-files")
-def get_files(ctx: Context, hosts: str | None = None) -> None:
+@command(name="get-files", help={"identity": IDENTITY_HELP})
+def get_files(ctx: Context, hosts: str | None = None, identity: str = "") -> None:
     """Bring back the attachments that are missing."""
     inventory = read_inventory(hosts)
     with connected(ctx, inventory) as fleet:
-        bring_files(fleet)
+        bring_files(fleet, identity)
     if fleet.dry:
         print(DRY)
-
-
-@command(
-    help={
-        "key": KEY_HELP,
-        "before": BEFORE_HELP,
-        "at": f"replay base backup and WAL instead, {AT_HELP}",
-        "database": DATABASE_HELP,
-        "app": "also start NocoDB on it and query its API (backup.drill_with_app)",
-    }
-)
-def drill(
-    ctx: Context,
-    hosts: str | None = None,
-    key: str = "",
-    before: str = "",
-    at: str = "",
-    database: str = "",
-    app: bool = False,
-) -> None:
-    """Restore a backup into a throwaway PostgreSQL, as a proof."""
-    if sum((bool(key), bool(before), bool(at))) > 1:
-        raise ConfigError("--key, --before and --at: use at most one of them")
-    if at and app:
-        raise ConfigError("--at and --app: use at most one of them")
-    inventory = read_inventory(hosts)
-    now = datetime.now(UTC)
-    if at:
-        name = chosen_databases(inventory, database)[0]
-        _drill_point(ctx, inventory, name, choose_point(inventory, name, at=at, now=now))
-        return
-    chosen: dict[str, BackupSet] = {}
-    # What is wrong with one database's backup keeps no other's from being drilled.
-    errors: list[SwarmkeepError] = []
-    for name in chosen_databases(inventory, database)[: 1 if key else None]:
-        try:
-            chosen[name] = choose(inventory, name, key=key, before=before, now=now)
-        except CheckFailedError as error:
-            errors.append(error)
-    if chosen:
-        errors += _drill_each(ctx, inventory, chosen, app=app or inventory.backup.drill_with_app)
-    for earlier in errors[:-1]:
-        show_error(earlier)
-    if errors:
-        raise errors[-1]
-
-
-def _drill_point(ctx: Context, inventory: Inventory, name: str, source: Source) -> None:
-    from fabfile.backup import host_run
-    from fabfile.base.units import format_duration
-    from fabfile.restore.restore_script import replay_drill_command
-
-    with connected(ctx, inventory) as fleet:
-        host = host_run.find_host(fleet, inventory)
-        done = run_script(host, replay_drill_command(name, source.words))
-        if fleet.dry:
-            print(DRY)
-            return
-    to_the_end = source.words[1] == "end"
-    where = "the end" if to_the_end else f"{source.when:%Y-%m-%d %H:%M:%S} UTC"
-    print(
-        f"drilled: base backup and WAL replayed to {where}; {name} has {done.tables} tables, "
-        f"{done.rows} rows ({format_duration(done.seconds)})"
-    )
-
-
-def _drill_each(
-    ctx: Context, inventory: Inventory, chosen: dict[str, BackupSet], *, app: bool
-) -> list[SwarmkeepError]:
-    """Drill a set of each database, NocoDB's with NocoDB on it if `app`; return what failed."""
-    from fabfile.backup import host_run
-    from fabfile.base.units import format_duration
-    from fabfile.restore.restore_script import drill_command
-
-    errors: list[SwarmkeepError] = []
-    with connected(ctx, inventory) as fleet:
-        host = host_run.find_host(fleet, inventory)
-        for name, one in chosen.items():
-            with_app = app and name == inventory.postgres.database
-            image = inventory.app.image if with_app else ""
-            try:
-                done = run_script(host, drill_command(name, one.stamp, image))
-            except SwarmkeepError as error:
-                error.message = f"drill of {name}: {error.message}"
-                errors.append(error)
-                continue
-            if fleet.dry:
-                continue
-            answered = ", NocoDB answered" if with_app else ""
-            said = counted(done, compared=one.counted)
-            print(
-                f"drilled: set {one.stamp} of {name}: {said}{answered} "
-                f"({format_duration(done.seconds)})",
-                flush=True,
-            )
-    if fleet.dry:
-        print(DRY)
-    return errors
 
 
 @command(

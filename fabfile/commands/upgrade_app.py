@@ -10,6 +10,7 @@ from invoke.context import Context
 from fabfile.base.errors import ConfigError, SwarmkeepError, UnreachableError
 from fabfile.terminal.command import command, is_dry, read_inventory, read_vault, sudo_password
 from fabfile.terminal.deploy_dialog import WAIT_HELP, ask, say
+from fabfile.terminal.identity_dialog import IDENTITY_HELP, identity_for
 
 if TYPE_CHECKING:
     from fabfile.backup.sets import BackupSet
@@ -29,6 +30,7 @@ DRY = "dry run, nothing was changed"
         "back": "if it fails: go back without asking, to image and database as they were before",
         "key": "go back to this version with the database of a set (its time stamp), as it was "
         "before an upgrade",
+        "identity": f"with --key, --back: {IDENTITY_HELP}",
         "write": "change images.nocodb in the hosts file",
         "yes": "with --key: do not ask before the database is replaced",
         "wait": WAIT_HELP,
@@ -40,6 +42,7 @@ def upgrade_app(
     hosts: str = "",
     back: bool = False,
     key: str = "",
+    identity: str = "",
     write: bool = False,
     yes: bool = False,
     wait: bool = False,
@@ -66,7 +69,7 @@ def upgrade_app(
         new = app.with_image(inventory, image)
         wanted = wanted_stack("app", new, secrets)
         if key:
-            _with_set(fleet, new, image, key, options, yes=yes)
+            _with_set(fleet, new, image, (key, identity), options, yes=yes)
             hosts_file(inventory, {("images", "nocodb"): image}, write=write and not fleet.dry)
             return
         if image == live:
@@ -91,7 +94,7 @@ def upgrade_app(
             if after == before:
                 error.message += f"; {live} runs again, NocoDB's tables are as they were"
                 raise
-            _go_back(fleet, inventory, saved, error, back=back, wait=wait)
+            _go_back(fleet, inventory, saved, error, identity, back=back, wait=wait)
             raise
     print(f"upgraded: {inventory.app.stack} runs {image}")
     hosts_file(inventory, {("images", "nocodb"): image}, write=write)
@@ -102,7 +105,13 @@ def upgrade_app(
 
 
 def _with_set(
-    fleet: Fleet, new: Inventory, image: str, key: str, options: Options, *, yes: bool
+    fleet: Fleet,
+    new: Inventory,
+    image: str,
+    key_and_identity: tuple[str, str],
+    options: Options,
+    *,
+    yes: bool,
 ) -> None:
     """Go to a version together with a set's database. Raises SwarmkeepError; then all is as it was.
 
@@ -116,7 +125,9 @@ def _with_set(
     from fabfile.terminal import deploy_dialog, restore_dialog
 
     name, now = new.postgres.database, datetime.now(UTC)
-    one = restore_dialog.choose(new, name, key=key, before="", now=now)
+    key, identity = key_and_identity
+    one = restore_dialog.choose(new, name, key=key, before="", now=now, identity=identity)
+    private = identity_for(new, one.recipients, identity, f"set {one.stamp} of {name}")
     ask(
         f"This goes to {image} with the database of {one.timestamp:%Y-%m-%d %H:%M:%S} UTC. What "
         "was written since stays in a database that is kept. Go on?",
@@ -128,7 +139,14 @@ def _with_set(
     host = host_run.find_host(fleet, new)
     label, wait = options.command, options.wait
     done = restore_dialog.carry_out(
-        fleet, host, label, line, (name, fresh, kept), wait=wait, image=image
+        fleet,
+        host,
+        label,
+        line,
+        (name, fresh, kept),
+        wait=wait,
+        image=image,
+        identity=private,
     )
     if done is None:
         print(DRY)
@@ -164,6 +182,7 @@ def _go_back(
     inventory: Inventory,
     saved: BackupSet,
     error: SwarmkeepError,
+    identity: str,
     *,
     back: bool,
     wait: bool,
@@ -191,9 +210,11 @@ def _go_back(
         error.message += f"; {said}; the version before runs on them now"
         error.hint = f"to have the database as it was before: {way}; {error.hint}"
         raise error from None
+    private = identity_for(inventory, saved.recipients, identity, f"set {saved.stamp} of {name}")
     fresh, kept = (selection.new_name(name, word, now) for word in ("restored", "replaced"))
     line = restore_command(name, ("--set", saved.stamp), fresh, 0, goes_live=True)
     host = host_run.find_host(fleet, inventory)
-    carry_out(fleet, host, f"upgrade-app: {way}", line, (name, fresh, kept), wait=wait)
+    names = (name, fresh, kept)
+    carry_out(fleet, host, f"upgrade-app: {way}", line, names, wait=wait, identity=private)
     error.message += f"; image and database are as they were at {saved.timestamp:%H:%M:%S} UTC"
     error.hint = f"what was written since is in the database {kept}; {error.hint}"

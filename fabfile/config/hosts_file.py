@@ -1,4 +1,5 @@
-"""hosts.yaml -> Inventory: the file as a whole; each key is read in hosts_file_keys.py.
+"""hosts.yaml -> Inventory: the file as a whole; each key is read in hosts_file_keys.py
+and hosts_file_backup_keys.py.
 
 Every mistake of the file is reported in one go.
 
@@ -13,11 +14,11 @@ from pathlib import Path
 from fabfile.base import yaml_text
 from fabfile.base.errors import ConfigError
 from fabfile.base.schema import Section
+from fabfile.config.hosts_file_backup_keys import read_backup
 from fabfile.config.hosts_file_keys import (
     NAME,
     REGISTRY,
     read_app,
-    read_backup,
     read_host,
     read_notify,
     read_postgres,

@@ -64,10 +64,15 @@ def _with_value(text: str, section: str, key: str, value: str) -> str:
 
 
 def _replaced(text: str, section: str, key: str, value: str, node: yaml.Node) -> str:
-    listed = not section and isinstance(node, yaml.SequenceNode) and node.flow_style
-    if not isinstance(node, yaml.ScalarNode) and not listed:
-        raise ConfigError(f"{_name(section, key)}: is no plain value", hint=_BY_HAND)
-    return f"{text[: node.start_mark.index]}{value}{text[node.end_mark.index :]}"
+    start, end = node.start_mark.index, node.end_mark.index
+    a_list = isinstance(node, yaml.SequenceNode) and (not section or value.startswith("["))
+    if isinstance(node, yaml.ScalarNode) or (a_list and text[start] == "["):
+        return f"{text[:start]}{value}{text[end:]}"
+    # A list with a line for each value: what is said there about them would be lost.
+    head = text[:start].rstrip()
+    if a_list and "#" not in text[start:end] and head.endswith(":"):
+        return f"{head} {value}\n{text[text.rfind(chr(10), 0, end) + 1 :]}"
+    raise ConfigError(f"{_name(section, key)}: is no plain value", hint=_BY_HAND)
 
 
 def _name(section: str, key: str) -> str:

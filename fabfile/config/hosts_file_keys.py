@@ -9,18 +9,14 @@ import re
 from pathlib import Path
 
 from fabfile.base.schema import Section
-from fabfile.base.units import check_cron
 from fabfile.config.inventory import (
     NOTIFY_ON,
     NOTIFYING,
-    PING_SERVICES,
     App,
-    Backup,
     Gateway,
     HostEntry,
     Notify,
     Postgres,
-    Retention,
     Ssh,
     Vault,
 )
@@ -32,14 +28,8 @@ _ADVERTISE = r"\d{1,3}(\.\d{1,3}){3}|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*|[A-Za-z][A-Za-
 REGISTRY = r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}(:[0-9]{1,5})?"
 _USER = r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,62}"
 _PG_NAME = r"[A-Za-z_][A-Za-z0-9_.-]{0,62}"
-_BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
-_REGION = r"[a-z][a-z0-9-]{0,62}"
 _IMAGE = r"[a-z0-9][A-Za-z0-9._/:-]{0,254}(@sha256:[0-9a-f]{64})?"
-_URL = r"https?://[A-Za-z0-9._:\[\]-]+(/[A-Za-z0-9._~/-]*)?"
-# It is pruned by root's script: a folder of its own, nothing relative, nothing to quote.
-_DIRECTORY = r"(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+"
-_KMS_KEY = r"[A-Za-z0-9][A-Za-z0-9:/_-]{0,255}"
-_COMPRESSION = r"auto|(gzip|pigz)-[1-9]|igzip-[0-3]|libdeflate-([1-9]|1[0-2])"
+URL = r"https?://[A-Za-z0-9._:\[\]-]+(/[A-Za-z0-9._~/-]*)?"
 _PG_IMAGE = re.compile(r".*:(?P<major>\d+)(\.\d+)?-[a-z][a-z0-9.]*(@sha256:[0-9a-f]{64})?")
 
 
@@ -149,9 +139,7 @@ def read_app(section: Section, stacks: Section, images: Section, project: str) -
         port=section.integer("port", 8080, low=1, high=65535),
         port_mode=section.choice("port_mode", "ingress", ("ingress", "host")),
         endpoint_mode=section.choice("endpoint_mode", "vip", ("vip", "dnsrr")),
-        public_url=section.text(
-            "public_url", "", pattern=_URL, want="http(s)://host[:port][/path]"
-        ),
+        public_url=section.text("public_url", "", pattern=URL, want="http(s)://host[:port][/path]"),
     )
     section.finish()
     if app.endpoint_mode == "dnsrr" and app.port_mode == "ingress":
@@ -163,88 +151,6 @@ def read_app(section: Section, stacks: Section, images: Section, project: str) -
 
 def _with_project(project: str, stack: str) -> str:
     return f"{project}-{stack}" if project else stack
-
-
-def read_backup(section: Section, top: Section, project: str) -> Backup:
-    """The section `backup`, and the bucket's keys of the top level."""
-    endpoint = section.text("endpoint_url", "", pattern=_URL, want="http(s)://host[:port]")
-    backup = Backup(
-        bucket=top.text("s3_bucket_name", pattern=_BUCKET, want="an S3 bucket name"),
-        region=top.text("aws_region", "us-east-1", pattern=_REGION, want="an AWS region"),
-        schedule=_read_schedule(section, "schedule", "15 2 * * *"),
-        directory=section.text(
-            "directory", "/var/backups/postgres", pattern=_DIRECTORY,
-            want="an absolute path of letters, digits, _ . -",
-        )
-        + (f"-{project}" if project else ""),
-        keep_local_days=section.integer("keep_local_days", 7, low=0, high=3650),
-        compression=section.text(
-            "compression", "auto", pattern=_COMPRESSION,
-            want="auto, gzip-1..9, pigz-1..9, igzip-0..3 or libdeflate-1..12",
-        ),
-        max_age=section.duration("max_age", 26 * 3600, low=60),
-        min_size=section.size("min_size", 10 * 1024),
-        endpoint_url=endpoint,
-        node_endpoint_url=section.text(
-            "node_endpoint_url", endpoint, pattern=_URL, want="http(s)://host[:port]"
-        ),
-        count_rows=section.flag("count_rows", True),
-        files=section.flag("files", True),
-        encryption=section.choice("encryption", "", ("", "AES256", "aws:kms")),
-        kms_key_id=section.text("kms_key_id", "", pattern=_KMS_KEY, want="a KMS key's id or ARN"),
-        drill_schedule=_read_schedule(section, "drill_schedule", ""),
-        drill_with_app=section.flag("drill_with_app", False),
-        drill_memory=section.size("drill_memory", 512 * 2**20, low=64 * 2**20),
-        drill_cpus=section.integer("drill_cpus", 1, low=1, high=512),
-        max_drill_age=section.duration("max_drill_age", 0, low=3600),
-        retention=_read_retention(section),
-        profile=section.text("profile", "", pattern=NAME, want="an AWS profile's name"),
-        metrics_directory=section.text(
-            "metrics_directory", "", pattern=_DIRECTORY, want="an absolute path"
-        ),
-        ping=section.choice("ping", "", ("", *PING_SERVICES)),
-        ping_file=section.text("ping_file", "", pattern=_DIRECTORY, want="an absolute path"),
-        project=project,
-        pitr=section.flag("pitr", False),
-        wal_tick=section.duration("wal_tick", 60, low=2),
-        base_schedule=_read_schedule(section, "base_schedule", "45 1 * * *"),
-        max_base_age=section.duration("max_base_age", 50 * 3600, low=3600),
-        max_slot_wal=section.size("max_slot_wal", 10 * 2**30, low=64 * 2**20),
-        incremental_from=section.size("incremental_from", 10 * 2**30, low=0),
-        pitr_window=section.duration("pitr_window", 7 * 86400, low=3600),
-    )  # fmt: skip
-    if backup.wal_tick > 60:
-        section.fail("wal_tick", "must be from 2s to 60s")
-    if not backup.base_schedule:
-        section.fail("base_schedule", "must be a schedule as in crontab, such as '45 1 * * *'")
-    if backup.kms_key_id and backup.encryption != "aws:kms":
-        section.fail("kms_key_id", "needs backup.encryption: aws:kms")
-    if backup.ping_file and not backup.ping:
-        section.fail("ping_file", f"needs backup.ping: {', '.join(PING_SERVICES)}")
-    section.finish()
-    return backup
-
-
-def _read_schedule(section: Section, key: str, default: str) -> str:
-    text = section.text(key, default)
-    try:
-        return check_cron(text) if text else ""
-    except ValueError as error:
-        section.fail(key, f"{text!r}: {error}")
-        return text
-
-
-def _read_retention(section: Section) -> Retention:
-    retention = Retention(
-        daily=section.integer("keep_daily", 7, low=0, high=3650),
-        weekly=section.integer("keep_weekly", 5, low=0, high=520),
-        monthly=section.integer("keep_monthly", 12, low=0, high=120),
-        yearly=section.integer("keep_yearly", 0, low=0, high=100),
-        minimum=section.integer("keep_min", 3, low=1, high=10000),
-    )
-    if not any((retention.daily, retention.weekly, retention.monthly, retention.yearly)):
-        section.fail("keep_daily", "and keep_weekly, keep_monthly, keep_yearly are all 0")
-    return retention
 
 
 def read_vault(section: Section, base: Path) -> Vault:

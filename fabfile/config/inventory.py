@@ -170,6 +170,12 @@ class Backup:
     """Bytes of WAL that PostgreSQL keeps at most for what is not archived yet."""
     pitr_window: int = 7 * 86400
     """Seconds that one can at least go back; what is older may be pruned."""
+    recipients: tuple[str, ...] = ()
+    """Whom backups are encrypted for before they leave the node; nobody: they are not."""
+    manifest: str = "clear"
+    """Whether manifests name tables and settings to whoever reads the bucket: clear, encrypted."""
+    drill_identity: bool = False
+    """Whether the db hosts have an identity, with which drills by cron read encrypted sets."""
 
     @property
     def prefix(self) -> str:

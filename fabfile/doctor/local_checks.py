@@ -49,6 +49,8 @@ def look(inventory: Inventory, read_vault: Callable[[], Secrets]) -> Here:
     except SwarmkeepError as error:
         return Here((*findings, failure(GROUP, "vault", error)), None, None)
     findings.append(Finding(GROUP, vault_entries(inventory, secrets)))
+    if inventory.backup.recipients:
+        findings.append(Finding(GROUP, backup_keys(inventory, secrets)))
     wanted: tuple[Wanted, ...] | None = None
     files = None
     try:
@@ -82,6 +84,32 @@ def vault_entries(inventory: Inventory, secrets: Secrets) -> Check:
         return Check("vault", False, error.message, error.hint)
     there = [name for name in dict.fromkeys([*needed, *KNOWN]) if name in secrets.names()]
     return Check("vault", True, f"{secrets.file.name} opens; it has {', '.join(there)}")
+
+
+def backup_keys(inventory: Inventory, secrets: Secrets) -> Check:
+    """Whether somebody here can read what is encrypted from now on, and more than one key can."""
+    from fabfile.base.age_encryption import key_id
+    from fabfile.vault.backup_identity import of_vault
+
+    recipients = inventory.backup.recipients
+    keys = ", ".join(map(key_id, recipients))
+    try:
+        identity = of_vault(secrets)
+    except ConfigError as error:
+        return Check("backup keys", False, error.message, error.hint)
+    detail = f"backups are encrypted for {keys}"
+    if identity and not set(identity.publics) & set(recipients):
+        return Check(
+            "backup keys",
+            False,
+            f"{detail}; the vault's identity ({', '.join(identity.key_ids)}) is none of them",
+            "add its public key to backup.recipients (inv backup.keys), or remove the entry",
+        )
+    if not identity:
+        detail += "; the vault has none of their identities: a restore needs --identity FILE"
+    if len(recipients) == 1:
+        detail += "; warning: one key only: if it is lost, so is every backup"
+    return Check("backup keys", True, detail)
 
 
 def versions(project: Path = PROJECT) -> Check:

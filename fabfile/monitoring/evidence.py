@@ -13,6 +13,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from fabfile.base import age_encryption
 from fabfile.s3 import policies
 from fabfile.s3.connection import Unsupported
 from fabfile.wal.archive import WalArchive
@@ -92,6 +93,7 @@ def _backup(database: str, one: BackupSet) -> dict[str, Any]:
             }
             for name, part in sorted(one.parts.items())
         },
+        "recipients": list(one.recipients),
         "rows": one.rows,
         "tables": len(said.rows) if said and said.rows is not None else None,
         "server_version": said.server_version if said else None,
@@ -163,6 +165,11 @@ def _encryption(inventory: Inventory, settings: Settings) -> dict[str, Any]:
         "asked_for": inventory.backup.encryption or None,
         "bucket_default": _plain(settings.encryption),
         "kms_key_id": inventory.backup.kms_key_id or None,
+        "recipients": [
+            {"key": age_encryption.key_id(one), "recipient": one}
+            for one in inventory.backup.recipients
+        ],
+        "manifest": inventory.backup.manifest,
     }
 
 

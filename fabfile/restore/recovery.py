@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from fabfile.backup import host_install, host_run
 from fabfile.backup.sets import BackupSet
@@ -18,11 +19,15 @@ from fabfile.config.inventory import Inventory
 from fabfile.deploy import observation
 from fabfile.deploy.observation import Look
 from fabfile.deploy.stacks import Wanted
+from fabfile.restore.restore_script import NO_IDENTITY
 from fabfile.rotation.role_password import RolePassword, find
 from fabfile.ssh.fleet import Fleet, Host, Outcome, values
 from fabfile.swarm import placement
 from fabfile.swarm.postgres import run_sql
 from fabfile.swarm.state import Cluster
+
+if TYPE_CHECKING:
+    from fabfile.vault.backup_identity import Identity
 
 DIFFERENT, TRANSFER_FAILED = 19, 18
 """Exit codes of backup-files.sh: files and objects differ; no bucket."""
@@ -110,16 +115,16 @@ def survey(fleet: Fleet, seen: Look, passwords: list[Secret]) -> Site:
     return Site(moves=True, replaced=used)
 
 
-def restore_files(fleet: Fleet, say: Say) -> None:
+def restore_files(fleet: Fleet, say: Say, identity: Identity | None = None) -> None:
     """Fetch NocoDB's attachments onto the app hosts that lack them; one host's failure keeps no
-    other from having them.
+    other from having them. `identity` reads those that are encrypted.
 
     Raises SwarmkeepError with the host's name; what has arrived stays, and a second run goes on.
     """
     outcomes: list[Outcome[bool]] = []
     for entry in fleet.inventory.with_role("app"):
         try:
-            outcomes.append(Outcome(entry, _restore_on(fleet.host(entry), say)))
+            outcomes.append(Outcome(entry, _restore_on(fleet.host(entry), say, identity)))
         except SwarmkeepError as error:
             outcomes.append(Outcome(entry, error=error))
     brought = values(outcomes)
@@ -131,14 +136,20 @@ def restore_files(fleet: Fleet, say: Say) -> None:
         )
 
 
-def _restore_on(host: Host, say: Say) -> bool:
+def _restore_on(host: Host, say: Say, identity: Identity | None) -> bool:
     """Fetch the attachments onto a host. False if it has no volume: NocoDB never ran there."""
-    code = host_run.run(host, lambda line: say(f"{host.name}: {_message(line)}"), "--restore")
+    secret = identity.private.reveal().encode() if identity else b""
+    options = "--restore --identity" if identity else "--restore"
+    code = host_run.run(
+        host, lambda line: say(f"{host.name}: {_message(line)}"), options, stdin=secret
+    )
     if code in (0, host_install.NO_CONTAINER):
         return code == 0
-    kind = {DIFFERENT: CheckFailedError, TRANSFER_FAILED: UnreachableError}.get(
-        code, SwarmkeepError
-    )
+    kind: type[SwarmkeepError] = {
+        DIFFERENT: CheckFailedError,
+        TRANSFER_FAILED: UnreachableError,
+        NO_IDENTITY: ConfigError,
+    }.get(code, SwarmkeepError)
     raise kind(
         f"{host.name}: the attachments did not all come back",
         hint="see the line above; then: inv backup.get-files",

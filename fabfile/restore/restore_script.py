@@ -6,18 +6,24 @@ import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fabfile.backup.host_files import guard
 from fabfile.backup.host_install import check_owner
 from fabfile.backup.host_kit import RESTORE, kit_of
 from fabfile.backup.host_run import RUN_TIMEOUT
-from fabfile.base.errors import CheckFailedError, SwarmkeepError, UnreachableError
+from fabfile.base.errors import CheckFailedError, ConfigError, SwarmkeepError, UnreachableError
 from fabfile.ssh.fleet import Host
 from fabfile.ssh.remote_command import Command, Result
 
+if TYPE_CHECKING:
+    from fabfile.vault.backup_identity import Identity
+
 UPLOAD_FAILED, NO_SET, BAD_SET, ROWS_DIFFER, DOWNLOAD_FAILED, OUT_OF_REACH = 18, 20, 21, 25, 28, 29
+NO_IDENTITY = 34
 """Exit codes of restore-pg.sh: the bucket refuses a drill's outcome; there is no such set; it is
-damaged; its rows are not all there; the bucket cannot be read; no WAL leads to that time."""
+damaged; its rows are not all there; the bucket cannot be read; no WAL leads to that time; it is
+encrypted, and no identity fits."""
 _NOT_INSTALLED = 127
 _ERRORS: dict[int, type[SwarmkeepError]] = {
     UPLOAD_FAILED: UnreachableError,
@@ -26,6 +32,7 @@ _ERRORS: dict[int, type[SwarmkeepError]] = {
     ROWS_DIFFER: CheckFailedError,
     DOWNLOAD_FAILED: UnreachableError,
     OUT_OF_REACH: CheckFailedError,
+    NO_IDENTITY: ConfigError,
 }
 _LINE = re.compile(r"\S+Z (INFO|WARNING|ERROR) run=\S+ (.*)")
 _FACT = re.compile(r"\b(tables|rows|seconds)=(\d+)")
@@ -83,8 +90,15 @@ def swap_command(database: str, other: str, keep_as: str) -> str:
     return shlex.join(["swap", "--database", database, "--with", other, "--keep-as", keep_as])
 
 
-def run(host: Host, line: str, say: Say, on_step: OnStep = lambda _step: None) -> Restored:
+def run(
+    host: Host,
+    line: str,
+    say: Say,
+    on_step: OnStep = lambda _step: None,
+    identity: Identity | None = None,
+) -> Restored:
     """Run the script with such arguments. `say` gets what it logs, `on_step` how far it is.
+    `identity` reads what is encrypted: it goes through stdin.
 
     Raises SwarmkeepError with the script's own reason and advice.
     """
@@ -103,8 +117,12 @@ def run(host: Host, line: str, say: Say, on_step: OnStep = lambda _step: None) -
 
     kit = kit_of(host.entry, host.inventory)
     # Settings of another project would lead to another database.
-    script = f"{guard(kit, host.inventory)}exec {RESTORE} {line} --config {kit.config} 2>&1"
-    result = host.run(Command(script), timeout=RUN_TIMEOUT, on_line=read)
+    script = f"{guard(kit, host.inventory)}exec {RESTORE} {line} --config {kit.config}"
+    secret = b""
+    if identity:
+        script, secret = f"{script} --identity", identity.private.reveal().encode()
+    command = Command(f"{script} 2>&1", stdin=secret)
+    result = host.run(command, timeout=RUN_TIMEOUT, on_line=read)
     check_owner(result, kit)
     if result.exit_code:
         raise _error(result, [message for level, message in log if level == "ERROR"])

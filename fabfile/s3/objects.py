@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import IO, TYPE_CHECKING, Any
 
-from fabfile.base.errors import UnreachableError
+from fabfile.base.errors import SwarmkeepError, UnreachableError
 from fabfile.config.inventory import Backup
 from fabfile.s3.connection import Connection, code_of
 
@@ -74,6 +74,21 @@ class Objects(Connection):
                 return None
             raise
 
+    def beginning(self, key: str, size: int) -> bytes:
+        """The first bytes of an object, at most `size`; b"" where it is empty, or not there."""
+        try:
+            with self.translated(f"reading {key}"):
+                answer = self.client.get_object(
+                    Bucket=self.name, Key=key, Range=f"bytes=0-{size - 1}"
+                )
+                with answer["Body"] as body:
+                    content: bytes = body.read(size)
+                    return content
+        except UnreachableError as error:
+            if code_of(error.__cause__) in ("NoSuchKey", "404", "InvalidRange", "416"):
+                return b""
+            raise
+
     def put(self, key: str, content: Mapping[str, Any]) -> bytes:
         """Write an object of JSON and return its text."""
         text = json.dumps(content, indent=1).encode()
@@ -86,6 +101,39 @@ class Objects(Connection):
             self.client.put_object(
                 Bucket=self.name, Key=key, Body=text, ContentType=kind, **_encryption(self.backup)
             )
+
+    def put_file(
+        self, key: str, file: IO[bytes], kind: str, metadata: Mapping[str, str], size: int
+    ) -> None:
+        """Write an object from a file, with its metadata, and see that all of it has arrived.
+
+        Raises UnreachableError, ConfigError, or SwarmkeepError if what is there is another.
+        """
+        more = {"ContentType": kind, "Metadata": dict(metadata), **_encryption(self.backup)}
+        with self.translated(f"writing {key}"):
+            self.client.upload_fileobj(file, self.name, key, ExtraArgs=more)
+            answer = self.client.head_object(Bucket=self.name, Key=key)
+        if answer["ContentLength"] != size or answer["Metadata"] != metadata:
+            raise SwarmkeepError(
+                f"{key} is not what was uploaded", hint="find out who else writes there"
+            )
+
+    def metadata(self, key: str) -> Mapping[str, str]:
+        """What was noted about an object when it was uploaded."""
+        with self.translated(f"reading {key}"):
+            return self.client.head_object(Bucket=self.name, Key=key)["Metadata"]
+
+    def delete(self, key: str) -> None:
+        """Delete an object. Raises UnreachableError, with the right that is missing."""
+        with self.translated(f"deleting {key}", right="s3:DeleteObject"):
+            self.client.delete_object(Bucket=self.name, Key=key)
+
+    def parts(self, prefix: str) -> Iterator[Part]:
+        """Every object whose key begins with `prefix`."""
+        for page in self.list_all({"Prefix": prefix}):
+            for item in page.get("Contents", []):
+                when = item["LastModified"].astimezone(UTC)
+                yield Part(item["Key"], item["Size"], when, item["ETag"])
 
     def list_all(self, options: dict[str, Any]) -> Iterator[ListObjectsV2OutputTypeDef]:
         """Every page of a listing."""

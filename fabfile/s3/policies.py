@@ -13,6 +13,7 @@ PARTIES = {
     "operator": "whoever runs verify, list, restore, drill, prune without --yes: read, and record "
     "deep reads",
     "pruner": "whoever runs backup.prune --yes: the operator's, and deleting sets",
+    "rekeyer": "whoever runs backup.rekey --yes: the operator's, and replacing every object",
     "owner": "whoever runs bucket.setup: the bucket's settings",
 }
 _SETTINGS = (
@@ -36,6 +37,7 @@ def policies(
             "node": _node(where),
             "operator": _operator(where),
             "pruner": _operator(where) + _pruner(where),
+            "rekeyer": _operator(where) + _rekeyer(where),
             "owner": _owner(where),
         }.items()
     }
@@ -94,6 +96,11 @@ def _operator(where: _Where) -> list[dict[str, Any]]:
 
 def _pruner(where: _Where) -> list[dict[str, Any]]:
     return [_allow(["s3:DeleteObject"], where.prunable)]
+
+
+def _rekeyer(where: _Where) -> list[dict[str, Any]]:
+    rights = ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
+    return [_allow(rights, where.objects)]
 
 
 def _owner(where: _Where) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from invoke.context import Context
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from fabfile.config.inventory import Inventory
     from fabfile.monitoring.notifications import Notifier
     from fabfile.ssh.fleet import Fleet
+    from fabfile.vault.backup_identity import Identity
     from fabfile.vault.reading import Secrets
 
 HOSTS_HELP = "hosts file to use instead of $SWARMKEEP_HOSTS or ./hosts.yaml"
@@ -193,28 +195,57 @@ def known_project(inventory: Inventory) -> str:
 
     Whoever only reads the bucket may have no vault.
     """
-    from fabfile.terminal import process_cache
-    from fabfile.vault import reading
     from fabfile.vault.project_identity import project_of
 
     if inventory.project_id:
         return inventory.project_id
+    secrets = open_vault(inventory)
+    return project_of(inventory, secrets).id if secrets else ""
+
+
+def open_vault(inventory: Inventory) -> Secrets | None:
+    """The vault's secrets, if it can be opened without asking for a password."""
+    from fabfile.terminal import process_cache
+    from fabfile.vault import reading
+
     try:
-        secrets = process_cache.read(
+        return process_cache.read(
             inventory.vault.file,
             ("vault", inventory.vault, *map(os.environ.get, VAULT_VARIABLES)),
             lambda: reading.load(inventory.vault),
         )
     except SwarmkeepError:
-        return ""
-    return project_of(inventory, secrets).id
+        return None
 
 
-def open_bucket(inventory: Inventory) -> Bucket:
-    """The project's backups in the bucket."""
+def open_bucket(inventory: Inventory, identity: str = "") -> Bucket:
+    """The project's backups in the bucket. `identity`: the flag --identity of the command."""
     from fabfile.backup.bucket import Bucket
 
-    return Bucket(inventory.backup, known_project(inventory))
+    return Bucket(
+        inventory.backup, known_project(inventory), lambda: known_identity(inventory, identity)
+    )
+
+
+def known_identity(inventory: Inventory, flag: str) -> Identity | None:
+    """The identity that is at hand for encrypted backups, without asking for the vault's password:
+    of the flag --identity ("-": asked for, once), or of the vault. None for none.
+
+    Raises ConfigError for what is no identity.
+    """
+    from fabfile.vault import backup_identity
+
+    if not flag:
+        secrets = open_vault(inventory)
+        return backup_identity.of_vault(secrets) if secrets else None
+    if flag != "-":
+        return backup_identity.of_file(Path(flag).expanduser())
+    if flag not in _typed:
+        _typed[flag] = ask_secret("Identity (AGE-SECRET-KEY-1...): ")
+    return backup_identity.of_text(_typed[flag].strip().upper(), "what was typed")
+
+
+_typed: dict[str, str] = {}
 
 
 def sudo_password(ctx: Context) -> str | None:

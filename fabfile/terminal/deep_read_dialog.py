@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from invoke.context import Context
 
     from fabfile.backup.bucket import Bucket
-    from fabfile.backup.deep_read import Sink
+    from fabfile.backup.deep_read import Decrypt, Sink
     from fabfile.backup.sets import BackupSet
     from fabfile.base.check import Check
     from fabfile.config.inventory import Inventory
@@ -38,7 +38,7 @@ def read_deep(
     from time import monotonic
 
     from fabfile.backup import pg_restore_read
-    from fabfile.backup.deep_read import Reading, inspect, inspect_other
+    from fabfile.backup.deep_read import Reading, inspect, inspect_encrypted, inspect_other
     from fabfile.ssh.fleet import connect
 
     if one.manifest is None or "dump" not in one.parts:
@@ -54,16 +54,38 @@ def read_deep(
             fleet = stack.enter_context(connect(inventory, sudo_password=password))
             return _sink_on_hosts(fleet, inventory)
 
+        decrypt, readable = _decryption(bucket, one)
         show = stack.enter_context(progress_bar())
         on_bytes: Callable[[int], None] = lambda count: show("reading", count, dump.size)  # noqa: E731
-        reading = Reading(bucket.read(dump), on_bytes)
-        checks = inspect(one.manifest.parts["dump"], reading, choose)
+        reading = Reading(bucket.read(dump), on_bytes, decrypt)
+        recorded = one.manifest.parts["dump"]
+        if readable:
+            checks = inspect(recorded, reading, choose)
+        else:
+            checks = inspect_encrypted(recorded, reading, one.recipients)
         checks += [
-            inspect_other(name, recorded, Reading(bucket.read(one.parts[name])))
+            inspect_other(
+                name,
+                recorded,
+                Reading(bucket.read(one.parts[name]), decrypt=decrypt),
+                encrypted=not readable,
+            )
             for name, recorded in one.manifest.parts.items()
             if name != "dump" and name in one.parts
         ]
     return _keep(bucket, one, checks, monotonic() - started), checks
+
+
+def _decryption(bucket: Bucket, one: BackupSet) -> tuple[Decrypt | None, bool]:
+    """What decrypts the parts of a set (None where nothing does), and whether they can be read."""
+    from fabfile.base.age_encryption import decrypted
+
+    identity = bucket.identity
+    if not one.recipients:
+        return None, True
+    if identity is None or not identity.reads(one.recipients):
+        return None, False
+    return lambda blocks: decrypted(blocks, identity.private.reveal()), True
 
 
 def _keep(bucket: Bucket, one: BackupSet, checks: list[Check], seconds: float) -> BackupSet:

@@ -19,7 +19,7 @@ _ONE_RUN = timedelta(hours=1)
 
 
 def choose_sets(
-    inventory: Inventory, *, key: str, before: str
+    inventory: Inventory, *, key: str, before: str, identity: str = ""
 ) -> tuple[dict[str, BackupSet], frozenset[str]]:
     """The set of every database that is to come back, and the databases of which newer sets were
     skipped, since something speaks against them.
@@ -32,15 +32,18 @@ def choose_sets(
     sets: dict[str, BackupSet] = {}
     doubtful = set()
     if key:
-        sets[first] = choose(inventory, first, key=key, before="", now=now)
+        sets[first] = choose(inventory, first, key=key, before="", now=now, identity=identity)
         # The others of the same run, or of the one before.
         before = f"{sets[first].timestamp + _ONE_RUN:%Y-%m-%dT%H:%M:%SZ}"
     elif before:
-        sets[first] = choose(inventory, first, key="", before=before, now=now)
+        sets[first] = choose(inventory, first, key="", before=before, now=now, identity=identity)
     if before:
-        rest = {name: choose(inventory, name, key="", before=before, now=now) for name in others}
+        rest = {
+            name: choose(inventory, name, key="", before=before, now=now, identity=identity)
+            for name in others
+        }
         return sets | rest, frozenset()
-    bucket = open_bucket(inventory)
+    bucket = open_bucket(inventory, identity)
     for name in inventory.postgres.databases:
         listed = bucket.latest(name, now, _LOOKED_AT).backups
         ours, foreign = divided(bucket.with_proofs(name, listed), bucket.project_id)
@@ -83,7 +86,8 @@ def ends_of_wal(
             continue
         print(f"WAL of {name} leads on from there, until {until}", flush=True)
         words = ("--at", "end", "--cluster", history.cluster)
-        ends[name] = Source(words, windows[0].end, compared=True)
+        keys = frozenset(key for base in history.bases for key in base.recipients)
+        ends[name] = Source(words, windows[0].end, compared=True, keys=keys)
     return ends
 
 

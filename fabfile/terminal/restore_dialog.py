@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fabfile.config.inventory import Inventory
     from fabfile.restore.restore_script import OnStep, Restored
     from fabfile.ssh.fleet import Fleet, Host
+    from fabfile.vault.backup_identity import Identity
     from fabfile.wal.chain import Window
 
 
@@ -22,7 +23,13 @@ _LOOKED_AT = 20
 
 
 def choose(
-    inventory: Inventory, database: str, *, key: str, before: str, now: datetime
+    inventory: Inventory,
+    database: str,
+    *,
+    key: str,
+    before: str,
+    now: datetime,
+    identity: str = "",
 ) -> BackupSet:
     """The set that is meant, with its manifest; it is complete as far as sizes tell.
 
@@ -40,7 +47,7 @@ def choose(
         exact, what = None, f"made before {when:%Y-%m-%d %H:%M:%S} UTC"
     else:
         when, exact, what = now + timedelta(seconds=CLOCK_TOLERANCE), None, ""
-    bucket = open_bucket(inventory)
+    bucket = open_bucket(inventory, identity)
     found = bucket.before(database, when, anybodys=bool(key))
     if found and found.project.id and not key and not bucket.project_id:
         others = bucket.latest(database, now, _LOOKED_AT).backups
@@ -66,6 +73,8 @@ class Source:
     """Until when it has the commits."""
     compared: bool
     """Whether the rows are compared with something."""
+    keys: frozenset[str] = frozenset()
+    """The ids of the keys that it is encrypted for; none where it is not."""
 
 
 def choose_source(
@@ -77,6 +86,7 @@ def choose_source(
     at: str,
     at_mark: str,
     now: datetime,
+    identity: str = "",
 ) -> Source:
     """The set or the point in time that is meant.
 
@@ -84,8 +94,13 @@ def choose_source(
     """
     if at or at_mark:
         return choose_point(inventory, database, at=at, at_mark=at_mark, now=now)
-    one = choose(inventory, database, key=key, before=before, now=now)
-    return Source(("--set", one.stamp), one.timestamp, one.counted)
+    one = choose(inventory, database, key=key, before=before, now=now, identity=identity)
+    return source_of(one)
+
+
+def source_of(one: BackupSet) -> Source:
+    """A set to bring back."""
+    return Source(("--set", one.stamp), one.timestamp, one.compared, frozenset(one.recipients))
 
 
 def choose_point(
@@ -137,7 +152,8 @@ def choose_point(
             hint="what was written a moment ago is there after the next upload; "
             "for older times there are sets: inv backup.list",
         )
-    return Source((*words, "--cluster", found.cluster), when, compared=True)
+    keys = frozenset(key for base in found.bases for key in base.recipients)
+    return Source((*words, "--cluster", found.cluster), when, compared=True, keys=keys)
 
 
 def spoken_window(window: Window) -> str:
@@ -154,6 +170,7 @@ def carry_out(
     *,
     wait: bool,
     image: str = "",
+    identity: Identity | None = None,
 ) -> Restored | None:
     """Restore (if there is a `line` for it), exchange (if there is a name to keep the live
     database as), all on record. With `image` NocoDB comes back from that one. None in a dry run.
@@ -178,25 +195,25 @@ def carry_out(
         return None
     if not kept:
         with on_record(fleet, options, record):
-            done = run_script(host, line)
+            done = run_script(host, line, identity)
             record.changes.append(f"database {fresh}: restored")
         return done
     with locked(fleet.first_manager(), options, record, say=say) as lease:
         if line:
-            done = run_script(host, line)
+            done = run_script(host, line, identity)
             record.changes.append(f"database {fresh}: restored")
         Exchange(fleet, lease, host, say, note, image).run(database, fresh, kept)
     return done
 
 
-def run_script(host: Host, line: str) -> Restored:
+def run_script(host: Host, line: str, identity: Identity | None = None) -> Restored:
     """Run the script on the host, with its log and a bar."""
     from fabfile.restore import restore_script
     from fabfile.terminal.progress_bar import progress_bar
 
     with progress_bar() as show:
         on_step: OnStep = lambda step: show(step.phase, step.done, step.total)  # noqa: E731
-        return restore_script.run(host, line, say, on_step)
+        return restore_script.run(host, line, say, on_step, identity)
 
 
 def counted(done: Restored, *, compared: bool) -> str:
@@ -221,9 +238,10 @@ def made(when: datetime, now: datetime) -> str:
     return f"{when:%Y-%m-%d %H:%M:%S} UTC ({format_duration((now - when).total_seconds())} ago)"
 
 
-def bring_files(fleet: Fleet) -> None:
+def bring_files(fleet: Fleet, identity: str = "") -> None:
     """Fetch the attachments that the app hosts lack; nothing that is there is touched."""
     from fabfile.restore import recovery
+    from fabfile.terminal.command import known_identity
 
     print("attachments", flush=True)
-    recovery.restore_files(fleet, say)
+    recovery.restore_files(fleet, say, known_identity(fleet.inventory, identity))

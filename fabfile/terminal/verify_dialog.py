@@ -66,6 +66,7 @@ def as_data(one: BackupSet, now: datetime) -> dict[str, Any]:
         "size": one.size,
         "last_modified": f"{one.last_modified:%Y-%m-%dT%H:%M:%SZ}",
         "proven": one.rung,
+        "recipients": list(one.recipients),
         "flaw": one.flaw,
         "proofs": {
             name: {k: v for k, v in vars(proof).items() if k != "project"}
@@ -73,7 +74,7 @@ def as_data(one: BackupSet, now: datetime) -> dict[str, Any]:
         },
         "project": vars(one.project),
         # Without the rows of every table: there may be thousands of tables.
-        "manifest": {k: v for k, v in one.manifest.data.items() if k != "rows"}
+        "manifest": {k: v for k, v in one.manifest.data.items() if k not in ("rows", "details")}
         if one.manifest
         else None,
     }

@@ -34,6 +34,12 @@ PING_FILES = "vault_ping_files"
 PING_DRILL = "vault_ping_drill"
 NOTIFY_URLS = "vault_notify_urls"
 NOCODB_ENVIRONMENT = "vault_nocodb_environment"
+BACKUP_IDENTITY = "vault_backup_identity"
+"""The team's identity, with which encrypted backups are read."""
+FORMER_IDENTITY = "vault_backup_identity_former"
+"""The one before it, for sets that were made then."""
+DRILL_IDENTITY = "vault_drill_identity"
+"""The identity that lies on the db hosts, for drills by cron."""
 KNOWN = (
     POSTGRES_PASSWORD,
     AWS_ACCESS_KEY_ID,
@@ -46,6 +52,9 @@ KNOWN = (
     PING_DRILL,
     NOTIFY_URLS,
     NOCODB_ENVIRONMENT,
+    BACKUP_IDENTITY,
+    FORMER_IDENTITY,
+    DRILL_IDENTITY,
 )
 
 

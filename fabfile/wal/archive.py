@@ -114,12 +114,16 @@ class WalArchive:
                 return None  # pruned meanwhile
             base = parse_base_manifest(text, stamp, cluster)
         except ValueError as error:
-            return Base(stamp, _time(stamp), "", 2**24, 0, 0, 0, 0, "", str(error))
-        there = sizes.get("tar.gz", 0)
+            names = tuple(f"base_{stamp}.{end}" for end in sizes if end != "json")
+            return Base(
+                stamp, _time(stamp), "", 2**24, 0, 0, 0, 0, "", str(error), object_names=names
+            )
+        there = sizes.get(base.object_name.partition(".")[2], 0)
         if there != base.stored:
             flaw = f"its object has {there} bytes, its manifest says {base.stored}"
-            return replace(base, flaw=flaw)
-        return base
+            base = replace(base, flaw=flaw)
+        names = tuple(f"base_{stamp}.{end}" for end in sizes if end != "json")
+        return replace(base, object_names=names)
 
     def _listed(self, prefix: str, start: str, **more: Any) -> Iterator[tuple[str, int, str]]:
         for page in self._objects.list_all({"Prefix": prefix, **more}):

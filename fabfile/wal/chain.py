@@ -33,6 +33,13 @@ class Base:
     """Why it cannot be used; "" for nothing."""
     parent: str = ""
     """The time stamp of the base backup that an incremental one only adds to; "" for a full one."""
+    recipients: tuple[str, ...] = ()
+    """The ids of the keys that it is encrypted for; none where it is not."""
+
+    object_name: str = ""
+    """Its object below the cluster's folder."""
+    object_names: tuple[str, ...] = ()
+    """All objects of its name that are there: an upload or a rekey may have been cut off."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +202,8 @@ def parse_base_manifest(text: str | bytes, stamp: str, cluster: str) -> Base:
             _count(data["seconds"]),
             _text(project.get("id", "")),
             parent=_text(data.get("parent", "")),
+            recipients=tuple(_text(one) for one in data.get("recipients") or ()),
+            object_name=_text(data.get("key", f"base_{stamp}.tar.gz")).rpartition("/")[2],
         )
     except KeyError as error:
         raise ValueError(f"its manifest lacks {error}") from None

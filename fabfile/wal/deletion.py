@@ -11,7 +11,7 @@ from fabfile.s3.objects import Objects
 from fabfile.wal.object_keys import stamp
 
 if TYPE_CHECKING:
-    from fabfile.wal.chain import History
+    from fabfile.wal.chain import Base, History
     from fabfile.wal.retention import Decision
 
 _AT_ONCE = 10
@@ -25,10 +25,14 @@ def keys_of(history: History, decision: Decision) -> list[list[str]]:
     bases = [f"{start}base_{base.stamp}" for base in decision.bases]
     return [
         [f"{base}.json" for base in bases],
-        [f"{base}.tar.gz" for base in bases],
+        [f"{start}{name}" for base in decision.bases for name in _objects(base)],
         [segment.key for segment in decision.segments],
         [f"{start}mark_{mark.name}_{stamp(mark.time)}.json" for mark in decision.marks],
     ]
+
+
+def _objects(base: Base) -> tuple[str, ...]:
+    return base.object_names or (base.object_name or f"base_{base.stamp}.tar.gz",)
 
 
 def delete(

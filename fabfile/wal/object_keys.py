@@ -6,6 +6,8 @@ project's name and a slash before it where the project has one:
     <timeline and log, 16 hex digits>/<segment, 24>_<until>_<MD5>.gz
     base_<start>.tar.gz   base_<start>.json   mark_<name>_<time>.json
 
+with .age behind .gz where it is encrypted.
+
 `until` is the time up to which every commit is in this segment or before it. The MD5 is the
 object's.
 """
@@ -16,8 +18,10 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-_SEGMENT = re.compile(r"[0-9A-F]{16}/([0-9A-F]{24})_(\d{8}T\d{6}Z)_([0-9a-f]{32})\.gz", re.ASCII)
-_BASE = re.compile(r"base_(\d{8}T\d{6}Z)\.(json|tar\.gz)", re.ASCII)
+_SEGMENT = re.compile(
+    r"[0-9A-F]{16}/([0-9A-F]{24})_(\d{8}T\d{6}Z)_([0-9a-f]{32})\.gz(\.age)?", re.ASCII
+)
+_BASE = re.compile(r"base_(\d{8}T\d{6}Z)\.(json|tar\.gz(?:(?:\.[0-9a-f]{8})?\.age)?)", re.ASCII)
 _MARK = re.compile(r"mark_([A-Za-z0-9][A-Za-z0-9._-]{0,39})_(\d{8}T\d{6}Z)\.json", re.ASCII)
 _CLUSTER = re.compile(r"\d{1,20}", re.ASCII)
 _FORMAT = "%Y%m%dT%H%M%SZ"
@@ -89,7 +93,8 @@ def parse_segment(name: str, etag: str, key: str) -> Segment | None:
 
 def parse_base(name: str) -> tuple[str, str] | None:
     """Given a key below the cluster's folder, return a base backup's time stamp and the part of it:
-    "json" or "tar.gz".
+    "json", "tar.gz", or where it is encrypted "tar.gz.age" (with an id before .age where it was
+    encrypted anew for other recipients).
     """
     match = _BASE.fullmatch(name)
     return (match[1], match[2]) if match else None

@@ -55,6 +55,7 @@ send() {
   local file=$1 key=$2 sum=$3 bytes type=application/gzip
   bytes=$(stat -c %s -- "$file")
   [[ $key != *.json ]] || type=application/json
+  [[ $key != *.age ]] || type=application/octet-stream
   if ((bytes <= SMALL)); then
     send_whole && return || (($? == BAD_OBJECT)) || return "$UPLOAD_FAILED"
   else
@@ -70,7 +71,7 @@ send_whole() {
   [[ -z $SSE ]] || encrypt=(--server-side-encryption "$SSE")
   [[ -z $SSE_KMS_KEY_ID ]] || encrypt+=(--ssekms-key-id "$SSE_KMS_KEY_ID")
   aws_cli s3api put-object --bucket "$S3_BUCKET" --key "$key" --body "$file" --content-type "$type" \
-    "${encrypt[@]}" --metadata "sha256=$sum,bytes=$bytes" --query ETag --output text || {
+    "${encrypt[@]}" --metadata "sha256=$sum,bytes=$bytes$(recipients_metadata "$key")" --query ETag --output text || {
     bucket_failed "s3://$S3_BUCKET/$key could not be uploaded"
     return "$UPLOAD_FAILED"
   }
@@ -82,7 +83,7 @@ send_in_parts() {
   [[ -z $SSE ]] || encrypt=(--sse "$SSE")
   [[ -z $SSE_KMS_KEY_ID ]] || encrypt+=(--sse-kms-key-id "$SSE_KMS_KEY_ID")
   aws_cli s3 cp --only-show-errors --content-type "$type" "${encrypt[@]}" \
-    --metadata "sha256=$sum,bytes=$bytes" "$file" "s3://$S3_BUCKET/$key" && return
+    --metadata "sha256=$sum,bytes=$bytes$(recipients_metadata "$key")" "$file" "s3://$S3_BUCKET/$key" && return
   bucket_failed "s3://$S3_BUCKET/$key could not be uploaded"
   return "$UPLOAD_FAILED"
 }

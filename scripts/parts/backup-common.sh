@@ -9,6 +9,8 @@
 . "${BASH_SOURCE[0]%/*}/backup-bucket.sh"
 # shellcheck source=scripts/parts/backup-report.sh
 . "${BASH_SOURCE[0]%/*}/backup-report.sh"
+# shellcheck source=scripts/parts/backup-encryption.sh
+. "${BASH_SOURCE[0]%/*}/backup-encryption.sh"
 
 readonly VERSION=0.5.0
 readonly UNEXPECTED=1 USAGE=2 LOCKED=10 NO_CONTAINER=11 NO_TOOLS=12 NO_DATABASE=13 NO_SPACE=14 \
@@ -141,6 +143,7 @@ read_config() {
   unset PG_DB PG_USER DB_SERVICE_NAME S3_BUCKET AWS_REGION APP_STACK STATE_DIR
   STACK="" NODE=$(uname -n) METRICS_DIR="" PING="" PING_FILE=""
   PITR=no WAL_TICK=60 MAX_SLOT_WAL=10737418240 INCREMENTAL_FROM=10737418240
+  RECIPIENTS="" MANIFEST_MODE=clear IDENTITY_FILE=""
   PROJECT="" PROJECT_ID="" S3_ENDPOINT_URL="" BACKUP_DIR=/var/backups/postgres KEEP_LOCAL_DAYS=7 COMPRESSION=auto
   COUNT_ROWS=yes SSE="" SSE_KMS_KEY_ID="" STEP_TIMEOUT=21600 DRILL_MEMORY=512m DRILL_CPUS=1
   # shellcheck source=/dev/null
@@ -158,6 +161,9 @@ read_config() {
   setting METRICS_DIR '(/[^[:cntrl:]]+)?'
   setting PING '(healthchecks|cronitor|uptime-kuma)?'
   setting PING_FILE '(/[^[:cntrl:]]+)?'
+  setting RECIPIENTS "($RECIPIENT_FORM(,$RECIPIENT_FORM)*)?"
+  setting MANIFEST_MODE 'clear|encrypted'
+  setting IDENTITY_FILE '(/[^[:cntrl:]]+)?'
   export PATH AWS_DEFAULT_REGION=$AWS_REGION AWS_PAGER=
   [[ -z ${AWS_SHARED_CREDENTIALS_FILE:-} ]] || export AWS_SHARED_CREDENTIALS_FILE
 }

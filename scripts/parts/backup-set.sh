@@ -131,7 +131,7 @@ close_session() {
 }
 
 # How many rows all tables have; nothing where they were not counted.
-total_rows() { [[ $ROWS == null ]] || sed '1,2d;$d' "$DIR/facts.partial" | awk '{ n += $NF } END { printf "%.0f\n", n }'; }
+total_rows() { [[ $COUNT_ROWS == no ]] || sed '1,2d;$d' "$DIR/facts.partial" | awk '{ n += $NF } END { printf "%.0f\n", n }'; }
 
 # Waiting for a lock, pg_dump would not notice that its reader has gone: hence the time-out.
 dump() {
@@ -204,28 +204,59 @@ part() {
     "$(quoted "$1")" "$(quoted "$3")" "$(stat -c %s -- "$2")" "$4"
 }
 
-# Writes the manifest, and has PostgreSQL read it: what is no JSON would spoil the whole backup.
-write_manifest() {
-  local base=$1 version file=$1.manifest.json.partial
-  version=$(ask "${ENTER[@]}" pg_dump --version </dev/null 2>"$ERRORS") || version=unknown
-  cat >"$file" <<END
-{"format": 1, "tool": "backup-pg.sh $VERSION", "database": $(quoted "$PG_DB"),
-"started": "${STAMP:0:4}-${STAMP:4:2}-${STAMP:6:2}T${STAMP:9:2}:${STAMP:11:2}:${STAMP:13:2}Z", "seconds": $SECONDS,
-"parts": {$(part dump "$base.dump.gz.partial" "$PREFIX/${base##*/}.dump.gz" "$DUMP_SUM"),
-$(part globals "$base.globals.sql.gz.partial" "$PREFIX/${base##*/}.globals.sql.gz" "$GLOBALS_SUM")},
-"project": $(project_json), "expected_cluster": "$EXPECTED",
-"pg_dump_version": $(quoted "$version"),
-"images": {$(images)},
-${FACTS:1:-1},
-"rows": $ROWS}
-END
+# The parts of the set $1, two lines of the manifest.
+parts_json() {
+  local name=${1##*/}
+  printf '"parts": {%s,\n%s},%s\n' "$(part dump "$1.dump.gz$AGE.partial" "$PREFIX/$name.dump.gz$AGE" "$DUMP_SUM")" \
+    "$(part globals "$1.globals.sql.gz$AGE.partial" "$PREFIX/$name.globals.sql.gz$AGE" "$GLOBALS_SUM")" "$(recipients_json)"
+}
+
+# Sets what the manifest says of the database: FACTS, ROWS and IMAGES, in JSON; and DETAILS, where only those
+# who have an identity may read all of it. Then what is left in clear is what verify needs.
+set_apart_details() {
+  local name clear="" private=$DIR/details.partial
+  DETAILS=""
+  [[ $MANIFEST_MODE == encrypted && -n $AGE ]] || return 0
+  printf '{%s,"images":{%s},"rows":%s}' "${FACTS:1:-1}" "$IMAGES" "$ROWS" >"$private"
+  is_json "$private"
+  encrypt "$private" "$private.age" || quit "$DUMP_FAILED"
+  DETAILS=$(base64 -w 0 <"$private.age")
+  for name in server_version server_version_num size cluster; do
+    [[ ! $FACTS =~ \"$name\"\ ?:\ ?(\"[^\"\\]*\"|[0-9]+) ]] || clear+=", \"$name\": ${BASH_REMATCH[1]}"
+  done
+  FACTS="{${clear#, }}" ROWS=null IMAGES=""
+}
+
+details_json() { [[ -z $DETAILS ]] || printf '\n"details": "%s",' "$DETAILS"; }
+
+# Ends the run if PostgreSQL cannot read file $1 as a JSON object.
+is_json() {
   {
     printf 'SELECT json_typeof('
-    sql_text "$file"
+    sql_text "$1"
     printf '::json);\n'
   } >"$DIR/question.partial"
   [[ $(ask "${ENTER[@]}" psql -XAtqw -v ON_ERROR_STOP=1 2>"$ERRORS" <"$DIR/question.partial") == object ]] || {
     tell psql "$ERRORS"
     die "$DUMP_FAILED" "the manifest is no JSON" "report it, with $PG_DB's names of tables"
   }
+}
+
+# Writes the manifest, and has PostgreSQL read it: what is no JSON would spoil the whole backup.
+write_manifest() {
+  local base=$1 version file=$1.manifest.json.partial
+  version=$(ask "${ENTER[@]}" pg_dump --version </dev/null 2>"$ERRORS") || version=unknown
+  IMAGES=$(images)
+  set_apart_details
+  cat >"$file" <<END
+{"format": 1, "tool": "backup-pg.sh $VERSION", "database": $(quoted "$PG_DB"),
+"started": "${STAMP:0:4}-${STAMP:4:2}-${STAMP:6:2}T${STAMP:9:2}:${STAMP:11:2}:${STAMP:13:2}Z", "seconds": $SECONDS,
+$(parts_json "$base")
+"project": $(project_json), "expected_cluster": "$EXPECTED",
+"pg_dump_version": $(quoted "$version"),
+"images": {$IMAGES},$(details_json)
+${FACTS:1:-1},
+"rows": $ROWS}
+END
+  is_json "$file"
 }

@@ -92,7 +92,7 @@ read_base() {
     parent=${BASE_OF[parent]}
     [[ -n $parent ]] || break
     # Each parent is older: so this ends.
-    [[ $parent =~ ^[0-9]{8}T[0-9]{6}Z$ && $WAL/base_$parent.tar.gz < ${BASE_OF[key]} ]] || {
+    [[ $parent =~ ^[0-9]{8}T[0-9]{6}Z$ && $WAL/base_$parent < ${BASE_OF[key]%.tar.gz*} ]] || {
       log WARNING "base backup ${BASE_OF[key]} names '$parent' as its parent, which cannot be"
       return 1
     }
@@ -116,7 +116,7 @@ read_base_manifest() {
   declare -gA BASE_OF=()
   while IFS=$'\t' read -r key value; do BASE_OF[$key]=$value; done <"$DIR/said.partial"
   # An incremental one is of a format of its own: alone it is no cluster.
-  [[ ${BASE_OF[key]-} == "${1%.json}.tar.gz" ]] || {
+  [[ ${BASE_OF[key]-} =~ ^(.*)\.tar\.gz((\.[0-9a-f]{8})?\.age)?$ && ${BASH_REMATCH[1]} == "${1%.json}" ]] || {
     log WARNING "base backup $1 is the manifest of another one"
     return 1
   }
@@ -178,7 +178,8 @@ BEGIN { first = first ""; wanted = first; reached = "none"; reason = "complete" 
 done { next }
 {
   name = $1; sub(/.*\//, "", name)
-  if (split(name, part, /[_.]/) != 4 || length(part[1]) != 24) next
+  fields = split(name, part, /[_.]/)
+  if ((fields != 4 && !(fields == 5 && part[5] == "age")) || length(part[1]) != 24) next
   segment = part[1] ""; md5 = part[3] ""; tag = $3 ""; gsub(/"/, "", tag)
   if (segment < first) next
   if (segment == last && md5 == before) next # uploaded twice, after a run that was cut off
@@ -230,6 +231,8 @@ fetch_chain() {
     found=$(sum_of "$name")
     [[ $found == "${CHAIN[i + 1]}" ]] || blame "$BAD_SET" "$key is damaged: its SHA-256 is $found, its manifest says ${CHAIN[i + 1]}" \
       "choose a time before it began, or restore a set: 'inv backup.list'"
+    decrypt_in_place "$name" "$key"
+    [[ $key != *.tar.gz.*.age ]] || mv -- "${name%.age}" "${name%.tar.gz.*}.tar.gz"
     phase downloading
   done
   mapfile -t logs < <(printf '%s\n' "${SEGMENTS[@]%/*}" | uniq)
@@ -241,12 +244,36 @@ fetch_chain() {
   for key in "${SEGMENTS[@]}"; do
     name=${key##*/} log=${key%/*} found=""
     [[ ! -f $REPLAY/${log##*/}/$name ]] || found=$(md5sum <"$REPLAY/${log##*/}/$name")
-    [[ -n $found && $name == *"_${found%% *}.gz" ]] || wrong=${wrong:-$key}
-    mv -- "$REPLAY/${log##*/}/$name" "$REPLAY/wal/${name%%_*}.gz"
+    [[ -n $found && ${name%.age} == *"_${found%% *}.gz" ]] || wrong=${wrong:-$key}
+    mv -- "$REPLAY/${log##*/}/$name" "$REPLAY/wal/${name%%_*}.gz${name##*.gz}"
   done
   [[ -z $wrong ]] || blame "$BAD_SET" "$wrong is damaged: its MD5 is not the one in its name" \
     "choose a time before it, or restore a set: 'inv backup.list'"
+  decrypt_segments
   chmod -R a+rX -- "$REPLAY"
+}
+
+# Decrypts file $1, object $2, and removes what it was made of; nothing where it is not encrypted.
+decrypt_in_place() {
+  [[ $1 == *.age ]] || return 0
+  decrypt "$1" "${1%.age}" || cannot_be_decrypted "$?" "$2"
+  rm -f -- "$1"
+}
+
+# The same for the segments, on every core: each start of age takes some milliseconds.
+decrypt_segments() {
+  local files=("$REPLAY"/wal/*.age) lanes=() lane
+  [[ -e ${files[0]} ]] || return 0
+  phase decrypting
+  for ((lane = 0; lane < JOBS; lane++)); do lanes+=("decrypt_lane $lane"); done
+  side_by_side "${lanes[@]}" || quit "$?"
+}
+
+decrypt_lane() {
+  local i
+  for ((i = $1; i < ${#files[@]}; i += JOBS)); do
+    decrypt_in_place "${files[i]}" "the WAL, segment ${files[i]##*/},"
+  done
 }
 
 # Starts a throwaway PostgreSQL of the image $1 from the base backup, and has it replay until the target.
@@ -459,7 +486,7 @@ write_replay_outcome() {
   local file=$DIR/outcome.json.partial reason=${2//\\/\\\\}
   reason=${reason//[[:cntrl:]]/ }
   cat >"$file" <<END
-{"format": 1, "set": "$(basename "${BASE_OF[key]-}" .tar.gz)", "until": "${TARGET:-${UNTIL-}}", "outcome": "$1", "reason": "${reason//\"/\\\"}",
+{"format": 1, "set": "$(basename "${BASE_OF[key]-none}" | sed 's/\.tar\.gz.*//')", "until": "${TARGET:-${UNTIL-}}", "outcome": "$1", "reason": "${reason//\"/\\\"}",
 "finished": "$(date -u +%Y-%m-%dT%H:%M:%SZ)", "project": $(project_json),
 "seconds": $SECONDS, "tables": ${TABLES:-0}, "rows": ${ROWS:-0}, "segments": ${#SEGMENTS[@]},
 "server_version": "${SERVER//[\"\\]/}", "node": "$(uname -n)"}

@@ -76,6 +76,7 @@ load_manifest() {
   local key name
   declare -gA MANIFEST=()
   mv -- "$1" "$DIR/manifest.partial"
+  open_details "$1"
   # PostgreSQL is the reader of JSON that is at hand.
   if ! ask_manifest <<<"$READ_MANIFEST"; then
     tell psql "$ERRORS"
@@ -90,11 +91,27 @@ load_manifest() {
   sed '1,/^$/d' "$DIR/said.partial" | LC_ALL=C sort >"$DIR/expected.partial"
 }
 
+# Decrypts the part of the manifest that only those with an identity may read, where there is one.
+open_details() {
+  local name=${1##*/}
+  rm -f -- "$DIR/details.partial"
+  sed -n 's/^"details": "\(.*\)",$/\1/p' "$DIR/manifest.partial" | base64 -d >"$DIR/details.age.partial" 2>"$ERRORS" || true
+  [[ -s $DIR/details.age.partial ]] || return 0
+  decrypt "$DIR/details.age.partial" "$DIR/details.partial" || cannot_be_decrypted "$?" "${name%.partial}"
+}
+
+# Ends the run: $2 could not be decrypted, as decrypt has returned $1.
+cannot_be_decrypted() {
+  (($1 != NO_IDENTITY)) || die "$NO_IDENTITY" "$2 cannot be decrypted: $FLAW" \
+    "give one of the identities that 'inv backup.list' shows for it: in the vault, or --identity FILE"
+  blame "$BAD_SET" "$2 cannot be decrypted: $FLAW" "use an earlier set: 'inv backup.list' shows them"
+}
+
 # Downloads the manifest of the set whose keys begin with $1, and at the same time, if they are
 # small, its other parts: each start of the AWS CLI takes longer than they do.
 get_set() {
   local end parts=("get $1.manifest.json")
-  for end in globals.sql.gz dump.gz; do
+  for end in {globals.sql,dump}.gz{,.age}; do
     ((${SIZES[$1.$end]-SMALL} >= SMALL)) || is_here "${1##*/}.$end" || parts+=("get $1.$end")
   done
   side_by_side "${parts[@]}"
@@ -112,7 +129,7 @@ list_and_guess() {
   local end last="" calls=("list_or_quit 8")
   for last in "$DIR"/backup_*Z.manifest.json; do :; done
   last=${last%.manifest.json}
-  for end in manifest.json globals.sql.gz dump.gz; do
+  for end in manifest.json {globals.sql,dump}.gz{,.age}; do
     [[ -f $last.$end && ($end == manifest.json || -n $DRILLING) ]] || continue
     (($(stat -c %s -- "$last.$end") >= SMALL)) || calls+=("guess $PREFIX/${last##*/}.$end")
   done
@@ -153,7 +170,13 @@ ask_manifest() {
   {
     printf "\\set name '%s'\nCREATE TEMP TABLE manifest AS SELECT " "${1-}"
     sql_text "$DIR/manifest.partial"
-    printf '::jsonb AS m;\n'
+    printf '::jsonb'
+    [[ ! -f $DIR/details.partial ]] || {
+      printf ' || '
+      sql_text "$DIR/details.partial"
+      printf '::jsonb'
+    }
+    printf ' AS m;\n'
     cat
   } >"$DIR/read.partial"
   sql postgres <"$DIR/read.partial"
@@ -179,9 +202,21 @@ SELECT to_json(key) || ': ' || value FROM manifest,
   jsonb_each_text(CASE jsonb_typeof(m -> 'rows') WHEN 'object' THEN m -> 'rows' END);
 "
 
-# Sets FILE to part $1 of the set, compared with the manifest: the local one if it is good and
-# may be used, or downloaded.
+# Sets FILE to part $1 of the set, compared with the manifest, and decrypted where it is encrypted.
 fetch() {
+  local encrypted
+  find_part "$1"
+  [[ $FILE == *.age || $FILE == *.age.partial ]] || return 0
+  encrypted=$FILE FILE=${FILE%.partial}
+  FILE=${FILE%.age}.partial
+  phase decrypting
+  decrypt "$encrypted" "$FILE" || cannot_be_decrypted "$?" "${MANIFEST[$1.key]}"
+  [[ $encrypted != *.partial ]] || rm -f -- "$encrypted"
+}
+
+# Sets FILE to part $1 of the set as it was uploaded: the local one if it is good and may be used, or
+# downloaded.
+find_part() {
   local key=${MANIFEST[$1.key]} sum=${MANIFEST[$1.sha256]} bytes=${MANIFEST[$1.bytes]} found free
   FILE=$DIR/${key##*/}
   [[ -z $POINT ]] || { FILE=$DIR/${key##*/}.partial && return; }
@@ -191,9 +226,11 @@ fetch() {
   fi
   FILE+=.partial
   free=$(free_bytes)
+  # Decrypted, it is there a second time.
+  [[ $key != *.age ]] || bytes=$((bytes * 2))
   ((free > bytes + RESERVED + 1048576)) || die "$NO_SPACE" \
     "$DIR has $free bytes free, the download needs $bytes, and the restore $RESERVED on the same disk" "make room there"
-  phase downloading "$bytes" "$FILE"
+  phase downloading "${MANIFEST[$1.bytes]}" "$FILE"
   get "$key"
   phase comparing
   found=$(sum_of "$FILE")

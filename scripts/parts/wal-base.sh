@@ -27,9 +27,13 @@ make_base() {
       "see the lines above and 'docker logs $CONTAINER'"
   fi
   read_back "$tar"
+  [[ -z $AGE ]] || {
+    encrypt "$tar" "${tar%.partial}$AGE.partial" || quit "$DUMP_FAILED"
+    tar=${tar%.partial}$AGE.partial
+  }
   SUM=$(sum_of "$tar")
   write_base_manifest "$base.json.partial" "$(stat -c %s -- "$tar")"
-  send "$tar" "$PREFIX/base_$STAMP.tar.gz" "$SUM" || quit $?
+  send "$tar" "$PREFIX/base_$STAMP.tar.gz$AGE" "$SUM" || quit $?
   send "$base.json.partial" "$PREFIX/base_$STAMP.json" "$(sum_of "$base.json.partial")" || quit $?
   BASE_OF=$CLUSTER SUMS=$CHECKSUMS CHAIN="${CHAIN:+$CHAIN }$STAMP:$(stat -c %s -- "$tar")"
   [[ -n $PARENT ]] || BASE_BYTES=$(stat -c %s -- "$tar") UNPACKED=0
@@ -74,7 +78,7 @@ choose_parent() {
   read_sizes
   for one in "${parents[@]}"; do
     there=$PREFIX/base_${one%:*}
-    [[ ${SIZES[$there.tar.gz]-} == "${one#*:}" && -n ${SIZES[$there.json]-} ]] || {
+    [[ ${SIZES[$there.tar.gz]-${SIZES[$there.tar.gz.age]-}} == "${one#*:}" && -n ${SIZES[$there.json]-} ]] || {
       log WARNING "base backup $there.tar.gz is not in the bucket as it was uploaded: a full one is made; next: find out who changed it"
       return 0
     }
@@ -89,6 +93,7 @@ check_room() {
   [[ $SAID =~ ^[0-9]+$ ]] || die "$NO_DATABASE" "PostgreSQL says '$SAID'" "report it"
   SIZE=$SAID need=$((SAID / 2))
   [[ -z $BASE_BYTES ]] || need=$((BASE_BYTES * 12 / 10))
+  [[ -z $AGE ]] || need=$((need * 2))
   free=$(free_bytes)
   ((free >= need)) || die "$NO_SPACE" "$DIR has $free bytes free, a base backup needs about $need" "make room there"
 }
@@ -153,9 +158,9 @@ SELECT json_build_object('server_version', current_setting('server_version'),
 END
   cat >"$1" <<END
 {"format": $([[ -z $PARENT ]] && echo 1 || echo 2), "parent": $(quoted "$PARENT"), "tool": "wal-pg.sh $VERSION", "cluster": "$CLUSTER", "node": $(quoted "$NODE"),
-"project": $(project_json),
+"project": $(project_json),$(recipients_json)
 "started": "$STAMP", "finished": "$finished", "seconds": $SECONDS,
-"key": "$PREFIX/base_$STAMP.tar.gz", "bytes": $2, "sha256": "$SUM", "size": $SIZE, "unpacked": $FILES_BYTES,
+"key": "$PREFIX/base_$STAMP.tar.gz$AGE", "bytes": $2, "sha256": "$SUM", "size": $SIZE, "unpacked": $FILES_BYTES,
 "timeline": $TIMELINE, "segment": "$BASE", "from_lsn": "$FROM_LSN", "to_lsn": "$TO_LSN", "segment_bytes": $SEGMENT_BYTES,
 "image": $(quoted "$image"),
 ${SAID:1:-1}}

@@ -3,7 +3,7 @@
 # The part of wal-pg.sh that knows the spool: where it is, which segments are finished, and their way
 # into the bucket. Sourced, never run.
 #
-# An object is named SEGMENT_TIME_MD5.gz, in a folder for each 256 segments. TIME is until when every
+# An object is named SEGMENT_TIME_MD5.gz (with .age where it is encrypted), in a folder for each 256 segments. TIME is until when every
 # commit is in this segment or before it, MD5 is of the object itself: so a listing alone shows whether
 # the chain has a gap, how far it reaches, and whether an object is not what was uploaded.
 
@@ -124,15 +124,18 @@ compressed() {
     log ERROR "segment $1 could not be compressed; next: see the line above and the free space of $DIR"
     return "$DISK_FULL"
   }
-  sum=$(md5sum <"$folder/new") && mv -- "$folder/new" "$folder/$1_$2_${sum%% *}.gz" || return "$DISK_FULL"
-  printf '%s' "${1:0:16}/$1_$2_${sum%% *}.gz"
+  [[ -z $AGE ]] || encrypt "$folder/new" "$folder/new$AGE" || return "$DISK_FULL"
+  sum=$(md5sum <"$folder/new$AGE") && mv -- "$folder/new$AGE" "$folder/$1_$2_${sum%% *}.gz$AGE" || return "$DISK_FULL"
+  printf '%s' "${1:0:16}/$1_$2_${sum%% *}.gz$AGE"
 }
 
 upload_all() {
   local encrypt=()
   [[ -z $SSE ]] || encrypt=(--sse "$SSE")
   [[ -z $SSE_KMS_KEY_ID ]] || encrypt+=(--sse-kms-key-id "$SSE_KMS_KEY_ID")
-  aws_cli s3 cp --recursive --only-show-errors --content-type application/gzip "${encrypt[@]}" \
+  local type=application/gzip
+  [[ -z $AGE ]] || { type=application/octet-stream && encrypt+=(--metadata "$(recipients_field)"); }
+  aws_cli s3 cp --recursive --only-show-errors --content-type "$type" "${encrypt[@]}" \
     "$DIR/out.partial" "s3://$S3_BUCKET/$PREFIX/" && return
   bucket_failed "segments could not be uploaded to s3://$S3_BUCKET/$PREFIX/"
   return "$UPLOAD_FAILED"
@@ -150,7 +153,7 @@ all_have_arrived() {
   while IFS=$'\t' read -r key size tag; do sizes[$key]=$size tags[$key]=${tag//\"/}; done <"$ANSWER"
   for name in "${files[@]}"; do
     key=$PREFIX/$name size=$(stat -c %s -- "$DIR/out.partial/$name") tag=${name##*_}
-    [[ ${sizes[$key]-} == "$size" && (${tags[$key]} == "${tag%.gz}" || ${tags[$key]} == *-* || $SSE == aws:kms) ]] || {
+    [[ ${sizes[$key]-} == "$size" && (${tags[$key]} == "${tag%%.*}" || ${tags[$key]} == *-* || $SSE == aws:kms) ]] || {
       log ERROR "s3://$S3_BUCKET/$key is not what was uploaded; next: find out who else writes there; the next run uploads it again"
       return "$BAD_OBJECT"
     }

@@ -113,6 +113,7 @@ def test_no_module_imports_itself_by_way_of_others():
         ("boto3", {"s3.connection"}),
         ("prometheus_client", {"monitoring.metrics"}),
         ("apprise", {"monitoring.notifications"}),
+        ("pyrage", {"base.age_encryption"}),
     ],
 )
 def test_one_package_owns_each_library(library, owners):

@@ -11,7 +11,7 @@ from invoke.collection import Collection
 
 from fabfile.backup import host_run
 from fabfile.base.errors import CheckFailedError, UnreachableError
-from fabfile.commands import restore
+from fabfile.commands import drill as drill_command
 from fabfile.restore.restore_script import Restored
 from tests.unit.command_line import runner
 from tests.unit.s3_server import S3Server, own_credentials, write_hosts
@@ -35,7 +35,7 @@ def wrong(monkeypatch):
     errors: dict[str, Exception] = {}
     drilled: list[str] = []
 
-    def run(_host, line):
+    def run(_host, line, _identity=None):
         name = line.partition("--database ")[2].split()[0]
         drilled.append(name)
         if name in errors:
@@ -43,15 +43,15 @@ def wrong(monkeypatch):
         return Restored(3, 12, 9)
 
     fleet = SimpleNamespace(dry=False)
-    monkeypatch.setattr(restore, "connected", lambda _ctx, _inventory: nullcontext(fleet))
+    monkeypatch.setattr(drill_command, "connected", lambda _ctx, _inventory: nullcontext(fleet))
     monkeypatch.setattr(host_run, "find_host", lambda _fleet, _inventory: None)
-    monkeypatch.setattr(restore, "run_script", run)
+    monkeypatch.setattr(drill_command, "run_script", run)
     return SimpleNamespace(errors=errors, drilled=drilled, fleet=fleet)
 
 
 @pytest.fixture
 def inv(capsys):
-    return runner(Collection(Collection("backup", restore.drill)), capsys)
+    return runner(Collection(Collection("backup", drill_command.drill)), capsys)
 
 
 def put_all(server, *names: str) -> None:

@@ -61,9 +61,15 @@ def test_backups_and_drills_of_the_time_asked_for(found):
 
 def test_who_may_delete_and_how_it_is_kept(found):
     said = found()
-    assert said["deletion"]["printed_policies_allow"] == ["pruner"]
+    assert said["deletion"]["printed_policies_allow"] == ["pruner", "rekeyer"]
     assert said["retention"]["daily"] == 7
-    assert said["encryption"] == {"asked_for": None, "bucket_default": None, "kms_key_id": None}
+    assert said["encryption"] == {
+        "asked_for": None,
+        "bucket_default": None,
+        "kms_key_id": None,
+        "recipients": [],
+        "manifest": "clear",
+    }
 
 
 def test_the_same_twice_has_the_same_sums_and_each_part_its_own(found):

@@ -212,7 +212,7 @@ def test_the_wal_is_used_where_it_brings_more_and_nothing_speaks_against_it(
     until = NOW - timedelta(hours=end)
     window = Window(NOW - timedelta(days=1), until)
     base = SimpleNamespace(major=major)
-    history = SimpleNamespace(windows=lambda: [window], newest_base=base, cluster="7")
+    history = SimpleNamespace(windows=lambda: [window], newest_base=base, bases=(), cluster="7")
     monkeypatch.setattr("fabfile.backup.verdict.wal_history", lambda *_: history)
     monkeypatch.setattr("fabfile.terminal.recover_dialog.open_bucket", lambda _: None)
     inventory = SimpleNamespace(
@@ -249,7 +249,8 @@ class TestFiles:
                     raise UnreachableError(f"{entry.name}: no route")
                 return SimpleNamespace(name=entry.name)
 
-            def script(host, on_line, option):
+            def script(host, on_line, options, stdin):
+                assert (options, stdin) == ("--restore", b"")
                 asked.append(host.name)
                 return codes[host.name]
 
@@ -305,20 +306,20 @@ class TestInstalling:
         monkeypatch.setattr(host_install, "install", install)
         host = SimpleNamespace(name="db1", entry=by_name["db1"])
         monkeypatch.setattr(host_run, "find_host", lambda *args: host)
-        monkeypatch.setattr(recover, "bring_files", lambda fleet: None)
+        monkeypatch.setattr(recover, "bring_files", lambda fleet, identity: None)
         return SimpleNamespace(inventory=inventory, failures=failures, checks=checks)
 
     def test_nothing_is_checked_before_there_is_a_database(self, outcomes):
         recover._install(None, outcomes.inventory, None)  # type: ignore[arg-type]
         assert outcomes.checks == [False]
-        assert recover._bring_the_rest(None, outcomes.inventory, None) == []  # type: ignore[arg-type]
+        assert recover._bring_the_rest(None, outcomes.inventory, None, "") == []  # type: ignore[arg-type]
         assert outcomes.checks == [False, True]
 
     def test_only_the_databases_host_is_insisted_on(self, outcomes, capsys):
         outcomes.failures["app1"] = UnreachableError("app1: no route")
         recover._install(None, outcomes.inventory, None)  # type: ignore[arg-type]
         assert "warning: app1: no route" in capsys.readouterr().out
-        assert recover._bring_the_rest(None, outcomes.inventory, None) == []  # type: ignore[arg-type]
+        assert recover._bring_the_rest(None, outcomes.inventory, None, "") == []  # type: ignore[arg-type]
         outcomes.failures["db1"] = SwarmkeepError("db1: no space")
         with pytest.raises(SwarmkeepError, match="db1: no space"):
             recover._install(None, outcomes.inventory, None)  # type: ignore[arg-type]
@@ -326,12 +327,12 @@ class TestInstalling:
     def test_what_fails_once_the_data_is_back_is_told_after_that(
         self, outcomes, monkeypatch, capsys
     ):
-        def fail(fleet):
+        def fail(fleet, identity):
             raise UnreachableError("app1: the attachments did not all come back")
 
         monkeypatch.setattr(recover, "bring_files", fail)
         outcomes.failures["db1"] = SwarmkeepError("db1: cannot work")
-        failures = recover._bring_the_rest(None, outcomes.inventory, None)  # type: ignore[arg-type]
+        failures = recover._bring_the_rest(None, outcomes.inventory, None, "")  # type: ignore[arg-type]
         with pytest.raises(SwarmkeepError, match="db1: cannot work"):
             recover._print_result({}, 1.0, failures, pitr=False)
         captured = capsys.readouterr()
