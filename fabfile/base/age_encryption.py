@@ -95,7 +95,7 @@ def encrypted_for(header: bytes, recipients: Sequence[str]) -> str:
     found = sorted(
         words[2] if words[1:2] == [b"ssh-ed25519"] and len(words) > 2 else b" ".join(words[1:2])
         for line in head.splitlines()
-        # Some programs add a line that stands for nobody: "grease", to keep readers from being rigid.
+        # Some programs add a line that stands for nobody, "grease".
         if (words := line.split()) and words[0] == b"->" and not words[1].endswith(b"-grease")
     )
     wanted = sorted(_ssh_tag(one) if one.startswith("ssh-") else b"X25519" for one in recipients)
