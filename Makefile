@@ -60,6 +60,7 @@ test-e2e: $(STAMP) ## One file of them, in a lab that stays up: make test-e2e FI
 bench-backup: $(STAMP) ## Time backup and restore against the literal pipelines, side by side in the lab
 	$(BIN)/python -m bench.backup $(LAB)
 	$(BIN)/python -m bench.backup.restoring $(LAB)
+	$(BIN)/python -m bench.backup.encrypting $(LAB)
 
 bench-deploy: $(STAMP) $(BENCH_VENV)/.installed ## Time deploys beside Ansible, pyinfra and plain ssh, in a lab of its own
 	$(BIN)/python -m bench.deploy $(BENCH_FLAGS)

@@ -1,4 +1,5 @@
 #!/bin/bash
+# shellcheck disable=SC2034 # used by its part
 # Uploads NocoDB's attachments (the files in its data volume) from an app node to S3: what the
 # bucket does not have yet. Nothing is ever deleted there. Root's cron runs it, beside
 # backup-pg.sh on the db node; docs/backup.md explains settings, files and exit codes.
