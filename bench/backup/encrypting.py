@@ -1,7 +1,7 @@
 """What encryption costs: a backup and a restore with recipients, against the same without.
 
-Run as part of `make bench-backup`; needs root and the lab, which it brings up. Exit code 1 if a goal
-is missed.
+Run as part of `make bench-backup`; needs root and the lab, which it brings up. Exit code 1 if a
+goal is missed.
 """
 
 from __future__ import annotations
