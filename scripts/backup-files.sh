@@ -49,16 +49,10 @@ remove_unfinished() {
   [[ -z $STAGING ]] || rm -rf -- "$STAGING"
 }
 
-# Sets VOLUME_DIR, where this node has the volume's files, and STAGING, a folder in it where files
-# are gathered: what a killed run has left there is no file of NocoDB's.
-find_volume() {
-  local volume=${APP_STACK}_data
-  ask docker info >/dev/null 2>"$ERRORS" || {
-    tell docker "$ERRORS"
-    die "$NO_TOOLS" "the Docker engine does not answer" "see 'systemctl status docker' on this node"
-  }
-  VOLUME_DIR=$(ask docker volume inspect -f '{{.Mountpoint}}' "$volume" 2>"$ERRORS") && [[ -d $VOLUME_DIR ]] ||
-    die "$NO_CONTAINER" "this node has no volume $volume" "nothing to do if NocoDB has never run here; else 'docker volume ls'"
+# Sets VOLUME_DIR, and STAGING, a folder in it where files are gathered: what a killed run has left there is
+# no file of NocoDB's.
+open_volume() {
+  find_volume
   STAGING=$VOLUME_DIR/.swarmkeep-files.partial
   rm -rf -- "$STAGING" "$VOLUME_DIR/.swarmkeep-restore.partial" # the name before 0.4
 }
@@ -98,7 +92,7 @@ total() { awk -F '\t' '{ bytes += $1 } END { printf "%d %d\n", NR, bytes }' "$1"
 
 backup() {
   local count bytes tries=0 list=$DIR/files.partial objects=$DIR/objects.partial
-  find_volume
+  open_volume
   ping_start
   log INFO "uploading what is new of $VOLUME_DIR"
   list_both
@@ -212,7 +206,7 @@ compare() {
 # What is encrypted comes first: what was uploaded in clear before is older.
 restore() {
   FETCHED=0 FETCHED_BYTES=0
-  find_volume
+  open_volume
   list_objects "$DIR/encrypted.partial" "$ENCRYPTED"
   list_objects "$DIR/clear.partial" "$CLEAR"
   without "$DIR/encrypted.partial" "$DIR/clear.partial" >"$DIR/only-clear.partial"
@@ -308,7 +302,7 @@ check() {
   fi
   echo "backup-files.sh --check may write here" >"$probe"
   send "$probe" "$PREFIX/state/.write-check" "$(sum_of "$probe")" || quit $?
-  find_volume
+  open_volume
   log INFO "ready: bucket s3://$S3_BUCKET, files in $VOLUME_DIR"
 }
 
@@ -332,7 +326,7 @@ main() {
   setting STATE_DIR '/[^[:cntrl:]]+'
   STACK=$APP_STACK DIR=$STATE_DIR PREFIX=${PROJECT:+$PROJECT/}files/$APP_STACK STAGING=""
   [[ $action != backup ]] || report_as files "$APP_STACK"
-  need aws awk comm docker flock gzip md5sum setpriv sha256sum timeout xargs
+  need "$(access_tools)" aws awk comm flock gzip md5sum setpriv sha256sum timeout xargs
   take_lock "$DIR"
   ERRORS=$DIR/errors.partial
   use_recipients

@@ -211,7 +211,7 @@ prune() {
 # ---- what it does -----------------------------------------------------------------------------
 
 prepare() {
-  need aws docker flock gzip md5sum mkfifo paste setpriv sha256sum timeout
+  need "$(access_tools)" aws flock gzip md5sum mkfifo paste setpriv sha256sum timeout
   PIECES_DIR=""
   take_lock "$BACKUP_DIR"
   make_pieces_folder

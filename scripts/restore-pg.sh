@@ -74,7 +74,7 @@ END
 blame() {
   if (($1 == RESTORE_FAILED || $1 == APP_FAILED)); then
     # Where its first process has just gone, Docker knows that in a moment.
-    [[ -z $KILLED || -n $(killed_in "$CONTAINER") ]] || timeout 10 docker wait "$CONTAINER" >/dev/null 2>&1 || true
+    [[ -z $KILLED || -n $(killed_in "$CONTAINER") ]] || await_end "$CONTAINER"
     ! out_of_memory "$CONTAINER" "$KILLED" ||
       die "$NO_DATABASE" "PostgreSQL ran out of memory ($2)" "$MORE_MEMORY, then run it again"
     runs "$CONTAINER" || die "$NO_DATABASE" "PostgreSQL ended meanwhile ($2)" \
@@ -88,29 +88,6 @@ blame() {
 
 readonly MORE_MEMORY="give it more (a drill: backup.drill_memory in hosts.yaml, or --memory)"
 
-# How many processes of container $1 the kernel has killed for want of memory (cgroup v2, v1). Read
-# from outside: whatever runs in such a container may be killed next. "" where that is out of reach.
-# $2: where its files are, if that is known.
-killed_in() {
-  local groups=${2-}
-  [[ -n $groups ]] || groups=/proc/$(ask docker inspect -f '{{.State.Pid}}' "$1" 2>/dev/null || echo none)/root
-  groups+=/sys/fs/cgroup
-  sed -n 's/^oom_kill //p' "$groups/memory.events" "$groups/memory/memory.oom_control" 2>/dev/null || true
-}
-
-# Whether container $1 has lost a process for want of memory, since killed_in said $2. Docker's own
-# word counts only where the kernel's is out of reach: it may be of long ago while the container runs.
-out_of_memory() {
-  local now
-  now=$(killed_in "$1")
-  if [[ -n $now ]]; then [[ $now != "$2" ]]; else
-    [[ $(ask docker inspect -f '{{.State.OOMKilled}}' "$1" 2>/dev/null) == true ]]
-  fi
-}
-
-# Whether container $1 runs.
-runs() { [[ $(ask docker inspect -f '{{.State.Running}}' "$1" 2>&1) == true ]]; }
-
 remove_unfinished() {
   [[ -z $DRILLING || -z $REASON ]] || write_outcome failed "$REASON" || true
   [[ -z $UNFINISHED ]] || drop_unfinished
@@ -123,14 +100,6 @@ remove_unfinished() {
 drop_unfinished() {
   enter "$CONTAINER"
   ask "${ENTER[@]}" psql -XAtqw >/dev/null 2>&1 <<<"$DROP_PASSING" || true
-}
-
-# Removes the containers of this project's drills, with their volumes.
-remove_containers() {
-  local ids
-  ids=$(ask docker ps -aq --filter "label=$DRILL_LABEL" 2>/dev/null) || ids=""
-  # shellcheck disable=SC2086 # words
-  [[ -z $ids ]] || ask docker rm -f -v $ids >/dev/null 2>&1 || true
 }
 
 # ---- progress ----------------------------------------------------------------------------------
@@ -206,7 +175,7 @@ SQL
 # ---- what it does ------------------------------------------------------------------------------
 
 prepare() {
-  need aws awk docker flock gzip md5sum mkfifo setpriv sha256sum timeout
+  need "$(access_tools)" aws awk flock gzip md5sum mkfifo setpriv sha256sum timeout
   take_lock "$BACKUP_DIR"
   make_pieces_folder
   use_database "$1"
@@ -289,6 +258,8 @@ main() {
   check_options
   load_config "$config"
   [[ $ACTION != drill ]] || use_identity_of_drills
+  [[ -z $APP || $ACCESS == docker ]] || die "$USAGE" "a drill with NocoDB needs Docker, which a backup in a container has not" \
+    "drill without --app (backup.drill_with_app: false)"
   # Each project's own: another one's drill may be under way.
   DRILL_LABEL=swarmkeep.drill${PROJECT:+.$PROJECT}
   MEMORY=${MEMORY:-$DRILL_MEMORY} CPUS=${CPUS:-$DRILL_CPUS}

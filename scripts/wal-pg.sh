@@ -192,28 +192,18 @@ SQL
 # commit here, too, made NocoDB's own 1.3 times as slow.
 ensure_receiver() {
   [[ $SLOT_STATE != active ]] || return 0
-  enter "$CONTAINER" "$SLOT" # without stdin
-  # shellcheck disable=SC2016 # expanded in the container
-  ask "${ENTER[@]:0:2}" -d -u postgres "${ENTER[@]:2}" sh -c '
-    umask 077; unset PGOPTIONS
-    pg_receivewal -w -n -D "$1" -S "$2" -s 5 >"$1/receiver.log" 2>&1 &
-    while kill -0 $! 2>/dev/null; do
-      sleep 2
-      [ "$(du -sk "$1" | cut -f 1)" -le "$3" ] || { kill $!; echo "$4" >>"$1/receiver.log"; }
-    done' \
-    sh "$INSIDE_SPOOL" "$SLOT" "$((CAP / 1024))" "$SPOOL_FULL" >/dev/null 2>"$ERRORS" </dev/null || {
-    tell docker "$ERRORS"
-    die "$NO_RECEIVER" "pg_receivewal could not be started" "see the line above"
-  }
+  start_receiver "$RECEIVE" sh "$INSIDE_SPOOL" "$SLOT" "$((CAP / 1024))" "$SPOOL_FULL"
 }
 
-# Ends every pg_receivewal of ours in the container, from outside: it has neither ps nor pkill.
-stop_receiver() {
-  local process
-  while read -r process; do
-    kill "$process" 2>/dev/null || true
-  done < <(ask docker top "$CONTAINER" -eo pid,args 2>/dev/null | awk '/[p]g_receivewal .*-S '"$SLOT"' / { print $1 }')
-}
+# What sh does there: $1 is the spool, $2 the slot, $3 how many kilobytes the spool may have, $4 what it says then.
+# shellcheck disable=SC2016 # expanded there
+readonly RECEIVE='
+umask 077; unset PGOPTIONS
+pg_receivewal -w -n -D "$1" -S "$2" -s 5 >"$1/receiver.log" 2>&1 &
+while kill -0 $! 2>/dev/null; do
+  sleep 2
+  [ "$(du -sk "$1" | cut -f 1)" -le "$3" ] || { kill $!; echo "$4" >>"$1/receiver.log"; }
+done'
 
 # Writes a heartbeat (a commit of its own, with a time; it needs no table), closes its segment, and sets
 # CLOSED, that segment, and BEAT, the time up to which every commit is in it or before it.
@@ -257,15 +247,12 @@ await_segment() {
 # ---- what it does -------------------------------------------------------------------------------
 
 archive() {
-  local ids
+  local here=0
   CLOSED="" BEAT=""
-  ids=$(ask docker ps -q --filter "label=com.docker.swarm.service.name=$DB_SERVICE_NAME" 2>"$ERRORS") || {
-    tell docker "$ERRORS"
-    # What arrived before that needs no engine.
-    [[ -z $LAST ]] || deliver_segments || quit $?
-    die "$NO_TOOLS" "the Docker engine does not answer" "see 'systemctl status docker' on this node"
-  }
-  if [[ -z $ids ]]; then
+  service_is_here || here=$?
+  # What arrived before needs no engine.
+  ((here != 2)) || { [[ -z $LAST ]] || deliver_segments || quit $?; engine_failed; }
+  if ((here != 0)); then
     # Another node may have it: that is no line each minute. What arrived before it ended is worth as much.
     [[ -n $LAST && ! -f $WAL_DIR/absent ]] || quit "$NO_CONTAINER"
     deliver_segments || quit $?
@@ -329,12 +316,6 @@ END
   log INFO "marked: $NAME at $SAID"
 }
 
-# Whether it is our pg_receivewal that reads the slot: it writes into the spool.
-receiver_runs() {
-  ask docker top "$CONTAINER" -eo pid,args 2>/dev/null |
-    awk '/[p]g_receivewal .*\/'"$SPOOL_NAME -S $SLOT"'/ { found = 1 } END { exit !found }'
-}
-
 # How many bytes the newest base backup has in the bucket, with all that it adds to.
 chain_bytes() {
   local one sum=0
@@ -358,7 +339,8 @@ END
     ask_server <<<"SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), summarized_lsn)::bigint FROM pg_get_wal_summarizer_state()"
     behind=$SAID
   fi
-  root=$(ask docker info -f '{{.DockerRootDir}}' 2>"$ERRORS") && [[ -d $root ]] || root=$DIR
+  root=$(volumes_root)
+  [[ -d $root ]] || root=$DIR
   cat <<END
 superuser $superuser
 tablespaces $TABLESPACES
@@ -377,12 +359,10 @@ forget() { rm -f -- "$WAL_DIR"/{state,newest-base,newest-base.*.manifest,cap,bas
 
 # What is in the bucket stays: databases can be restored to any second until now.
 stop() {
-  local ids
-  ids=$(ask docker ps -q --filter "label=com.docker.swarm.service.name=$DB_SERVICE_NAME" 2>"$ERRORS") || {
-    tell docker "$ERRORS"
-    die "$NO_TOOLS" "the Docker engine does not answer" "see 'systemctl status docker' on this node"
-  }
-  if [[ -z $ids ]]; then
+  local here=0
+  service_is_here || here=$?
+  ((here != 2)) || engine_failed
+  if ((here != 0)); then
     log WARNING "service $DB_SERVICE_NAME has no running container on this node: if its volume is still used, drop slot $SLOT there"
     forget
     return
@@ -396,6 +376,7 @@ stop() {
   ask_server <<<"SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '$SLOT' AND active;
     SELECT pg_sleep(1); SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '$SLOT';
     ALTER SYSTEM RESET max_slot_wal_keep_size; SELECT pg_reload_conf()"
+  disallow_replication
   [[ $(cat "$WAL_DIR/summarize-wal" 2>/dev/null) != "$CLUSTER" ]] || ask_server <<<"ALTER SYSTEM RESET summarize_wal; SELECT pg_reload_conf()"
   forget
   log INFO "archiving has ended; what is in the bucket stays"
@@ -429,7 +410,7 @@ main() {
     *) usage >&2 && quit "$USAGE" ;;
   esac
   load_config "$CONFIG"
-  need aws awk docker find flock gzip md5sum mkfifo setpriv sha256sum tar timeout
+  need "$(access_tools)" aws awk find flock gzip md5sum mkfifo setpriv sha256sum tar timeout
   WAL_DIR=$BACKUP_DIR/.wal DIR=$BACKUP_DIR/.wal/${ACTION/stop/archive}
   case $ACTION in
     archive) report_as wal "${PG_DB%% *}" ;;

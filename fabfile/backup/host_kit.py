@@ -14,6 +14,7 @@ COMMON = "/usr/local/lib/backup-common.sh"
 SHARED = (
     COMMON,
     *(f"/usr/local/lib/backup-{part}.sh" for part in ("bucket", "report", "encryption")),
+    "/usr/local/lib/access-docker.sh",
 )
 """What the scripts of both kits share."""
 RESTORE = "/usr/local/bin/restore-pg.sh"

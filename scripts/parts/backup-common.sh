@@ -12,7 +12,8 @@
 # shellcheck source=scripts/parts/backup-encryption.sh
 . "${BASH_SOURCE[0]%/*}/backup-encryption.sh"
 
-readonly VERSION=0.5.0
+readonly PARTS=${BASH_SOURCE[0]%/*}
+readonly VERSION=0.6.0
 readonly UNEXPECTED=1 USAGE=2 LOCKED=10 NO_CONTAINER=11 NO_TOOLS=12 NO_DATABASE=13 NO_SPACE=14 \
   DISK_FULL=15 DUMP_FAILED=16 BAD_DUMP=17 UPLOAD_FAILED=18 BAD_OBJECT=19
 
@@ -143,11 +144,15 @@ read_config() {
   unset PG_DB PG_USER DB_SERVICE_NAME S3_BUCKET AWS_REGION APP_STACK STATE_DIR
   STACK="" NODE=$(uname -n) METRICS_DIR="" PING="" PING_FILE=""
   PITR=no WAL_TICK=60 MAX_SLOT_WAL=10737418240 INCREMENTAL_FROM=10737418240
+  ACCESS=docker POSTGRES_IMAGE=""
   RECIPIENTS="" MANIFEST_MODE=clear IDENTITY_FILE=""
   PROJECT="" PROJECT_ID="" S3_ENDPOINT_URL="" BACKUP_DIR=/var/backups/postgres KEEP_LOCAL_DAYS=7 COMPRESSION=auto
   COUNT_ROWS=yes SSE="" SSE_KMS_KEY_ID="" STEP_TIMEOUT=21600 DRILL_MEMORY=512m DRILL_CPUS=1
   # shellcheck source=/dev/null
   . "$file" || die "$USAGE" "$file: is not valid shell" "write lines like AWS_REGION='eu-central-1'"
+  setting ACCESS 'docker|network'
+  # shellcheck source=/dev/null
+  . "$PARTS/access-$ACCESS.sh"
   setting PROJECT '([a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?)?'
   setting PROJECT_ID '([0-9a-f]{16})?'
   setting S3_BUCKET '[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]'
@@ -271,64 +276,6 @@ case $PIPE:$1 in
   /*:pg_restore) exec 3<>"$PIPE" <"$PIPE" 3>&- ;;
 esac
 exec "$@"'
-
-# Sets ENTER, the words that run a program in container $1. Its data goes through the FIFO $2
-# in there, or without one through docker exec, whose stdin -i connects. Functions and operators
-# that clients made in the database are not looked for: ours would not be safe from them.
-enter() {
-  ENTER=(docker exec -e "PGDATABASE=$PG_DB" -e "PGUSER=$PG_USER" -e PGCONNECT_TIMEOUT=10 -e LC_ALL=C
-    -e "PGOPTIONS=-c search_path=pg_catalog" -e "PIPE=${2:-}")
-  [[ -n ${2:-} ]] || ENTER+=(-i)
-  ENTER+=("$1" sh -c "$INSIDE" sh)
-}
-
-# Sets CONTAINER, the service's container on this node, and DATABASE_SIZE, its bytes on disk.
-# Several run while an update is under way; they share the data. The newest that answers is it.
-find_container() {
-  local ids id size
-  ids=$(ask docker ps -q --filter "label=com.docker.swarm.service.name=$DB_SERVICE_NAME" \
-    --filter status=running 2>"$ERRORS") || {
-    tell docker "$ERRORS"
-    die "$NO_TOOLS" "the Docker engine does not answer" "see 'systemctl status docker' on this node"
-  }
-  [[ -n $ids ]] || die "$NO_CONTAINER" "service $DB_SERVICE_NAME has no running container on this node" \
-    "if it runs on another node, that one makes the backup; else 'docker service ps $DB_SERVICE_NAME'"
-  for id in $ids; do
-    enter "$id"
-    if size=$(ask "${ENTER[@]}" psql -XAtqw -c 'SELECT pg_database_size(current_database())' \
-      2>"$ERRORS" </dev/null) && [[ $size =~ ^[0-9]+$ ]]; then
-      # shellcheck disable=SC2034 # used by those that source this
-      CONTAINER=$id DATABASE_SIZE=$size
-      return
-    fi
-  done
-  tell psql "$ERRORS"
-  die "$NO_DATABASE" "PostgreSQL in container $id does not answer user $PG_USER for database $PG_DB" \
-    "check pg_db and pg_user, and 'docker logs $id'"
-}
-
-# docker exec's own stdin and stdout carry 70-100 MB/s and burn a core doing so. A FIFO in the
-# container's /dev/shm is a plain kernel pipe between its program and ours. Where the
-# container's files are out of reach (rootless Docker), a local FIFO and docker exec carry it.
-make_pipe() {
-  local process pipes=/dev/shm/${PIPES:-backup-pg} inside=/dev/shm/${PIPES:-backup-pg}.$RUN
-  process=$(ask docker inspect -f '{{.State.Pid}}' "$CONTAINER" 2>"$ERRORS") || process=none
-  PIPE_DIR=/proc/$process/root$inside
-  # A folder of its own: in a shared one the kernel refuses FIFOs of other users.
-  # shellcheck disable=SC2016 # expanded in the container
-  if ask docker exec "$CONTAINER" sh -c 'rm -rf "$2".*; mkdir -m 700 "$1" && mkfifo -m 600 "$1/pipe"' \
-    sh "$inside" "$pipes" 2>"$ERRORS" && [[ -p $PIPE_DIR/pipe && -r $PIPE_DIR/pipe && -w $PIPE_DIR/pipe ]]; then
-    enter "$CONTAINER" "$inside/pipe"
-    return
-  fi
-  log WARNING "cannot reach the container's files: the data goes through docker exec, which is slower"
-  ask docker exec "$CONTAINER" rm -rf "$inside" 2>"$ERRORS" || true
-  PIPE_DIR=$DIR/pipe
-  rm -rf -- "$PIPE_DIR"
-  mkdir -- "$PIPE_DIR"
-  mkfifo -- "$PIPE_DIR/pipe"
-  enter "$CONTAINER"
-}
 
 # Opens the pipe's ends, 7 to read and 8 to write. The container is not trusted with the path:
 # both come from what was opened first, and only if that is a pipe and no link to somewhere else.

@@ -188,7 +188,7 @@ dump_globals() {
 images() {
   local service image id separator=""
   {
-    ask docker inspect -f "$DB_SERVICE_NAME {{.Config.Image}} {{.Image}}" "$CONTAINER" 2>"$ERRORS" </dev/null || true
+    described_image
     grep -v "^$DB_SERVICE_NAME " "${IMAGES_FILE:-/etc/backup-pg.images}" 2>/dev/null || true
   } | while read -r service image id; do
     # The digest of a registry's image is part of its name; else the image's own hash tells.

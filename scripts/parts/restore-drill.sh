@@ -5,43 +5,26 @@
 
 readonly APP_SECONDS=180
 
-# A PostgreSQL of the live one's image that nobody else can reach: without a network, it needs no
-# password. It is thrown away, so it need not be safe from a crash. Sets THROWAWAY, and SERVER, its
-# version: it is the live one's.
+readonly THROWAWAY_OPTIONS=(-c fsync=off -c full_page_writes=off -c wal_level=minimal -c max_wal_senders=0
+  -c max_wal_size=2GB -c autovacuum=off)
+
+# Starts a throwaway PostgreSQL, and sets THROWAWAY, and SERVER, its version: it is the live one's.
 start_server() {
-  local image preload
-  image=$(ask docker inspect -f '{{.Image}}' "$CONTAINER")
+  local preload
   asked postgres "PostgreSQL does not say what it preloads" \
     <<<"SELECT current_setting('server_version'), current_setting('shared_preload_libraries')"
   IFS='|' read -r SERVER preload <<<"$SAID"
-  if ! THROWAWAY=$(ask docker run -d --label "$DRILL_LABEL=$RUN" --network none --memory "$MEMORY" --cpus "$CPUS" \
-    --cpu-shares 128 --shm-size 128m -e "POSTGRES_USER=$PG_USER" -e POSTGRES_DB=postgres \
-    -e POSTGRES_HOST_AUTH_METHOD=trust -e 'POSTGRES_INITDB_ARGS=--encoding=UTF8 --no-sync' "$image" \
-    postgres -c fsync=off -c full_page_writes=off -c wal_level=minimal -c max_wal_senders=0 \
-    -c max_wal_size=2GB -c autovacuum=off -c "shared_preload_libraries=$preload" 2>"$ERRORS"); then
-    tell docker "$ERRORS"
-    die "$NO_TOOLS" "the throwaway PostgreSQL could not be started" "see the line above"
-  fi
+  start_throwaway "$preload"
 }
 
 # Waits for it to answer, and works with it from then on: sets CONTAINER.
 use_server() {
   CONTAINER=$THROWAWAY
-  await "$CONTAINER" 120 pg_isready -q -h 127.0.0.1 || {
-    ask docker logs --tail 5 "$CONTAINER" >"$ERRORS" 2>&1 || true
+  await_throwaway 120 || {
+    last_words "$CONTAINER"
     tell postgres "$ERRORS"
     die "$NO_DATABASE" "the throwaway PostgreSQL does not begin to answer" "see the lines above"
   }
-}
-
-# Waits until a program succeeds in container $1, for at most $2 seconds.
-await() {
-  local container=$1 end=$((SECONDS + $2))
-  shift 2
-  until ask docker exec "$container" "$@" >/dev/null 2>&1; do
-    ((SECONDS < end)) && runs "$container" || return 1
-    sleep 0.2
-  done
 }
 
 # Starts NocoDB in the throwaway server's network and asks what it needs its database for

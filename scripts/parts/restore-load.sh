@@ -208,7 +208,8 @@ analyze() {
 # The same for whoever need not wait for it. If it is cut off, autovacuum does what is left.
 analyze_by_itself() {
   enter "$CONTAINER"
-  ask "${ENTER[@]:0:2}" -d "${ENTER[@]:2}" vacuumdb -qw --analyze-only -d "$1" >/dev/null 2>&1 </dev/null || true
+  detached
+  ask "${ENTER[@]}" vacuumdb -qw --analyze-only -d "$1" >/dev/null 2>&1 </dev/null || true
 }
 
 # Counts the rows of every table of database $1. Sets TABLES and ROWS.

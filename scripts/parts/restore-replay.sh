@@ -215,14 +215,14 @@ fetch_chain() {
   free=$(free_bytes)
   ((free > need)) || die "$NO_SPACE" "$DIR has $free bytes free; base backup, WAL and a dump need about $need" "make room there"
   # The throwaway server's files lie where Docker has volumes, as those of the live one do.
-  root=$(ask docker info -f '{{.DockerRootDir}}' 2>"$ERRORS") || root=$DIR
+  root=$(volumes_root)
   here=$need
   need=$(replay_bytes "${BASE_OF[size]}" "$UNPACKED" "$((${#CHAIN[@]} / 2))")
   # On one disk there must be room for both.
   [[ $(stat -c %d -- "$root" 2>/dev/null) != "$(stat -c %d -- "$DIR")" ]] || need=$((need + here))
   free=$(df --output=avail -B1 -- "$root" 2>/dev/null | tail -n 1) || free=0
   ((free > need)) || die "$NO_SPACE" "$root has $free bytes free; what is replayed needs about $need there" "make room there"
-  REPLAY=$DIR/replay.partial
+  REPLAY=$(replay_folder)
   mkdir -p -- "$REPLAY/wal"
   for ((i = 0; i < ${#CHAIN[@]}; i += 2)); do
     key=${CHAIN[i]} name=$REPLAY/${CHAIN[i]##*/}
@@ -276,19 +276,13 @@ decrypt_lane() {
   done
 }
 
-# Starts a throwaway PostgreSQL of the image $1 from the base backup, and has it replay until the target.
+# Starts a throwaway PostgreSQL from the base backup, and has it replay until the target.
 # Sets THROWAWAY. There it is promoted: paused, it would hold the locks of what was under way at the
 # target, the lock of DROP TABLE for example, and a dump would wait for them for ever.
 replay() {
-  local target settings begun limits=()
+  local target settings begun
   phase starting
-  # A drill must not be felt; who restores waits for it, and production still comes first.
-  [[ $ACTION != drill ]] || limits=(--memory "$MEMORY" --cpus "$CPUS")
-  THROWAWAY=$(ask docker run -d --label "$DRILL_LABEL=$RUN" --network none "${limits[@]}" \
-    --cpu-shares 128 --shm-size 128m -v "$REPLAY:/replay:ro" --entrypoint tail "$1" -f /dev/null 2>"$ERRORS") || {
-    tell docker "$ERRORS"
-    die "$NO_TOOLS" "the throwaway PostgreSQL could not be started" "see the line above"
-  }
+  start_replay
   in_throwaway "$UNPACK" root "the base backup could not be unpacked"
   in_throwaway "$DECOMPRESS_AHEAD" postgres "the WAL could not be made ready"
   phase verifying
@@ -305,11 +299,12 @@ replay() {
   log INFO "replayed segments=${#SEGMENTS[@]} seconds=$((begun / 10)).$((begun % 10))"
 }
 
-# Runs the script $1 in the throwaway container as user $2; the words after $3, what failed, are its own.
+# Runs the script $1 where the throwaway server is, as user $2; the words after $3, what failed, are its own.
 in_throwaway() {
   local script=$1 user=$2 failed=$3
   shift 3
-  start docker exec -u "$user" "$THROWAWAY" sh -c "$FOLDERS$script" sh "$@" >"$DIR/said.partial" 2>"$ERRORS" </dev/null
+  run_as "$user"
+  start "${RUN_AS[@]}" sh -c "replay=$REPLAY_INSIDE;$FOLDERS$script" sh "$@" >"$DIR/said.partial" 2>"$ERRORS" </dev/null
   finish "$STARTED"
   ((STATUS == 0)) && return
   tail -n 5 -- "$DIR/said.partial" >>"$ERRORS"
@@ -329,7 +324,7 @@ data=$data/replay log=/tmp/replay.log parts=$data.parts ahead=$data.wal
 # shellcheck disable=SC2016 # expanded in the container
 readonly UNPACK='
 mkdir $parts
-for tar in /replay/base_*.tar.gz; do
+for tar in $replay/base_*.tar.gz; do
   part=$parts/$(basename $tar .tar.gz)
   mkdir $part && gzip -dc $tar | tar -x -C $part && chmod 700 $part
 done
@@ -340,16 +335,16 @@ chown -R postgres $parts'
 readonly DECOMPRESS_AHEAD='
 mkdir $ahead
 cat >/tmp/fetch <<END
-[ -f /replay/wal/\$1.gz ] || exit 1
+[ -f $replay/wal/\$1.gz ] || exit 1
 echo "\$1" >/tmp/asked
 tries=0
 while [ -f "$ahead/.\$1" ] && [ \$tries -lt 500 ]; do sleep 0.02; tries=\$((tries + 1)); done
-mv "$ahead/\$1" "\$2" 2>/dev/null || gzip -dc "/replay/wal/\$1.gz" >"\$2"
+mv "$ahead/\$1" "\$2" 2>/dev/null || gzip -dc "$replay/wal/\$1.gz" >"\$2"
 END
 : >/tmp/asked
 decompress_ahead() {
   local turn=$1 n=0 file name asked
-  for file in /replay/wal/*.gz; do
+  for file in $replay/wal/*.gz; do
     n=$((n + 1)) name=${file##*/} name=${name%.gz}
     [ $((n % 2)) = $turn ] || continue
     while set -- $ahead/* && [ $# -ge 10 ]; do sleep 0.05; done
@@ -428,15 +423,14 @@ check_database() {
 # Makes a set of DATABASE as it was at the point, in $DIR/point.partial.*, and sets MANIFEST, as
 # choose_set does.
 make_point() {
-  local live=$CONTAINER base=$DIR/point.partial here
+  local live=$CONTAINER base=$DIR/point.partial
   choose_point
   log INFO "replaying base=${BASE_OF[key]##*/} segments=${#SEGMENTS[@]} until=$(said_time "${TARGET:-$UNTIL}")"
-  here=$(ask docker inspect -f '{{.Image}}' "$live")
   asked postgres "PostgreSQL does not say its version" <<<"SELECT current_setting('server_version_num')::int / 10000"
   [[ $SAID == "${BASE_OF[major]}" ]] || die "$OLD_SERVER" "the base backup is of PostgreSQL ${BASE_OF[major]}, this server is $SAID" \
     "a point in time is reached with its own major version only; use a set"
   fetch_chain
-  replay "$here"
+  replay
   CONTAINER=$THROWAWAY
   check_end
   check_database
@@ -467,10 +461,8 @@ drill_point() {
   asked postgres "PostgreSQL does not say its version" <<<"SELECT current_setting('server_version')"
   SERVER=$SAID
   log INFO "replaying base=${BASE_OF[key]##*/} segments=${#SEGMENTS[@]} until=$(said_time "${TARGET:-$UNTIL}")"
-  local image
-  image=$(ask docker inspect -f '{{.Image}}' "$CONTAINER")
   fetch_chain
-  replay "$image"
+  replay
   CONTAINER=$THROWAWAY
   check_end
   exists "$DATABASE" || blame "$BAD_SET" "database $DATABASE is not in what was replayed" "inv backup.verify; is it the right cluster?"

@@ -246,9 +246,7 @@ find_part() {
 # where its files are. What earlier restores have left unfinished is dropped. Each session takes a
 # tenth of a second to begin, so it is one.
 look_at_server() {
-  local process
-  read -r process MEMORY_LIMIT < <(ask docker inspect -f '{{.State.Pid}} {{.HostConfig.Memory}}' "$CONTAINER" 2>"$ERRORS" || echo none 0)
-  INSIDE_ROOT=/proc/$process/root
+  look_at_container
   KILLED=$(killed_in "$CONTAINER" "$INSIDE_ROOT")
   asked postgres "PostgreSQL does not say what there is" <<END
 SELECT pg_size_bytes(current_setting('max_wal_size')), (SELECT count(*) FROM pg_database WHERE datname = '$1'),
@@ -277,8 +275,7 @@ check_server() {
     "the set needs extensions that this server lacks: ${MANIFEST[lacking]}" "deploy an image that has them (images.postgres)"
   # What is loaded is in the log, too, until the next checkpoint.
   need=$((need + (WAL_SIZE < need ? WAL_SIZE : need)))
-  read -r size free < <({ df -Pk "$INSIDE_ROOT$DATA_FOLDER" || ask docker exec "$CONTAINER" df -Pk "$DATA_FOLDER"; } \
-    2>"$ERRORS" | awk 'END { print $2, $4 }')
+  read -r size free < <(server_disk "$DATA_FOLDER")
   [[ $size$free =~ ^[0-9]+$ ]] || die "$NO_DATABASE" "df in the container says '$size $free'" "find out who changes files in the container"
   ((free * 1024 >= need)) || die "$NO_SPACE" "PostgreSQL's disk has $((free * 1024)) bytes free, the restore needs about $need" \
     "make room on it; databases kept by an earlier restore may go (docs/recovery.md)"

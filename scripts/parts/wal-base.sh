@@ -108,7 +108,7 @@ copy_cluster() {
   compressor=$STARTED
   # Without WAL: what makes it whole goes to the bucket as all WAL does. PostgreSQL keeps it for the slot
   # only until it is in the spool, so there may be none left to fetch at the end.
-  [[ -z $PARENT ]] || [[ ${ENTER[*]} == *" -i "* ]] || ENTER=("${ENTER[@]:0:2}" -i "${ENTER[@]:2}")
+  [[ -z $PARENT ]] || with_stdin
   start "${ENTER[@]}" pg_basebackup -D - -F t -X none -c fast --manifest-checksums=SHA256 -l swarmkeep -w \
     "${since[@]}" >&8 7<&- 2>"$ERRORS" <"$manifest"
   close_pipe "$STARTED" "$compressor" && return
@@ -147,7 +147,7 @@ write_base_manifest() {
   local finished image
   # The next whole second: until then the copy is no place to stop at.
   finished=$(date -u -d '+1 second' +%Y%m%dT%H%M%SZ)
-  image=$(ask docker inspect -f '{{.Config.Image}}' "$CONTAINER" 2>"$ERRORS") || image=unknown
+  image=$(image_name)
   ask_server <<'END'
 SELECT json_build_object('server_version', current_setting('server_version'),
   'server_version_num', current_setting('server_version_num')::int,

@@ -10,27 +10,10 @@
 readonly BATCH=64 # segments that are uploaded in one call
 readonly UNKNOWN=19700101T000000Z # until when the first segments of a chain reach, if no heartbeat tells
 
-# Makes the spool where it is not there, and sets SPOOL and INSIDE_SPOOL, its names on this host and in
-# the container. It must lie in the volume: what is in the container alone goes with it.
+# Sets SPOOL and INSIDE_SPOOL, makes it where it is not there, and goes into it.
 find_spool() {
-  INSIDE_SPOOL=${DATA%/*}/$SPOOL_NAME
-  ask docker exec -u postgres "$CONTAINER" mkdir -p -m 700 "$INSIDE_SPOOL" 2>"$ERRORS" || {
-    tell docker "$ERRORS"
-    die "$BAD_SPOOL" "folder $INSIDE_SPOOL cannot be made" "it must be writable for postgres, beside PGDATA"
-  }
-  SPOOL=$(ask docker inspect -f '{{range .Mounts}}{{.Destination}} {{.Source}}{{"\n"}}{{end}}' "$CONTAINER" 2>"$ERRORS" |
-    in_mount "$INSIDE_SPOOL")
-  [[ -n $SPOOL ]] || die "$BAD_SPOOL" "$INSIDE_SPOOL is in no volume: it would be lost with the container" \
-    "PGDATA must be a folder in its volume, as it is in Swarmkeep's compose file"
+  place_spool
   enter_spool || die "$BAD_SPOOL" "$SPOOL is no folder, or a link to another place" "find out who changes files in the volume"
-}
-
-# Given lines "DESTINATION SOURCE" on stdin, prints where path $1 of the container is on the host.
-in_mount() {
-  awk -v path="$1" '
-    { source = substr($0, length($1) + 2) }
-    index(path, $1 "/") == 1 && length($1) > best { best = length($1); found = source substr(path, best + 1) }
-    END { if (best) print found }'
 }
 
 # Goes into the spool. The container is not trusted with the path: were the folder a link to somewhere

@@ -80,7 +80,7 @@ call() { bash -c 'set -euo pipefail; . "$1"; shift; "$@"' sh "$SCRIPTS/$1" "${@:
 # Runs words in a shell that has sourced the WAL's part, in the folder $FAKE/spool.
 segments() {
   mkdir -p "$FAKE/spool"
-  (cd "$FAKE/spool" && bash -c 'set -euo pipefail; . "$0"; SEGMENT_BYTES=16777216; '"$1" "$SCRIPTS/parts/wal-segments.sh" "${@:2}")
+  (cd "$FAKE/spool" && bash -c 'set -euo pipefail; . "$0"; . "${0%/*}/access-docker.sh"; SEGMENT_BYTES=16777216; '"$1" "$SCRIPTS/parts/wal-segments.sh" "${@:2}")
 }
 
 @test "next_segment goes on into the next log, whatever the size of segments" {

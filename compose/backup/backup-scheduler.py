@@ -1,0 +1,348 @@
+"""The clock of the backup in a container: runs each job when it is due, says whether all is well.
+
+A job is due when its schedule has a time after its last success. What that was, the bucket says: so
+a night that was missed is caught up, and a restart runs nothing twice. Runs in the backup's own
+image, with nothing but Python and croniter (Debian's python3-croniter).
+
+    backup-scheduler.py            run the jobs, until SIGTERM
+    backup-scheduler.py --health   exit code 0 if the last success is not too old
+    backup-scheduler.py --next     print when each job is due
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+SETTINGS = Path(os.environ.get("BACKUP_SETTINGS", "/run/secrets/backup_settings"))
+BIN = "/usr/local/bin"
+LOCKED, NOT_HERE = 10, 11
+"""Exit codes of the scripts: another run is in progress; there is nothing to back up now."""
+LOOK_BACK = 40
+"""Days of sets that are listed to find the newest."""
+
+
+def read_settings(text: str) -> dict[str, str]:
+    """Given a settings file of the scripts (lines NAME='value'), return it."""
+    found = {}
+    for line in text.splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            found[name] = "".join(shlex.split(value))
+    return found
+
+
+def next_after(schedule: str, last: float, zone: ZoneInfo) -> float:
+    """Given five cron fields, seconds since 1970 and a time zone, return the next time after it.
+
+    The clock on the wall counts. A time that does not exist (daylight saving time begins) is the
+    one an hour later; of a time that is there twice the first counts: so a daily job runs once.
+    """
+    from croniter import croniter  # type: ignore[import-untyped]
+
+    wall = datetime.fromtimestamp(last, zone).replace(tzinfo=None)
+    while True:
+        wall = croniter(schedule, wall).get_next(datetime)
+        found = wall.replace(tzinfo=zone, fold=0).timestamp()
+        if found > last:
+            return found
+
+
+@dataclass
+class Job:
+    """Something that runs by a schedule. `commands` are run one after the other; `last` asks when
+    it has succeeded last, as seconds since 1970, None if never or not known. Jobs of one `lock`
+    never run at the same time.
+    """
+
+    name: str
+    schedule: str
+    commands: Sequence[Sequence[str]]
+    last: Callable[[], float | None]
+    lock: str = ""
+    running: subprocess.Popen[bytes] | None = None
+    waiting: list[Sequence[str]] = field(default_factory=list)
+    code: int = 0
+
+
+class State:
+    """What is known from one start to the next, in the volume."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.data: dict[str, float] = json.loads(path.read_text())
+        except (OSError, ValueError):
+            self.data = {}
+
+    def set(self, name: str, value: float) -> None:
+        """Keep a value."""
+        self.data[name] = value
+        new = self.path.with_name(f"{self.path.name}.new")
+        new.write_text(json.dumps(self.data))
+        new.replace(self.path)
+
+
+class Scheduler:
+    """Runs jobs."""
+
+    def __init__(
+        self, jobs: Sequence[Job], state: State, zone: ZoneInfo, max_age: float = 26 * 3600
+    ) -> None:
+        self.jobs, self.state, self.zone, self.max_age = jobs, state, zone, max_age
+        self.ending = False
+
+    def due(self, job: Job) -> float:
+        """When a job is to run next, by what was seen of it: seconds since 1970."""
+        data = self.state.data
+        seen = max(data.get(f"{job.name}.succeeded", 0), data.get(f"{job.name}.begun", 0))
+        return next_after(job.schedule, seen or data["first"], self.zone)
+
+    def tick(self, now: float) -> None:
+        """Begin what is due, and note what has ended."""
+        if "first" not in self.state.data:
+            self.state.set("first", now)
+        for job in self.jobs:
+            self._follow(job, now)
+            if job.running or self.ending or self.due(job) > now or self._locked(job):
+                continue
+            # Somebody may have run it meanwhile, by hand or on the host.
+            last = job.last()
+            if last and last > self.state.data.get(f"{job.name}.succeeded", 0):
+                self.state.set(f"{job.name}.succeeded", last)
+                if self.due(job) > now:
+                    continue
+            self.state.set(f"{job.name}.begun", now)
+            job.waiting, job.code = list(job.commands), 0
+            self._next_command(job)
+
+    def _locked(self, job: Job) -> bool:
+        return any(one.running and one.lock == job.lock for one in self.jobs if job.lock)
+
+    def _follow(self, job: Job, now: float) -> None:
+        if job.running is None or (code := job.running.poll()) is None:
+            return
+        job.running, job.code = None, job.code or code
+        if job.waiting and not self.ending:
+            self._next_command(job)
+            return
+        self.state.set(f"{job.name}.ended", now)
+        if job.code == 0:
+            self.state.set(f"{job.name}.succeeded", now)
+        elif job.code not in (LOCKED, NOT_HERE):
+            say(f"ERROR job {job.name} ended with exit code {job.code}; next: see its lines above")
+
+    def _next_command(self, job: Job) -> None:
+        job.running = subprocess.Popen(job.waiting.pop(0), stdin=subprocess.DEVNULL)
+
+    def end(self) -> None:
+        """Let what runs end cleanly, and wait for it."""
+        self.ending = True
+        for job in self.jobs:
+            if job.running:
+                job.running.terminate()
+        for job in self.jobs:
+            if job.running:
+                job.running.wait()
+
+    def health(self, now: float) -> str:
+        """What is wrong; "" if the last success of the backup is not too old."""
+        data, job = self.state.data, self.jobs[0]
+        if not data:
+            return "it has not begun"
+        # While one runs, or none was due yet, there is nothing to say.
+        since = max(data.get(f"{job.name}.succeeded", 0), data["first"])
+        under_way = data.get(f"{job.name}.begun", 0) > data.get(f"{job.name}.ended", 0)
+        if under_way or now - since <= self.max_age:
+            return ""
+        hours = (now - since) / 3600
+        return (
+            f"the last good backup is {hours:.1f} hours old, {self.max_age / 3600:.0f} are allowed"
+        )
+
+
+def say(text: str) -> None:
+    """Write a line as the scripts do."""
+    print(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {text}", file=sys.stderr, flush=True)
+
+
+# ---- what the bucket says -----------------------------------------------------------------------
+
+
+class Bucket:
+    """The bucket of the settings, by the AWS CLI."""
+
+    def __init__(self, settings: Mapping[str, str]) -> None:
+        self.settings = settings
+        project = settings.get("PROJECT", "")
+        self.prefix = f"{project}/" if project else ""
+
+    def newest(self, prefix: str, ending: str, *, by_name: bool) -> float | None:
+        """When the newest object with these ends was made: by its name, or by the bucket."""
+        words = [
+            "s3api",
+            "list-objects-v2",
+            "--bucket",
+            self.settings["S3_BUCKET"],
+            "--prefix",
+            prefix,
+        ]
+        if by_name:
+            after = datetime.now(UTC) - timedelta(days=LOOK_BACK)
+            words += ["--start-after", f"{prefix}{after:%Y%m%d}"]
+        answer = self._aws([*words, "--query", "Contents[].[Key,LastModified]", "--output", "json"])
+        times = []
+        for key, modified in answer or []:
+            if not key.endswith(ending):
+                continue
+            text = key.removeprefix(prefix).removesuffix(ending) if by_name else modified
+            try:
+                when = (
+                    datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+                    if by_name
+                    else (datetime.fromisoformat(text))
+                )
+            except ValueError:
+                continue
+            times.append(when.timestamp())
+        return max((one for one in times if one <= time.time() + 300), default=None)
+
+    def _aws(self, words: Sequence[str]) -> list[tuple[str, str]] | None:
+        endpoint = self.settings.get("S3_ENDPOINT_URL", "")
+        environment = {
+            **os.environ,
+            "AWS_DEFAULT_REGION": self.settings["AWS_REGION"],
+            "AWS_PAGER": "",
+        }
+        if credentials := self.settings.get("AWS_SHARED_CREDENTIALS_FILE"):
+            environment["AWS_SHARED_CREDENTIALS_FILE"] = credentials
+        command = ["aws", *(["--endpoint-url", endpoint] if endpoint else []), *words]
+        try:
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=120, check=True
+            )
+            found: list[tuple[str, str]] | None = json.loads(done.stdout or "null")
+        except (OSError, subprocess.SubprocessError, ValueError) as error:
+            # The job itself says what is wrong with the bucket.
+            reason = getattr(error, "stderr", "") or str(error)
+            say(f"WARNING the bucket does not say what it has: {reason.strip().splitlines()[-1:]}")
+            return None
+        return found
+
+
+def jobs_of(settings: Mapping[str, str], bucket: Bucket) -> list[Job]:
+    """The jobs of a container, its backup first: the database's, or the attachments'."""
+    config = ["--config", str(SETTINGS)]
+    schedule = settings["SCHEDULE"]
+    if "APP_STACK" in settings:
+        state = f"{bucket.prefix}files/{settings['APP_STACK']}/state/"
+        node = os.environ.get("NODE_NAME") or settings.get("NODE", "")
+        last = lambda: bucket.newest(state, f"{node}.json", by_name=False)  # noqa: E731
+        return [Job("files", schedule, [[f"{BIN}/backup-files.sh", *config]], last)]
+    databases = settings["PG_DB"].split()
+    folders = [f"{bucket.prefix}postgres/{name}/" for name in databases]
+
+    def oldest(ending: str, start: str, *, by_name: bool) -> float | None:
+        """Of every database the newest, and of those the oldest."""
+        found = [bucket.newest(f"{one}{start}", ending, by_name=by_name) for one in folders]
+        return None if None in found else min(filter(None, found))
+
+    found = [
+        Job(
+            "backup",
+            schedule,
+            [[f"{BIN}/backup-pg.sh", *config]],
+            lambda: oldest(".manifest.json", "backup_", by_name=True),
+            lock="dumps",
+        )
+    ]
+    if drills := settings.get("DRILL_SCHEDULE"):
+        restore = f"{BIN}/restore-pg.sh"
+        commands = [[restore, "drill", "--database", one, "--latest", *config] for one in databases]
+        if settings.get("PITR") == "yes":
+            commands.append([restore, "drill", "--database", databases[0], "--at", "end", *config])
+        last = lambda: oldest("drill.json", "drill.json", by_name=False)  # noqa: E731
+        found.append(Job("drill", drills, commands, last, lock="dumps"))
+    if settings.get("PITR") == "yes":
+        wal = f"{BIN}/wal-pg.sh"
+        found.append(Job("wal", "* * * * *", [[wal, "archive", *config]], lambda: None))
+        base = Path(settings["BACKUP_DIR"], ".wal", "newest-base")
+        made = lambda: base.stat().st_mtime if base.exists() else None  # noqa: E731
+        found.append(Job("base", settings["BASE_SCHEDULE"], [[wal, "base", *config]], made))
+    return found
+
+
+def make() -> Scheduler:
+    """The scheduler that the settings want."""
+    settings = read_settings(SETTINGS.read_text())
+    folder = Path(settings.get("BACKUP_DIR") or settings["STATE_DIR"])
+    folder.mkdir(parents=True, exist_ok=True)
+    return Scheduler(
+        jobs_of(settings, Bucket(settings)),
+        State(folder / ".schedule.json"),
+        ZoneInfo(settings.get("TIMEZONE") or "UTC"),
+        float(settings.get("MAX_AGE") or 26 * 3600),
+    )
+
+
+def reap(ours: Sequence[int]) -> None:
+    """Collect processes whose parents have gone: this is the first process of the container."""
+    while True:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if found is None or found.si_pid in ours:
+            return
+        os.waitpid(found.si_pid, 0)
+
+
+def run() -> int:
+    """Run the jobs until SIGTERM."""
+    scheduler = make()
+
+    def stop(_number: int, _frame: object) -> None:
+        scheduler.ending = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    names = ", ".join(f"{job.name} '{job.schedule}'" for job in scheduler.jobs)
+    say(f"INFO schedules in {scheduler.zone}: {names}")
+    while not scheduler.ending:
+        scheduler.tick(time.time())
+        reap([job.running.pid for job in scheduler.jobs if job.running])
+        time.sleep(1)
+    scheduler.end()
+    return 0
+
+
+def main(words: Sequence[str]) -> int:
+    """What the command line asks for."""
+    if words == ["--health"]:
+        wrong = make().health(time.time())
+        print(wrong or "ok")
+        return int(bool(wrong))
+    if words == ["--next"]:
+        scheduler = make()
+        for job in scheduler.jobs:
+            when = datetime.fromtimestamp(scheduler.due(job), UTC)
+            print(f"{job.name} {when:%Y-%m-%dT%H:%M:%SZ}")
+        return 0
+    if words:
+        print(__doc__, file=sys.stderr)
+        return 2
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
