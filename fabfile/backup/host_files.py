@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 from fabfile.backup.host_cron import cron_entry
 from fabfile.backup.host_kit import COMMON, Kit, kit_of
-from fabfile.backup.host_settings import config, drill_identity, ping_addresses
+from fabfile.backup.host_settings import config, credentials, drill_identity, ping_addresses
 from fabfile.backup.script_files import from_template, script_text
-from fabfile.base.errors import SwarmkeepError
 from fabfile.ssh.remote_command import RemoteFile
 
 if TYPE_CHECKING:
@@ -56,28 +55,16 @@ def files(entry: HostEntry, inventory: Inventory, secrets: Secrets) -> list[Remo
     """Given a host, return its files: the credentials only if the vault has them, otherwise
     what is configured on the node is used. Raises SwarmkeepError for half a key.
     """
-    from fabfile.vault.reading import AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY
-
     kit = kit_of(entry, inventory)
-    key, secret = secrets.get(AWS_ACCESS_KEY_ID), secrets.get(AWS_SECRET_ACCESS_KEY)
-    if (key is None) != (secret is None):
-        missing = AWS_SECRET_ACCESS_KEY if secret is None else AWS_ACCESS_KEY_ID
-        raise SwarmkeepError(
-            f"the vault holds one half of the nodes' AWS key, {missing} is missing",
-            hint=f"inv secrets.set {missing}, or remove the other half",
-        )
+    key = credentials(secrets)
     found = [
         *(_script(path) for path in kit.scripts),
         RemoteFile(kit.config, config(entry, inventory, secrets), 0o600),
         RemoteFile(kit.cron, cron_entry(kit, inventory), 0o644),
         RemoteFile(kit.logrotate, from_template("backup.logrotate", LOG=kit.log), 0o644),
     ]
-    if key and secret:
-        text = (
-            "# Made by 'inv backup.install' from the vault.\n[default]\n"
-            f"aws_access_key_id = {key.reveal()}\naws_secret_access_key = {secret.reveal()}\n"
-        )
-        found.append(RemoteFile(kit.credentials, text.encode(), 0o600))
+    if key:
+        found.append(RemoteFile(kit.credentials, key, 0o600))
     if addresses := ping_addresses(kit, inventory, secrets):
         found.append(RemoteFile(kit.pings, addresses, 0o600))
     if identity := drill_identity(kit, inventory, secrets):

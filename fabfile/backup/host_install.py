@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fabfile.backup import host_files, host_kit, host_programs
 from fabfile.backup.host_cron import wal_command
 from fabfile.backup.host_files import OTHER_PROJECT, fingerprint, scripts_version
-from fabfile.backup.host_kit import COMMON, SHARED, Kit, kit_of
+from fabfile.backup.host_kit import COMMON, Kit, kit_of
 from fabfile.base.errors import ConfigError, SwarmkeepError
 from fabfile.ssh.fleet import Fleet, Host, Outcome
 from fabfile.ssh.remote_command import Command, RemoteFile, Result, succeeded, write_command
@@ -36,6 +36,8 @@ class Installed:
     """What the script's own check found."""
     knows_images: bool = True
     """Whether the host has been told which images the stacks run."""
+    container: bool = False
+    """Whether the host has the volume of a backup as a container: the mode has changed."""
     kept: str = ""
     """The version of the host's scripts, where they are newer than ours and stay."""
 
@@ -78,6 +80,8 @@ def put_command(
         f'[ ! -r {kit.checked} ] || echo "checked $(cat {kit.checked})"\n'
         f"[ -e {kit.images} ] || echo images unknown\n"
     )
+    state = shlex.quote(f"{inventory.backup.stack}_state")
+    survey += f"! docker volume inspect {state} >/dev/null 2>&1 || echo container there\n"
     if kit.of_database and not inventory.backup.pitr:
         survey += f"[ ! -e {kit.wal_started(inventory.backup.directory)} ] || echo wal archived\n"
     refuse = "" if take_over else _refuse_others(kit, inventory, project_id)
@@ -169,6 +173,7 @@ def _install_on(
     succeeded(said, "installing the backup", hint="is its disk full or read-only?")
     done = Installed()
     lines = said.stdout.splitlines()
+    done.container = "container there" in lines
     done.knows_images = not kit.of_database or "images unknown" not in lines
     checked = ""
     missing = []
@@ -264,35 +269,3 @@ def _check(host: Host, kit: Kit, mark: str) -> str:
         hint=advice or f"run there: {kit.command} --check",
         details=tuple(reasons[:-1]),
     )
-
-
-def uninstall(fleet: Fleet, inventory: Inventory) -> list[Outcome[list[str]]]:
-    """Remove settings, credentials, cron and logrotate files from every host, and the scripts
-    where no other project needs them.
-
-    Dumps and logs stay: they are the user's data. Returns the removed paths per host.
-    """
-
-    def remove(host: Host) -> list[str]:
-        kit = kit_of(host.entry, inventory)
-        every = " ".join(f"/etc/{one.name}.conf /etc/{one.name}-*.conf" for one in host_kit.KITS)
-        same = f"/etc/{kit.name}.conf /etc/{kit.name}-*.conf"
-        own = [path for path in kit.scripts if path not in SHARED]
-        started = kit.wal_started(inventory.backup.directory)
-        stop = f"[ ! -e {started} ] || {wal_command(kit, 'stop')} >&2 || exit\n"
-        command = Command(
-            f"{host_files.guard(kit, inventory)}"
-            "gone() { for f; do [ ! -e $f ] || { rm -f $f && echo $f; } || exit 1; done; }\n"
-            "used() { for c; do [ ! -e $c ] || return 0; done; return 1; }\n"
-            # The schedule first: what it runs would begin the archiving of WAL anew.
-            f"gone {kit.cron}\n{stop if kit.of_database else ''}"
-            f"gone {' '.join(host_files.removable(kit))}\n"
-            f"gone {' '.join(kit.metrics(inventory.backup.metrics_directory))}\n"
-            f"used {same} || gone {' '.join(own)}\n"
-            f"used {every} || gone {' '.join(SHARED)}\n"
-        )
-        result = host.run(command)
-        check_owner(result, kit)
-        return succeeded(result, "removing the backup").stdout.split()
-
-    return fleet.fan_out(host_kit.hosts(inventory), remove)

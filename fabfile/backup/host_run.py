@@ -9,8 +9,8 @@ from queue import SimpleQueue
 from threading import Event
 from typing import TYPE_CHECKING
 
-from fabfile.backup import host_files, host_kit
-from fabfile.backup.host_kit import ATTACHMENTS, kit_of
+from fabfile.backup import container, host_files, host_kit
+from fabfile.backup.host_kit import ATTACHMENTS, Kit, kit_of
 from fabfile.base.errors import SwarmkeepError
 from fabfile.ssh.fleet import Fleet, Host, Outcome, values
 from fabfile.ssh.remote_command import Command, RemoteFile, succeeded, write_command
@@ -54,19 +54,10 @@ def run(host: Host, on_line: Callable[[str], None], options: str = "", stdin: by
     connection ends our view, not the backup.
     """
     kit = kit_of(host.entry, host.inventory)
-    script = (
-        f"[ -x {kit.script} ] || {{ echo 'not installed' >&2; exit 127; }}\n"
-        f"{host_files.guard(kit, host.inventory)}"
-        f"touch {kit.log}\n"
-        f"seen=$(stat -c %s {kit.log})\n"
-        # What runs in the background has no stdin of its own accord.
-        "exec 3<&0\n"
-        f"setsid {kit.command}{options and ' '}{options} <&3 >>{kit.log} 2>&1 &\n"
-        "exec 3<&-\n"
-        "pid=$!\n"
-        f"tail -c +$((seen + 1)) -s 0.2 -f --pid=$pid {kit.log}\n"
-        "wait $pid"
-    )
+    if container.is_used(host.inventory):
+        script = container.run_script(host, kit.script, options)
+    else:
+        script = _followed(kit, host.inventory, options)
     result = host.run(Command(script, stdin=stdin), timeout=RUN_TIMEOUT, on_line=on_line)
     check_owner(result, kit)
     if result.exit_code == 127 and "not installed" in result.stderr:
@@ -74,6 +65,22 @@ def run(host: Host, on_line: Callable[[str], None], options: str = "", stdin: by
             f"{host.name}: {kit.script} is not installed", hint="install it: inv backup.install"
         )
     return result.exit_code
+
+
+def _followed(kit: Kit, inventory: Inventory, options: str) -> str:
+    return (
+        f"[ -x {kit.script} ] || {{ echo 'not installed' >&2; exit 127; }}\n"
+        f"{host_files.guard(kit, inventory)}"
+        f"touch {kit.log}\n"
+        f"seen=$(stat -c %s {kit.log})\n"
+        # What runs in the background has no stdin of its own accord.
+        "exec 3<&0\n"
+        f"setsid {kit.command}{options and ' '}{options} <&3 >>{kit.log} 2>&1 &\n"
+        "pid=$!\n"
+        "exec 3<&-\n"
+        f"tail -c +$((seen + 1)) -s 0.2 -f --pid=$pid {kit.log}\n"
+        "wait $pid"
+    )
 
 
 def run_all(
@@ -132,7 +139,10 @@ def logs(fleet: Fleet, inventory: Inventory, lines: int) -> list[Outcome[str]]:
     def read(host: Host) -> str:
         kit = kit_of(host.entry, inventory)
         guard = host_files.guard(kit, inventory)
-        command = Command(f"{guard}[ ! -e {kit.log} ] || tail -n {lines} {kit.log}", changes=False)
+        script = f"{guard}[ ! -e {kit.log} ] || tail -n {lines} {kit.log}"
+        if container.is_used(inventory):
+            script = container.logs_script(host, lines)
+        command = Command(script, changes=False)
         result = host.run(command)
         check_owner(result, kit)
         return succeeded(result, f"reading {kit.log}").stdout
@@ -151,7 +161,11 @@ def note_images(fleet: Fleet, images: Mapping[str, str]) -> None:
     kit = kit_of(entries[0], fleet.inventory)
     write = write_command([RemoteFile(kit.images, content.encode())])
     installed = f"[ -e {kit.config} ] || exit 0\n{host_files.guard(kit, fleet.inventory)}"
-    fleet.fan_out(
-        entries,
-        lambda host: host.run(Command(installed + write.script, stdin=write.stdin)),
-    )
+
+    def note(host: Host) -> None:
+        if container.is_used(fleet.inventory):
+            host.run(Command(container.note_images_script(host), stdin=content.encode()))
+        else:
+            host.run(Command(installed + write.script, stdin=write.stdin))
+
+    fleet.fan_out(entries, note)

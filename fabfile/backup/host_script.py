@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 
+from fabfile.backup import container
 from fabfile.backup.host_files import guard
 from fabfile.backup.host_install import check_owner
 from fabfile.backup.host_kit import kit_of
@@ -46,6 +47,8 @@ class LogReader:
 def command(host: Host, script: str, line: str) -> str:
     """What runs a script with such arguments and this project's settings."""
     kit = kit_of(host.entry, host.inventory)
+    if container.is_used(host.inventory):
+        return container.script(host, script, line)
     return (
         # Settings of another project would lead to another database.
         f"{guard(kit, host.inventory)}"

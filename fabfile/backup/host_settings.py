@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from fabfile.vault.reading import Secrets
 
 
-def config(entry: HostEntry, inventory: Inventory, secrets: Secrets) -> bytes:
-    """The settings file of a host's script: shell assignments, every value quoted."""
+def config(
+    entry: HostEntry, inventory: Inventory, secrets: Secrets, *, in_container: bool = False
+) -> bytes:
+    """The settings file of a host's script: shell assignments, every value quoted. `in_container`:
+    of the same script in a container.
+    """
     from fabfile.vault.project_identity import project_of
     from fabfile.vault.reading import AWS_ACCESS_KEY_ID
 
@@ -51,9 +55,57 @@ def config(entry: HostEntry, inventory: Inventory, secrets: Secrets) -> bytes:
         }
     if secrets.get(AWS_ACCESS_KEY_ID) is not None:
         settings["AWS_SHARED_CREDENTIALS_FILE"] = kit.credentials
+    if in_container:
+        settings = _in_container(settings, inventory)
     lines = [f"{key}={shlex.quote(value)}\n" for key, value in settings.items()]
     head = f"# Settings of {kit.name}.sh, made by 'inv backup.install' from hosts.yaml.\n"
     return (head + "".join(lines)).encode()
+
+
+def _in_container(settings: dict[str, str], inventory: Inventory) -> dict[str, str]:
+    """The same where everything is elsewhere, with what the container's clock wants."""
+    backup = inventory.backup
+    places = {
+        "BACKUP_DIR": "/var/backups/postgres",
+        "STATE_DIR": "/var/lib/backup-files",
+        "AWS_SHARED_CREDENTIALS_FILE": "/run/secrets/aws_credentials",
+        "PING_FILE": "/run/secrets/pings",
+        "IDENTITY_FILE": "/run/secrets/identity",
+    }
+    moved = {key: places.get(key, value) if value else value for key, value in settings.items()}
+    # The container's node may be another one tomorrow: the scripts ask.
+    moved.pop("NODE", None)
+    moved |= {
+        "ACCESS": "network",
+        "POSTGRES_IMAGE": inventory.postgres.image,
+        "IMAGES_FILE": "/var/backups/postgres/.images",
+        "SCHEDULE": backup.schedule,
+        "TIMEZONE": backup.timezone,
+        "MAX_AGE": str(backup.max_age),
+    }
+    if "PG_DB" in settings:
+        moved |= {"DRILL_SCHEDULE": backup.drill_schedule, "BASE_SCHEDULE": backup.base_schedule}
+    return moved
+
+
+def credentials(secrets: Secrets) -> bytes:
+    """The file with the nodes' AWS key, b"" without one. Raises SwarmkeepError for half."""
+    from fabfile.vault.reading import AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY
+
+    key, secret = secrets.get(AWS_ACCESS_KEY_ID), secrets.get(AWS_SECRET_ACCESS_KEY)
+    if (key is None) != (secret is None):
+        missing = AWS_SECRET_ACCESS_KEY if secret is None else AWS_ACCESS_KEY_ID
+        raise SwarmkeepError(
+            f"the vault holds one half of the nodes' AWS key, {missing} is missing",
+            hint=f"inv secrets.set {missing}, or remove the other half",
+        )
+    if not key or not secret:
+        return b""
+    text = (
+        "# Made by 'inv backup.install' from the vault.\n[default]\n"
+        f"aws_access_key_id = {key.reveal()}\naws_secret_access_key = {secret.reveal()}\n"
+    )
+    return text.encode()
 
 
 def _of_database(inventory: Inventory) -> dict[str, str]:

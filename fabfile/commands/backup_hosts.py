@@ -10,6 +10,7 @@ from invoke.exceptions import Exit
 
 from fabfile.base.errors import ConfigError, SwarmkeepError
 from fabfile.commands.keys import ONE_RECIPIENT
+from fabfile.terminal import backup_container_dialog as container_dialog
 from fabfile.terminal.command import (
     command,
     connected,
@@ -49,6 +50,13 @@ def install(ctx: Context, hosts: str | None = None, take_over: bool = False) -> 
         if done.checked:
             print(f"{name}: {done.checked}")
 
+    if inventory.backup.mode == "container":
+        with connected(ctx, inventory) as fleet:
+            container_dialog.install(fleet, inventory, secrets)
+            _note_images(fleet)
+        if is_dry(ctx):
+            print(DRY)
+        return
     with connected(ctx, inventory) as fleet:
         outcomes = hosts_on_record(
             fleet,
@@ -62,6 +70,9 @@ def install(ctx: Context, hosts: str | None = None, take_over: bool = False) -> 
             _note_images(fleet)
         show_round_trips(fleet)
         _show_each(outcomes, show, dry=is_dry(ctx))
+        if any(o.value.container for o in outcomes if o.value) and not is_dry(ctx):
+            # From now on the hosts' cron makes the backup.
+            container_dialog.remove(fleet, inventory)
 
 
 def _note_images(fleet: Fleet) -> None:
@@ -118,7 +129,7 @@ def uninstall(ctx: Context, hosts: str | None = None) -> None:
     """Take the backup off the hosts; dumps and logs stay."""
     inventory = read_inventory(hosts)
 
-    from fabfile.backup import host_install
+    from fabfile.backup import host_uninstall
 
     def show(name: str, paths: list[str]) -> None:
         for path in paths:
@@ -126,11 +137,15 @@ def uninstall(ctx: Context, hosts: str | None = None) -> None:
         if not paths:
             print(f"{name}: nothing to remove")
 
+    if inventory.backup.mode == "container":
+        with connected(ctx, inventory) as fleet:
+            container_dialog.remove(fleet, inventory)
+        return
     with connected(ctx, inventory) as fleet:
         outcomes = hosts_on_record(
             fleet,
             "backup.uninstall",
-            lambda: host_install.uninstall(fleet, inventory),
+            lambda: host_uninstall.uninstall(fleet, inventory),
             lambda paths: [f"removed {path}" for path in paths or ()],
         )
         _show_each(outcomes, show, dry=is_dry(ctx))

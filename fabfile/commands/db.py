@@ -5,6 +5,7 @@ from __future__ import annotations
 from invoke.context import Context
 
 from fabfile.base.errors import CheckFailedError
+from fabfile.terminal.backup_container_dialog import refuse_in_container
 from fabfile.terminal.command import command, connected, is_dry, read_inventory
 from fabfile.terminal.deploy_dialog import ask, say
 
@@ -18,6 +19,7 @@ def reindex(ctx: Context, hosts: str | None = None, yes: bool = False) -> None:
     from fabfile.backup.host_kit import REINDEX
 
     inventory = read_inventory(hosts)
+    refuse_in_container(inventory, "db.reindex")
     with connected(ctx, inventory) as fleet:
         host = host_run.find_host(fleet, inventory)
         found = host_script.run(host, REINDEX, "check", say)

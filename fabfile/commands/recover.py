@@ -139,6 +139,12 @@ def _install(fleet: Fleet, inventory: Inventory, secrets: Secrets) -> None:
     from fabfile.backup import host_install, host_run
 
     print("backup.install", flush=True)
+    if inventory.backup.mode == "container":
+        from fabfile.terminal import backup_container_dialog
+
+        # There may be no database yet to check it with.
+        backup_container_dialog.install(fleet, inventory, secrets, check=False)
+        return
     host = host_run.find_host(fleet, inventory)
     for outcome in host_install.install(fleet, inventory, secrets, check=False):
         for change in outcome.value.changes if outcome.value else ():
@@ -163,6 +169,8 @@ def _bring_the_rest(
             bring_files(fleet, identity)
     except SwarmkeepError as error:
         failures.append(error)
+    if inventory.backup.mode == "container":
+        return failures
     try:
         host = host_run.find_host(fleet, inventory)
         outcomes = host_install.install(fleet, inventory, secrets)

@@ -6,7 +6,14 @@ import sys
 
 from invoke.context import Context
 
-from fabfile.terminal.command import ask_secret, command, connected, is_dry, read_inventory
+from fabfile.terminal.command import (
+    ask_secret,
+    command,
+    connected,
+    is_dry,
+    read_inventory,
+    read_vault,
+)
 from fabfile.terminal.deploy_dialog import WAIT_HELP, say
 
 
@@ -31,6 +38,11 @@ def rotate(ctx: Context, hosts: str | None = None, wait: bool = False) -> None:
     with connected(ctx, inventory) as fleet:
         set_mark(fleet, "secrets.rotate", say)
         rotated = Rotation(fleet, vault, options, say).run()
+        if rotated is not None and inventory.backup.mode == "container" and not is_dry(ctx):
+            from fabfile.terminal import backup_container_dialog
+
+            # It reaches PostgreSQL over the network, by the new password from now on.
+            backup_container_dialog.install(fleet, inventory, read_vault(inventory))
     if rotated is None or is_dry(ctx):
         print("dry run: could be rotated; nothing was changed")
         return

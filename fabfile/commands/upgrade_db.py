@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from invoke.context import Context
 
 from fabfile.base.errors import CheckFailedError, ConfigError, SwarmkeepError
+from fabfile.terminal.backup_container_dialog import refuse_in_container
 from fabfile.terminal.command import command, is_dry, read_inventory, read_vault, sudo_password
 from fabfile.terminal.deploy_dialog import WAIT_HELP, ask, say
 from fabfile.terminal.upgrade_dialog import check_drilled, settled
@@ -54,6 +55,7 @@ def upgrade_db(
             hint="inv --help upgrade-db",
         )
     inventory = read_inventory(hosts)
+    refuse_in_container(inventory, "upgrade-db")
 
     from fabfile.deploy.finish_script import Options
     from fabfile.deploy.preflight import Allowed

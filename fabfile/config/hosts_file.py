@@ -98,7 +98,7 @@ def _read(top: Section, path: Path) -> Inventory:
         network=top.text("network", "backend", pattern=NAME, want="a Docker network name"),
         postgres=read_postgres(top, stacks, images, project),
         app=read_app(top.section("app"), stacks, images, project),
-        backup=read_backup(top.section("backup"), top, project),
+        backup=read_backup(top.section("backup"), top, stacks, images, project),
         vault=read_vault(top.section("vault"), base),
         deploy_timeout=(deploy := top.section("deploy")).duration(
             "timeout", 600, low=1, high=86400
@@ -113,6 +113,8 @@ def _read(top: Section, path: Path) -> Inventory:
     )
     if inventory.app.stack == inventory.postgres.stack:
         stacks.fail("app", f"{inventory.app.stack!r} is also stacks.db: want two separate stacks")
+    if inventory.backup.stack in inventory.stacks:
+        stacks.fail("backup", f"{inventory.backup.stack!r} is another stack's name, too")
     for section in (stacks, images, deploy):
         section.finish()
     top.finish(extensions=True)

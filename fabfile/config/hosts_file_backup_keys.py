@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from fabfile.base.schema import Section
 from fabfile.base.units import check_cron
-from fabfile.config.hosts_file_keys import NAME, URL
+from fabfile.config.hosts_file_keys import IMAGE, NAME, URL
 from fabfile.config.inventory import PING_SERVICES, Backup, Retention
 
 _BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+_ZONE = r"[A-Za-z][A-Za-z0-9_+/-]{0,63}"
 _REGION = r"[a-z][a-z0-9-]{0,62}"
 # It is pruned by root's script: a folder of its own, nothing relative, nothing to quote.
 _DIRECTORY = r"(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+"
@@ -15,7 +16,9 @@ _KMS_KEY = r"[A-Za-z0-9][A-Za-z0-9:/_-]{0,255}"
 _COMPRESSION = r"auto|(gzip|pigz)-[1-9]|igzip-[0-3]|libdeflate-([1-9]|1[0-2])"
 
 
-def read_backup(section: Section, top: Section, project: str) -> Backup:
+def read_backup(
+    section: Section, top: Section, stacks: Section, images: Section, project: str
+) -> Backup:
     """The section `backup`, and the bucket's keys of the top level."""
     endpoint = section.text("endpoint_url", "", pattern=URL, want="http(s)://host[:port]")
     backup = Backup(
@@ -63,10 +66,16 @@ def read_backup(section: Section, top: Section, project: str) -> Backup:
         incremental_from=section.size("incremental_from", 10 * 2**30, low=0),
         pitr_window=section.duration("pitr_window", 7 * 86400, low=3600),
         recipients=_read_recipients(section),
+        mode=section.choice("mode", "host", ("host", "container")),
+        stack=stacks.text("backup", f"{project}-backupstack" if project else "backupstack",
+                          pattern=NAME, want="a stack name"),
+        image=images.text("backup", "", pattern=IMAGE, want="an image name"),
+        timezone=section.text("timezone", "UTC", pattern=_ZONE, want="such as Europe/Berlin"),
         manifest=section.choice("manifest", "clear", ("clear", "encrypted")),
         drill_identity=section.flag("drill_identity", False),
     )  # fmt: skip
     _check_encryption(section, backup)
+    _check_mode(section, images, backup)
     if backup.wal_tick > 60:
         section.fail("wal_tick", "must be from 2s to 60s")
     if not backup.base_schedule:
@@ -112,6 +121,27 @@ def _check_encryption(section: Section, backup: Backup) -> None:
             "with backup.recipients the nodes cannot read what they wrote: for drills by cron set "
             "drill_identity: true (docs/encryption.md), or drill from here: inv backup.drill",
         )
+
+
+def _check_mode(section: Section, images: Section, backup: Backup) -> None:
+    """What goes with one mode of the backup only."""
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+    if backup.mode == "host":
+        for where, key in ((images, "backup"), (section, "timezone")):
+            if key in where:
+                where.fail(key, "needs backup.mode: container")
+        return
+    if backup.drill_with_app:
+        section.fail("drill_with_app", "needs Docker, which a container has not: mode: host")
+    if backup.metrics_directory:
+        section.fail("metrics_directory", "is a host's: needs mode: host")
+    if backup.ping_file:
+        section.fail("ping_file", "is a host's: needs mode: host; the vault has the addresses")
+    try:
+        ZoneInfo(backup.timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        section.fail("timezone", f"{backup.timezone!r} is no time zone that is known here")
 
 
 def _read_schedule(section: Section, key: str, default: str) -> str:

@@ -28,7 +28,7 @@ _ADVERTISE = r"\d{1,3}(\.\d{1,3}){3}|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*|[A-Za-z][A-Za-
 REGISTRY = r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}(:[0-9]{1,5})?"
 _USER = r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,62}"
 _PG_NAME = r"[A-Za-z_][A-Za-z0-9_.-]{0,62}"
-_IMAGE = r"[a-z0-9][A-Za-z0-9._/:-]{0,254}(@sha256:[0-9a-f]{64})?"
+IMAGE = r"[a-z0-9][A-Za-z0-9._/:-]{0,254}(@sha256:[0-9a-f]{64})?"
 URL = r"https?://[A-Za-z0-9._:\[\]-]+(/[A-Za-z0-9._~/-]*)?"
 _PG_IMAGE = re.compile(r".*:(?P<major>\d+)(\.\d+)?-[a-z][a-z0-9.]*(@sha256:[0-9a-f]{64})?")
 
@@ -103,7 +103,7 @@ def read_postgres(top: Section, stacks: Section, images: Section, project: str) 
     service = top.text("db_service_name", f"{stack}_root_db", pattern=NAME, want="a service name")
     if not service.startswith(f"{stack}_") or service == f"{stack}_":
         top.fail("db_service_name", f"{service!r} must start with the stack's name: '{stack}_...'")
-    image = images.text("postgres", "postgres:17-bookworm", pattern=_IMAGE, want="an image name")
+    image = images.text("postgres", "postgres:17-bookworm", pattern=IMAGE, want="an image name")
     pinned = _PG_IMAGE.fullmatch(image)
     if image and not pinned:
         images.fail(
@@ -134,7 +134,7 @@ def read_app(section: Section, stacks: Section, images: Section, project: str) -
         stack=stacks.text(
             "app", _with_project(project, "appstack"), pattern=NAME, want="a stack name"
         ),
-        image=images.text("nocodb", "nocodb/nocodb:0.301.3", pattern=_IMAGE, want="an image name"),
+        image=images.text("nocodb", "nocodb/nocodb:0.301.3", pattern=IMAGE, want="an image name"),
         replicas=section.integer("replicas", 1, low=1, high=100),
         port=section.integer("port", 8080, low=1, high=65535),
         port_mode=section.choice("port_mode", "ingress", ("ingress", "host")),

@@ -174,6 +174,14 @@ class Backup:
     """Whom backups are encrypted for before they leave the node; nobody: they are not."""
     manifest: str = "clear"
     """Whether manifests name tables and settings to whoever reads the bucket: clear, encrypted."""
+    mode: str = "host"
+    """Whether scripts and cron of the hosts make it, or containers: host, container."""
+    stack: str = "backupstack"
+    """The stack of those containers."""
+    image: str = ""
+    """Their image; "": built on the db host."""
+    timezone: str = "UTC"
+    """Of the schedules, in a container; on a host they are in the host's."""
     drill_identity: bool = False
     """Whether the db hosts have an identity, with which drills by cron read encrypted sets."""
 
@@ -249,12 +257,19 @@ class Inventory:
         """The names of both stacks: the database's, the app's."""
         return (self.postgres.stack, self.app.stack)
 
+    @property
+    def every_stack(self) -> tuple[str, ...]:
+        """The names of all stacks that may be ours: the backup's, too."""
+        return (*self.stacks, self.backup.stack)
+
     def managers(self) -> tuple[HostEntry, ...]:
         """The Swarm managers, in the order of the file."""
         return tuple(host for host in self.hosts if host.swarm == "manager")
 
     def with_role(self, role: str) -> tuple[HostEntry, ...]:
-        """The hosts of a role, in the order of the file."""
+        """The hosts of a role, in the order of the file; "backup": those that are backed up."""
+        if role == "backup":
+            return self.with_role("db") + (self.with_role("app") if self.backup.files else ())
         return tuple(host for host in self.hosts if host.role == role)
 
     def host_of_node(self, node: str) -> HostEntry | None:

@@ -69,7 +69,7 @@ def look(fleet: Fleet, stacks: Sequence[Wanted]) -> Look:
     hosts = [host for role in by_role for host in inventory.with_role(role)]
 
     def ask(host: Host) -> tuple[Outcome[Cluster] | None, Survey | None]:
-        stack = by_role.get(host.entry.role)
+        stack = by_role.get(host.entry.role) or by_role.get("backup")
         return (
             _asked(host) if host.entry == first else None,
             survey(host, stack, inventory) if stack else None,
@@ -80,7 +80,7 @@ def look(fleet: Fleet, stacks: Sequence[Wanted]) -> Look:
         role: tuple(
             Outcome(o.entry, o.value[1] if o.value else None, o.error)
             for o in outcomes
-            if o.entry.role == role
+            if o.entry in inventory.with_role(role)
         )
         for role in by_role
     }

@@ -57,6 +57,10 @@ def check(
         known = _check_data(inventory, wanted, seen, host, allowed)
         changes += placement.data_changes(wanted.name, host, cluster, wanted.project, known)
         return Labels(tuple(changes), tuple(placement.outdated_labels(wanted.name, host, cluster)))
+    if wanted.role == "backup":
+        _check_ready(wanted, cluster, inventory.with_role("db"))
+        check_database_runs(inventory, cluster)
+        return Labels(tuple(changes))
     _check_ready(wanted, cluster, inventory.with_role("app"))
     if not allowed.together:
         preflight_data.check_app(inventory, wanted, cluster, leave_data=allowed.leave_data)

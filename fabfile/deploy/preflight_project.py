@@ -34,7 +34,7 @@ def check_project(
 
     `take_over` says that stacks of these names are to be taken over from whatever project.
     """
-    mine = (inventory.postgres.stack, inventory.app.stack)
+    mine = inventory.every_stack
     there = owners(cluster)
     for stack in mine:
         owner = there.get(stack)
@@ -61,7 +61,7 @@ def check_project(
     _check_unlabelled(wanted, cluster, mine)
 
 
-def _check_unlabelled(wanted: Wanted, cluster: Cluster, mine: tuple[str, str]) -> None:
+def _check_unlabelled(wanted: Wanted, cluster: Cluster, mine: tuple[str, ...]) -> None:
     """Database stacks of versions before 0.3, which have no label that says whose they are."""
     secrets = {version.name for version in cluster.secrets}
     for node in cluster.nodes:
@@ -88,7 +88,7 @@ def _password_secrets(wanted: Wanted, stack: str) -> set[str]:
     return {versioned(wanted.name_key, stack, "postgres_password", content).version.name}
 
 
-def _renamed(stack: str, mine: tuple[str, str]) -> ConfigError:
+def _renamed(stack: str, mine: tuple[str, ...]) -> ConfigError:
     return ConfigError(
         f"the stack {stack} of this project runs on the Swarm, and hosts.yaml names only "
         f"{' and '.join(mine)}: its data would be left behind",

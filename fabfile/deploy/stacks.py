@@ -81,8 +81,8 @@ class Wanted:
 
 def main_service(inventory: Inventory, role: str) -> str:
     """The service that a stack is there for, by its name in the compose file."""
-    if role == "app":
-        return "nocodb"
+    if role != "db":
+        return {"app": "nocodb", "backup": "database"}[role]
     return inventory.postgres.service.removeprefix(f"{inventory.postgres.stack}_")
 
 
@@ -111,7 +111,7 @@ def database(inventory: Inventory, secrets: Secrets, folder: Path = COMPOSE_FOLD
     }
     path = folder / "compose-db.yml"
     key = secrets.name_key()
-    wanted = _wanted(postgres.stack, "db", postgres.image, path, names, key, [secret], [password])
+    wanted = wanted_of(postgres.stack, "db", postgres.image, path, names, key, [secret], [password])
     volumes = (wanted.compose.get("volumes") or {}).values()
     if postgres.volume != "pgdata" and postgres.volume_name not in [
         (volume or {}).get("name") for volume in volumes
@@ -153,7 +153,7 @@ def application(inventory: Inventory, secrets: Secrets, folder: Path = COMPOSE_F
     }
     path = folder / "compose-app.yml"
     key = secrets.name_key()
-    wanted = _wanted(app.stack, "app", app.image, path, names, key, [secret], [password])
+    wanted = wanted_of(app.stack, "app", app.image, path, names, key, [secret], [password])
     settings = app_environment.of(secrets)
     if settings:
         more = versioned(key, app.stack, app_environment.NAME, app_environment.script(settings))
@@ -208,7 +208,7 @@ def _labelled(
     return deploy
 
 
-def _wanted(
+def wanted_of(
     stack: str,
     role: str,
     image: str,
@@ -218,6 +218,10 @@ def _wanted(
     secrets: Sequence[SecretContent],
     hidden: Sequence[str],
 ) -> Wanted:
+    """A stack from its compose file, filled in with `names`; `hidden` is never shown.
+
+    Raises ConfigError for a broken compose file, or one that lacks one of the `secrets`.
+    """
     data = compose.fill(compose.load(path), names, path.name)
     compose_keys.check_version(data, path.name)
     declared = {str(entry.get("name")) for entry in (data.get("secrets") or {}).values() if entry}

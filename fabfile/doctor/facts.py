@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fabfile.backup import host_files, host_kit, host_programs
-from fabfile.backup.host_cron import wal_command
+from fabfile.backup import host_kit
 from fabfile.base.errors import SwarmkeepError
 from fabfile.config.inventory import HostEntry, Inventory
 from fabfile.deploy.observation import observe_command
+from fabfile.doctor import backup_questions
 from fabfile.nodes.host_facts import PATH, engine_info
 from fabfile.ssh.fleet import Host
 from fabfile.ssh.remote_command import Command, Result
@@ -65,26 +65,6 @@ section quorum
 docker node ls --filter role=manager --format '{{.Hostname}} {{.ManagerStatus}}' 2>/dev/null
 """
 
-# What the backup's script does to read its settings and to ask the bucket, but nothing is
-# written there. It lists where it may: s3:ListBucket with a prefix does not allow head-bucket.
-_BUCKET = """section bucket
-if [ -r @CONFIG@ ] && command -v aws >/dev/null; then (
-  set -a
-  . @CONFIG@
-  AWS_DEFAULT_REGION=$AWS_REGION AWS_MAX_ATTEMPTS=1 AWS_PAGER=
-  ask() {
-    timeout 30 aws ${S3_ENDPOINT_URL:+--endpoint-url "$S3_ENDPOINT_URL"} --cli-connect-timeout 5 \
-      --cli-read-timeout 10 s3api "$@" --bucket "$S3_BUCKET" --output text 2>&1 </dev/null
-  }
-  said=$(ask list-objects-v2 --prefix @PREFIX@ --max-keys 1 --no-paginate --query KeyCount)
-  code=$?
-  # The CLI of Debian 12 reports some refusals as a fault of its own: ask plainly for the reason.
-  case $said in *NoneType*) said=$(ask head-bucket) ;; esac
-  echo "$said"
-  echo "exit $code"
-) fi
-"""
-
 
 @dataclass(frozen=True)
 class FileFacts:
@@ -130,6 +110,8 @@ class Facts:
     """Exit code and last line of the AWS CLI; None where the backup is not installed."""
     wal: tuple[int, str] | None = None
     """Exit code and output of `wal-pg.sh check`; None where it was not asked."""
+    container: str = ""
+    """Image and status of the backup's container, where it is one; "" where none runs."""
     collations: tuple[int, str] | None = None
     """The same of `reindex-pg.sh check`."""
     named: Mapping[tuple[str, int], bool] = field(default_factory=dict)
@@ -151,7 +133,7 @@ def gather(inventory: Inventory, entry: HostEntry) -> Command:
         "2>/dev/null\n"
     )
     if entry in host_kit.hosts(inventory):
-        script += _backup_part(entry, inventory)
+        script += backup_questions.script(entry, inventory)
     # Last, since it ends the script on a machine that is no manager.
     return Command(script + observe_command(inventory).script, changes=False)
 
@@ -171,43 +153,6 @@ def _is_remote(address: str) -> bool:
         return not ipaddress.ip_address(address).is_loopback
     except ValueError:  # a name, or a network interface
         return False
-
-
-def _backup_part(entry: HostEntry, inventory: Inventory) -> str:
-    kit = host_kit.kit_of(entry, inventory)
-    owner = host_files.owner_setting(kit, inventory).partition("=")[0]
-    paths = host_files.installed(kit)
-    needed = " ".join(map(shlex.quote, host_programs.programs(entry, inventory)))
-    script = (
-        f"section owner\ngrep -m 1 '^{owner}=' {kit.config} 2>/dev/null\n"
-        "section files\n"
-        f"for f in {' '.join(paths)}; do\n"
-        '  [ ! -f "$f" ] || echo "$(sha256sum <"$f" | cut -d " " -f 1) '
-        '$(stat -c \'%a %U\' "$f") $f"\n'
-        "done\n"
-        "section programs\n"
-        f'for p in {needed}; do command -v "$p" >/dev/null || echo "$p"; done\n'
-    )
-    if kit.of_database:
-        folder = f"{inventory.backup.directory}/{inventory.postgres.database}"
-        script += _DUMPS.replace("@FOLDER@", shlex.quote(folder))
-        if inventory.backup.pitr:
-            script += _ask("wal", host_kit.WAL, wal_command(kit, "check"))
-        config = f" --config {kit.config}" if kit.project else ""
-        script += _ask("collations", host_kit.REINDEX, f"{host_kit.REINDEX} check{config}")
-    prefix = f"{inventory.project}/" if inventory.project else ""
-    prefix += "postgres/" if kit.of_database else "files/"
-    return script + _BUCKET.replace("@CONFIG@", kit.config).replace("@PREFIX@", prefix)
-
-
-_DUMPS = (
-    "section dumps\n"
-    "d=@FOLDER@\n"
-    'n=$(ls -1 "$d"/backup_*Z.dump.gz 2>/dev/null | tail -n 1)\n'
-    'while [ ! -d "$d" ]; do d=$(dirname "$d"); done\n'
-    'df --output=avail -B1 -- "$d" | tail -n 1\n'
-    '[ -z "$n" ] || stat -c %s -- "$n"\n'
-)
 
 
 def ask(host: Host) -> Facts:
@@ -260,6 +205,7 @@ def parse(result: Result, asked: float, heard: float) -> Facts:
         cluster=cluster,
         cluster_problem=problem,
         owner=sections.get("owner", "").strip(),
+        container=sections.get("container", "").strip(),
         files={w[3]: FileFacts(w[0], w[1], w[2]) for w in _rows(sections.get("files", ""))},
         missing_programs=tuple(sections.get("programs", "").split()),
         dump_free=dumps[0] if dumps else None,
@@ -268,11 +214,6 @@ def parse(result: Result, asked: float, heard: float) -> Facts:
         wal=_exit_code(sections.get("wal", "")),
         collations=_exit_code(sections.get("collations", "")),
     )
-
-
-def _ask(section: str, script: str, line: str) -> str:
-    """What runs a check of a script that may not be there, and keeps its exit code."""
-    return f'section {section}\n[ ! -x {script} ] || {{ {line} 2>&1; echo "exit $?"; }}\n'
 
 
 def _rows(text: str) -> Sequence[list[str]]:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from fabfile.backup import host_files, host_kit
+from fabfile.backup import container, container_image, host_files, host_kit
 from fabfile.backup.host_kit import kit_of
 from fabfile.base.check import Check
 from fabfile.base.units import format_duration, format_size
@@ -53,7 +53,8 @@ def judge_host(expected: Expected, entry: HostEntry, facts: Facts) -> list[Findi
         checks += [_swarm(entry, facts), *_ports(expected, facts), _docker_disk(facts)]
         checks += _ipvs(inventory, facts)
     if entry in host_kit.hosts(inventory):
-        checks += _backup(expected, entry, facts)
+        in_container = container.is_used(inventory)
+        checks += (_container if in_container else _backup)(expected, entry, facts)
     return [Finding(entry.name, check) for check in checks]
 
 
@@ -171,6 +172,26 @@ def _ipvs(inventory: Inventory, facts: Facts) -> list[Check]:
             "use a kernel with ip_vs, or set endpoint_mode: dnsrr and port_mode: host",
         )
     ]
+
+
+def _container(expected: Expected, entry: HostEntry, facts: Facts) -> list[Check]:
+    """Of a backup as a container: whether it runs, is of this repository, and is well."""
+    image, _, status = facts.container.partition(" ")
+    wanted = container_image.image_of(expected.inventory)
+    alone = len(expected.inventory.with_role("db")) == 1
+    if not image and entry.role == "db" and not alone:
+        return [Check("backup", True, "runs on the host that has the data")]
+    hint = f"{_INSTALL}; inv backup.logs shows what it said"
+    if not image:
+        return [Check("backup", False, "no container of the backup runs here", hint)]
+    if image != wanted:
+        detail = f"its image is {image}, this repository's is {wanted}"
+        return [Check("backup", False, detail, hint)]
+    well = "unhealthy" not in status
+    checks = [Check("backup", well, f"{image}: {status}", hint)]
+    if entry.role == "db" and expected.inventory.backup.pitr:
+        checks += wal_checks.judge(facts.wal, only_host=alone)
+    return checks
 
 
 def _backup(expected: Expected, entry: HostEntry, facts: Facts) -> list[Check]:

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fabfile.backup import host_files, host_kit
+from fabfile.backup import container, host_files, host_kit
 from fabfile.backup.bucket import Bucket
 from fabfile.base.check import Check
 from fabfile.base.errors import ConfigError, SwarmkeepError
@@ -63,6 +63,7 @@ def look(inventory: Inventory, read_vault: Callable[[], Secrets]) -> Here:
         files = {
             entry.name: host_files.files(entry, inventory, secrets)
             for entry in host_kit.hosts(inventory)
+            if not container.is_used(inventory)
         }
     except SwarmkeepError as error:
         findings.append(failure(GROUP, "backup files", error))

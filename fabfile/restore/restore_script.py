@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fabfile.backup import container
 from fabfile.backup.host_files import guard
 from fabfile.backup.host_install import check_owner
 from fabfile.backup.host_kit import RESTORE, kit_of
@@ -117,11 +118,14 @@ def run(
 
     kit = kit_of(host.entry, host.inventory)
     # Settings of another project would lead to another database.
-    script = f"{guard(kit, host.inventory)}exec {RESTORE} {line} --config {kit.config}"
     secret = b""
     if identity:
-        script, secret = f"{script} --identity", identity.private.reveal().encode()
-    command = Command(f"{script} 2>&1", stdin=secret)
+        line, secret = f"{line} --identity", identity.private.reveal().encode()
+    if container.is_used(host.inventory):
+        script = container.script(host, RESTORE, line)
+    else:
+        script = f"{guard(kit, host.inventory)}exec {RESTORE} {line} --config {kit.config} 2>&1"
+    command = Command(script, stdin=secret)
     result = host.run(command, timeout=RUN_TIMEOUT, on_line=read)
     check_owner(result, kit)
     if result.exit_code:

@@ -142,7 +142,7 @@ read_config() {
   (((owner == 0 || owner == EUID) && (8#$mode & 8#077) == 0)) ||
     die "$USAGE" "$file: others could read or change it" "chown root '$file' && chmod 600 '$file'"
   unset PG_DB PG_USER DB_SERVICE_NAME S3_BUCKET AWS_REGION APP_STACK STATE_DIR
-  STACK="" NODE=$(uname -n) METRICS_DIR="" PING="" PING_FILE=""
+  STACK="" NODE=${NODE_NAME:-$(uname -n)} METRICS_DIR="" PING="" PING_FILE=""
   PITR=no WAL_TICK=60 MAX_SLOT_WAL=10737418240 INCREMENTAL_FROM=10737418240
   ACCESS=docker POSTGRES_IMAGE=""
   RECIPIENTS="" MANIFEST_MODE=clear IDENTITY_FILE=""

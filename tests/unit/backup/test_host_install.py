@@ -16,6 +16,7 @@ from fabfile.backup import (
     host_kit,
     host_programs,
     host_settings,
+    host_uninstall,
 )
 from fabfile.backup.host_kit import ATTACHMENTS, DATABASE
 from fabfile.base.errors import CONFIG, ConfigError, SwarmkeepError
@@ -394,7 +395,7 @@ def uninstall(inventory, machine, role="db"):
         def fan_out(self, entries, act):
             return act(Host())
 
-    return host_install.uninstall(Fleet(), inventory)
+    return host_uninstall.uninstall(Fleet(), inventory)
 
 
 def test_one_project_is_removed_and_the_other_keeps_all_it_needs(inventory, machine):

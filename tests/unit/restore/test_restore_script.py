@@ -24,7 +24,9 @@ class FakeHost:
     def __init__(self, lines: list[str], code: int = 0, project: str = "") -> None:
         self.entry = SimpleNamespace(role="db")
         self.inventory = SimpleNamespace(
-            project=project, postgres=SimpleNamespace(service="dbstack_root_db")
+            project=project,
+            postgres=SimpleNamespace(service="dbstack_root_db"),
+            backup=SimpleNamespace(mode="host"),
         )
         self.lines, self.code, self.ran = lines, code, ""
 

@@ -1,0 +1,82 @@
+"""The backup as a container, as a person at the terminal sees it: deployed, moved to and from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fabfile.base.errors import ConfigError, SwarmkeepError
+from fabfile.terminal.deploy_dialog import carry_out, say
+
+if TYPE_CHECKING:
+    from fabfile.config.inventory import Inventory
+    from fabfile.ssh.fleet import Fleet
+    from fabfile.vault.reading import Secrets
+
+
+def install(fleet: Fleet, inventory: Inventory, secrets: Secrets, *, check: bool = True) -> None:
+    """Deploy the backup's stack, and take the backup of the hosts off, if there is one.
+
+    Raises SwarmkeepError; until the stack has converged the hosts' backup stays.
+    """
+    from fabfile.backup import container_image, host_run, host_uninstall
+    from fabfile.deploy import backup_stack
+    from fabfile.deploy.finish_script import Options
+    from fabfile.swarm import operator
+
+    wanted = backup_stack.backup(inventory, secrets)
+    database = host_run.find_host(fleet, inventory)
+    if not fleet.dry:
+        container_image.ensure(fleet, database, say)
+    carry_out(fleet, wanted, Options("backup.install", operator.find()), yes=True)
+    if fleet.dry:
+        return
+    for outcome in host_uninstall.uninstall(fleet, inventory):
+        for path in outcome.value or ():
+            print(f"{outcome.entry.name}: removed {path}", flush=True)
+        if outcome.error:
+            raise outcome.error
+    if check:
+        _check(fleet, inventory)
+
+
+def _check(fleet: Fleet, inventory: Inventory) -> None:
+    from fabfile.backup import host_run
+    from fabfile.backup.host_install import LOCKED, NO_CONTAINER
+    from fabfile.backup.host_kit import kit_of
+
+    for entry in inventory.with_role("backup"):
+        host = fleet.host(entry)
+        if entry.role == "db" and host.name != host_run.find_host(fleet, inventory).name:
+            continue
+        lines: list[str] = []
+        code = host_run.run(host, lines.append, "--check")
+        if code == LOCKED:
+            print(f"{host.name}: a backup is running now: nothing was checked")
+        elif code == NO_CONTAINER:
+            print(f"{host.name}: {kit_of(entry, inventory).absent}")
+        elif code:
+            said = next((line for line in reversed(lines) if " ERROR " in line), "")
+            message, _, advice = said.partition(" run=")[2].partition("; next: ")
+            reason = message.partition(" ")[2] or f"exit code {code}"
+            raise SwarmkeepError(
+                f"{host.name}: the backup is installed but cannot work: {reason}",
+                hint=advice or "inv backup.logs",
+            )
+        else:
+            print(f"{host.name}: {kit_of(entry, inventory).ready}")
+
+
+def remove(fleet: Fleet, inventory: Inventory) -> None:
+    """Take it off."""
+    from fabfile.backup import container
+
+    container.remove(fleet, inventory, say)
+
+
+def refuse_in_container(inventory: Inventory, command: str) -> None:
+    """Raise ConfigError if the backup is a container: the command needs scripts on the hosts."""
+    if inventory.backup.mode == "container":
+        raise ConfigError(
+            f"{command}: needs Swarmkeep's scripts on the db host, and backup.mode is container",
+            hint="set backup.mode: host for as long as it takes, then: inv backup.install",
+        )
