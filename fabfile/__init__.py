@@ -20,6 +20,7 @@ from fabfile.commands import plan as _plan
 from fabfile.commands import prune as _prune
 from fabfile.commands import recover as _recover
 from fabfile.commands import registry as _registry
+from fabfile.commands import rekey as _rekey
 from fabfile.commands import releases as _releases
 from fabfile.commands import report as _report
 from fabfile.commands import restore as _restore
@@ -77,7 +78,7 @@ namespace = Collection(
         _restore.swap,
         _drill.drill,
         _keys.keys,
-        _keys.rekey,
+        _rekey.rekey,
         _wal.base,
         _wal.mark,
     ),

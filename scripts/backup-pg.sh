@@ -174,24 +174,38 @@ deliver_leftovers() {
 # Uploads a set that was made when the settings named no recipients yet: nothing goes up in clear after
 # they do. The one on this node stays as it is. Returns 0 or the exit code to take.
 deliver_encrypted() {
-  local base=$1 line file end
+  local base=$1 file end
   for end in dump.gz globals.sql.gz; do
     cp -- "$base.$end" "$base.$end.partial" && encrypt "$base.$end.partial" "$base.$end.age.partial" || return "$DUMP_FAILED"
   done
   DUMP_SUM=$(sum_of "$base.dump.gz.age.partial") GLOBALS_SUM=$(sum_of "$base.globals.sql.gz.age.partial")
-  while IFS= read -r line; do
-    case $line in
-      '"parts": '*) parts_json "$base" ;;
-      '"globals": '*) ;;
-      *) printf '%s\n' "$line" ;;
-    esac
-  done <"$base.manifest.json" >"$base.manifest.json.partial"
+  encrypted_manifest "$base" >"$base.manifest.json.partial"
+  is_json "$base.manifest.json.partial"
   for end in dump.gz.age globals.sql.gz.age manifest.json; do
     file=$base.$end.partial
     send "$file" "$PREFIX/${base##*/}.$end" "$(sum_of "$file")" || return
     rm -f -- "$file"
   done
   : >"$base.uploaded"
+}
+
+# The manifest of the set $1, which was made in clear, for what goes up encrypted.
+encrypted_manifest() {
+  local line file=$1.manifest.json
+  IMAGES=$(sed -n 's/^"images": {\(.*\)},$/\1/p' "$file")
+  FACTS="{$(sed -n 's/^\("server_version" .*\),$/\1/p' "$file")}"
+  ROWS=$(sed -n 's/^"rows": \(.*\)}$/\1/p' "$file")
+  set_apart_details
+  while IFS= read -r line; do
+    case $line in
+      '"parts": '*) parts_json "$1" ;;
+      '"globals": '*) ;;
+      '"images": '*) [[ -n $DETAILS ]] && printf '"images": {},%s\n' "$(details_json)" || printf '%s\n' "$line" ;;
+      '"server_version" '*) [[ -n $DETAILS ]] && printf '%s,\n' "${FACTS:1:-1}" || printf '%s\n' "$line" ;;
+      '"rows": '*) printf '"rows": %s}\n' "$ROWS" ;;
+      *) printf '%s\n' "$line" ;;
+    esac
+  done <"$file"
 }
 
 # Removes backups older than KEEP_LOCAL_DAYS, by the time in their names; never the newest, and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -63,6 +64,7 @@ class Bucket(Objects):
         self.project_id = project_id
         """Our identity, by which sets of other projects are told; "" where it is not known."""
         self._find_identity = find_identity
+        self._finding = threading.Lock()
         self._seen: dict[int, dict[str, Part]] = {}
 
     @cached_property
@@ -70,7 +72,8 @@ class Bucket(Objects):
         """With which encrypted manifests and parts are read; None where none is at hand. Looked
         for where it is needed first. ConfigError where what is there is none.
         """
-        return self._find_identity()
+        with self._finding:
+            return self._find_identity()
 
     def place(self, database: str) -> str:
         """Where a database's backups lie, as people write it: "s3://bucket/postgres/db/"."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fabfile.backup.object_keys import files_folder
@@ -11,7 +11,7 @@ from fabfile.base.check import Check
 
 if TYPE_CHECKING:
     from fabfile.backup.bucket import Bucket
-    from fabfile.backup.sets import BackupSet
+    from fabfile.backup.sets import BackupSet, FilesState
     from fabfile.wal.chain import History
 
 
@@ -28,7 +28,7 @@ def encrypted(name: str, recipients: int, flaws: Mapping[str, str]) -> Check:
             "inv backup.run makes a new set, inv backup.rekey encrypts what is there",
         )
     keys = f"{recipients} key{'s' if recipients > 1 else ''}"
-    return Check(name, True, f"for {keys}, by the header of {len(flaws)} objects")
+    return Check(name, True, f"for {keys}, as {len(flaws)} objects say")
 
 
 def flaw(bucket: Bucket, key: str) -> str:
@@ -44,6 +44,8 @@ def flaws_of_set(bucket: Bucket, one: BackupSet) -> dict[str, str]:
     names = one.manifest.parts if one.manifest else ()
     keys = [one.parts[name].key for name in names if name in one.parts]
     found = {key: flaw(bucket, key) for key in keys}
+    if one.manifest:
+        found[one.key] = _for_others(bucket, one.recipients)
     # Where a details are to be encrypted, too, a manifest without them names tables to anybody.
     if bucket.backup.manifest == "encrypted" and one.manifest and not one.manifest.sealed:
         found[one.key] = "it names tables and settings in clear (backup.manifest)"
@@ -55,15 +57,32 @@ def flaws_of_wal(bucket: Bucket, history: History) -> dict[str, str]:
     start = history.place.partition("//")[2].partition("/")[2]
     keys = [f"{start}{base.object_name}" for base in history.bases[:1] if not base.flaw]
     keys += [segment.key for segment in history.segments[-1:]]
-    return {key: flaw(bucket, key) for key in keys}
+    found = {key: flaw(bucket, key) for key in keys}
+    for base in history.bases[:1]:
+        found[f"{start}base_{base.stamp}.json"] = _for_others(bucket, base.recipients)
+    return found
 
 
-def files_encrypted(bucket: Bucket, stack: str) -> Check:
-    """Whether the attachments are: by one of them, and by there being none that is not."""
-    clear, encrypted_ones = _first_files(bucket, stack)
-    found = {encrypted_ones: flaw(bucket, encrypted_ones)} if encrypted_ones else {}
+def _for_others(bucket: Bucket, recipients: Sequence[str]) -> str:
+    """What is wrong with whom something says that it is for: headers hide that, so a key that was
+    exchanged for another would not be seen there. "" for nothing.
+    """
+    today = [age_encryption.key_id(one) for one in bucket.backup.recipients]
+    if set(recipients) == set(today) or not recipients:
+        return "" if recipients else "it says that it is not encrypted"
+    return f"it is for keys {', '.join(recipients)}, backup.recipients are {', '.join(today)}"
+
+
+def files_encrypted(bucket: Bucket, stack: str, states: Iterable[FilesState]) -> Check:
+    """Whether the attachments are: by one of them, by there being none that is not, and by what the
+    app hosts have recorded.
+    """
+    clear, encrypted_one = _first_files(bucket, stack)
+    found = {encrypted_one: flaw(bucket, encrypted_one)} if encrypted_one else {}
     if clear:
         found[clear] = "it is not encrypted"
+    for state in states:
+        found["the state of a host"] = _for_others(bucket, state.recipients)
     if not found:
         return Check("files encrypted", True, "there are none yet")
     return encrypted("files encrypted", len(bucket.backup.recipients), found)

@@ -59,6 +59,9 @@ def config(
         settings = _in_container(settings, inventory)
     lines = [f"{key}={shlex.quote(value)}\n" for key, value in settings.items()]
     head = f"# Settings of {kit.name}.sh, made by 'inv backup.install' from hosts.yaml.\n"
+    if backup.recipients:
+        # Scripts of before encryption would heed none of it: these end with it.
+        head += ': "${AGE_FIRST_LINE:?the scripts here are older than encryption}"\n'
     return (head + "".join(lines)).encode()
 
 

@@ -19,7 +19,7 @@ from fabfile.backup.set_parsing import parse_manifest
 from fabfile.backup.sets import BackupSet
 from fabfile.base import age_encryption, json_text
 from fabfile.base.errors import ConfigError, SwarmkeepError
-from fabfile.s3.objects import Part
+from fabfile.s3.objects import Objects, Part
 
 if TYPE_CHECKING:
     from fabfile.s3.reencryption import Reencryption
@@ -48,30 +48,32 @@ def rekey_set(one: BackupSet, database: str, work: Reencryption, *, sealed: bool
     """
     assert one.manifest
     objects = work.objects
-    text = objects.small(one.key)
-    if text is None:
+    there, text = objects.part(one.key), objects.small(one.key)
+    if there is None or text is None:
         return  # pruned meanwhile
     data = json_text.parse(text)
     if data.get("parts") != one.manifest.data.get("parts"):
         raise SwarmkeepError(f"{one.key}: was changed meanwhile", hint="run this again")
-    old = [part.key for part in one.extra]
     stem = one.key.removesuffix(PARTS["manifest"])
+    former: list[str] = []
     if set(one.recipients) != set(work.key_ids):
-        for name in one.manifest.parts:
-            part = one.parts[name]
-            key = f"{stem}{PARTS[name]}.{work.tag}.age"
-            with work.prepared(part) as made:
+        for name, recorded in one.manifest.parts.items():
+            with work.prepared(one.parts[name], sha256=recorded.sha256) as made:
+                key = f"{stem}{PARTS[name]}.{made.tag}.age"
                 work.put(made, key)
             data["parts"][name] = {"key": key, "bytes": made.size, "sha256": made.sha256}
-            old.append(part.key)
+            former.append(one.parts[name].key)
         data["recipients"] = list(work.key_ids)
-    data = _with_details(data, one, work, sealed=sealed or one.manifest.sealed)
-    new = manifest_text(data)
-    parse_manifest(new, database)
-    objects.put_text(one.key, new, "application/json")
-    for key in old:
-        if key not in {part["key"] for part in data["parts"].values()}:
-            objects.delete(key)
+    if former or (sealed and not one.manifest.sealed):
+        data = _with_details(data, one, work, sealed=sealed or one.manifest.sealed)
+        new = manifest_text(data)
+        parse_manifest(new, database)
+        objects.replace_text(one.key, new, "application/json", there.etag)
+    # Only what this run has replaced: another one's objects may be about to be named.
+    for key in former:
+        objects.delete(key)
+    for part in one.extra:
+        work.forget(part)
 
 
 def _with_details(
@@ -107,6 +109,17 @@ def manifest_text(data: dict[str, Any]) -> bytes:
         else:
             lines.append(line)
     return ("{" + ",\n".join(lines) + "}\n").encode()
+
+
+def other_databases(objects: Objects, names: Sequence[str]) -> list[str]:
+    """Folders with sets of databases that are not among `names`."""
+    prefix = f"{objects.backup.prefix}postgres/"
+    found = [
+        group["Prefix"]
+        for page in objects.list_all({"Prefix": prefix, "Delimiter": "/"})
+        for group in page.get("CommonPrefixes", [])
+    ]
+    return [one for one in found if one.removeprefix(prefix).rstrip("/") not in names]
 
 
 @dataclass(frozen=True)
@@ -149,18 +162,26 @@ def rekey_files(work: Reencryption, stack: str, project: str, found: Files) -> N
 
     def encrypt(part: Part) -> None:
         name = part.key.removeprefix(f"{folder}data/")
-        with work.prepared(part) as made:
+        with work.prepared(part, md5=_md5_of(part)) as made:
             work.put(made, f"{folder}encrypted/{name}.age")
         work.objects.delete(part.key)
 
     def replace(part: Part) -> None:
-        with work.prepared(part) as made:
+        with work.prepared(part, md5=_md5_of(part)) as made:
             work.put(made, part.key)
 
     each(encrypt, found.clear)
     each(replace, found.other)
     # Last: what covers them is for today's recipients now.
     each(lambda part: work.objects.delete(part.key), found.covered)
+
+
+def _md5_of(part: Part) -> str:
+    """What its ETag says of an attachment, of which nothing else is recorded; "" where that is no
+    MD5: it went up in parts, or is encrypted by KMS.
+    """
+    tag = part.etag.strip('"')
+    return tag if len(tag) == len("d41d8cd98f00b204e9800998ecf8427e") else ""
 
 
 def each(act: Callable[[Part], None], parts: Iterable[Part]) -> None:

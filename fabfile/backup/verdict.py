@@ -9,6 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from fabfile.backup import encryption_check
+from fabfile.backup.sets import FilesState
 from fabfile.backup.verify import Expectations, judge, unaccepted
 from fabfile.backup.verify_files import judge_files
 from fabfile.base.check import Check
@@ -133,7 +134,8 @@ def look(
         states = {node: bucket.files_state(inventory.app.stack, node) for node in nodes}
         checks += judge_files(states, backup.max_age, now)
         if backup.recipients:
-            checks.append(encryption_check.files_encrypted(bucket, inventory.app.stack))
+            recorded = [one for one in states.values() if isinstance(one, FilesState)]
+            checks.append(encryption_check.files_encrypted(bucket, inventory.app.stack, recorded))
     oldest = bucket.oldest(database) if newest else None
     history = wal_history(bucket, newest) if backup.pitr else None
     if backup.pitr:

@@ -21,6 +21,7 @@ HEADER = 8192
 """Bytes in which the header of any number of recipients that hosts.yaml may name ends."""
 MOST_RECIPIENTS = 20
 _SSH = re.compile(r"(ssh-ed25519 [A-Za-z0-9+/]{68})( .*)?")
+_PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----\n?", re.S)
 _WAITING = 16
 """Decrypted blocks that wait for whoever reads them."""
 
@@ -130,9 +131,8 @@ def decrypted(blocks: Iterable[bytes], private: str) -> Iterator[bytes]:
     """
     import pyrage
 
-    return _through(
-        lambda source, sink: pyrage.decrypt_io(source, sink, _identities(private)), blocks
-    )
+    identities = _identities(private)
+    return _through(lambda source, sink: pyrage.decrypt_io(source, sink, identities), blocks)
 
 
 def encrypted(blocks: Iterable[bytes], recipients: Sequence[str]) -> Iterator[bytes]:
@@ -145,11 +145,15 @@ def encrypted(blocks: Iterable[bytes], recipients: Sequence[str]) -> Iterator[by
 
 
 def _identities(private: str) -> list[Any]:
+    """The keys in a text: lines of age, SSH keys."""
     import pyrage
 
-    if private.startswith("AGE-SECRET-KEY-"):
-        return [pyrage.x25519.Identity.from_str(line) for line in private.split()]
-    return [pyrage.ssh.Identity.from_buffer(private.encode())]
+    lines = [line for line in private.split() if line.startswith("AGE-SECRET-KEY-")]
+    found: list[Any] = [pyrage.x25519.Identity.from_str(line) for line in lines]
+    found += [pyrage.ssh.Identity.from_buffer(key.encode()) for key in _PEM.findall(private)]
+    if not found:
+        raise WrongIdentityError("no identity is at hand")
+    return found
 
 
 def _recipients(recipients: Sequence[str]) -> list[Any]:

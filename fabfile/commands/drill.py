@@ -78,7 +78,9 @@ def _drill_point(
     from fabfile.base.units import format_duration
     from fabfile.restore.restore_script import replay_drill_command
 
-    private = identity_for(inventory, source.keys, identity, f"WAL of {name}")
+    private = identity_for(
+        inventory, source.keys, identity, f"WAL of {name}", encrypted=source.encrypted
+    )
     with connected(ctx, inventory) as fleet:
         host = host_run.find_host(fleet, inventory)
         done = run_script(host, replay_drill_command(name, source.words), private)

@@ -74,8 +74,7 @@ def recover(
     ends = {} if key or before else ends_of_wal(inventory, sets, doubtful)
     recovery.check_versions(inventory, sets)
     private = {
-        name: identity_for(inventory, _keys(one, ends.get(name)), identity, f"backup of {name}")
-        for name, one in sets.items()
+        name: _identity(inventory, one, ends.get(name), identity) for name, one in sets.items()
     }
     with connected(ctx, inventory) as fleet:
         seen = recovery.look(fleet, wanted)
@@ -106,10 +105,14 @@ def recover(
     _print_result(came, time.monotonic() - start, failures, pitr=inventory.backup.pitr)
 
 
-def _keys(one: BackupSet, end: Source | None) -> frozenset[str]:
-    """The keys that a database comes back with: the WAL's, and its set's, which is tried next."""
-    keys = frozenset(one.recipients)
-    return end.keys & keys or end.keys if end and end.keys else keys
+def _identity(
+    inventory: Inventory, one: BackupSet, end: Source | None, flag: str
+) -> Identity | None:
+    """The identity that reads a database's set, which is tried after the WAL, and its WAL."""
+    what = f"set {one.stamp}"
+    if one.recipients or end is None:
+        return identity_for(inventory, one.recipients, flag, what)
+    return identity_for(inventory, end.keys, flag, "the WAL", encrypted=end.encrypted)
 
 
 @dataclass(frozen=True)
@@ -219,8 +222,9 @@ def _restore(
 
         try:
             came[name] = bring(ends.get(name, the_set), (name, fresh, kept))
-        except CheckFailedError as error:
-            # What is in the bucket is not good. Anything else may be better when it is tried again.
+        except (CheckFailedError, ConfigError) as error:
+            # What is in the bucket is not good, or the identity does not read it. Anything
+            # else may be better when it is tried again.
             if name not in ends:
                 raise
             say(f"warning: {error.message}")

@@ -92,7 +92,9 @@ def restore(
         now=now,
         identity=identity,
     )
-    private = identity_for(inventory, source.keys, identity, f"backup of {name}")
+    private = identity_for(
+        inventory, source.keys, identity, f"backup of {name}", encrypted=source.encrypted
+    )
     if replace:
         _confirm(f"database {name} by what it was {made(source.when, now)}", yes=yes)
         fresh, kept = (selection.new_name(name, word, now) for word in ("restored", "replaced"))

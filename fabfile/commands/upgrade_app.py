@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fabfile.config.inventory import Inventory
     from fabfile.deploy.finish_script import Options
     from fabfile.ssh.fleet import Fleet
+    from fabfile.vault.backup_identity import Identity
 
 DRY = "dry run, nothing was changed"
 
@@ -84,6 +85,10 @@ def upgrade_app(
             print(DRY)
             return
         saved = _saved(fleet, inventory)
+        # Before anything changes: the way back must be open.
+        private = identity_for(
+            inventory, saved.recipients, identity, f"set {saved.stamp}, the way back,"
+        )
         try:
             with connect(new, sudo_password=sudo, echo=print) as other:
                 carry_out(other, wanted, options, yes=True)
@@ -94,7 +99,7 @@ def upgrade_app(
             if after == before:
                 error.message += f"; {live} runs again, NocoDB's tables are as they were"
                 raise
-            _go_back(fleet, inventory, saved, error, identity, back=back, wait=wait)
+            _go_back(fleet, inventory, saved, error, private, back=back, wait=wait)
             raise
     print(f"upgraded: {inventory.app.stack} runs {image}")
     hosts_file(inventory, {("images", "nocodb"): image}, write=write)
@@ -182,7 +187,7 @@ def _go_back(
     inventory: Inventory,
     saved: BackupSet,
     error: SwarmkeepError,
-    identity: str,
+    private: Identity | None,
     *,
     back: bool,
     wait: bool,
@@ -210,7 +215,6 @@ def _go_back(
         error.message += f"; {said}; the version before runs on them now"
         error.hint = f"to have the database as it was before: {way}; {error.hint}"
         raise error from None
-    private = identity_for(inventory, saved.recipients, identity, f"set {saved.stamp} of {name}")
     fresh, kept = (selection.new_name(name, word, now) for word in ("restored", "replaced"))
     line = restore_command(name, ("--set", saved.stamp), fresh, 0, goes_live=True)
     host = host_run.find_host(fleet, inventory)

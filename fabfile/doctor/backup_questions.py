@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _BUCKET = """section bucket
 if [ -r @CONFIG@ ] && command -v aws >/dev/null; then (
   set -a
+  AGE_FIRST_LINE=known
   . @CONFIG@
   AWS_DEFAULT_REGION=$AWS_REGION AWS_MAX_ATTEMPTS=1 AWS_PAGER=
   ask() {

@@ -90,12 +90,14 @@ def vault_entries(inventory: Inventory, secrets: Secrets) -> Check:
 def backup_keys(inventory: Inventory, secrets: Secrets) -> Check:
     """Whether somebody here can read what is encrypted from now on, and more than one key can."""
     from fabfile.base.age_encryption import key_id
-    from fabfile.vault.backup_identity import of_vault
+    from fabfile.vault.backup_identity import of_entry
+    from fabfile.vault.reading import BACKUP_IDENTITY
 
     recipients = inventory.backup.recipients
     keys = ", ".join(map(key_id, recipients))
     try:
-        identity = of_vault(secrets)
+        # Not the former one: what is made from now on is for this one.
+        identity = of_entry(secrets, BACKUP_IDENTITY)
     except ConfigError as error:
         return Check("backup keys", False, error.message, error.hint)
     detail = f"backups are encrypted for {keys}"

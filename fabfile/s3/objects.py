@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any
 
-from fabfile.base.errors import SwarmkeepError, UnreachableError
+from fabfile.base.errors import UnreachableError
 from fabfile.config.inventory import Backup
 from fabfile.s3.connection import Connection, code_of
 
@@ -102,21 +102,33 @@ class Objects(Connection):
                 Bucket=self.name, Key=key, Body=text, ContentType=kind, **_encryption(self.backup)
             )
 
-    def put_file(
-        self, key: str, file: IO[bytes], kind: str, metadata: Mapping[str, str], size: int
-    ) -> None:
-        """Write an object from a file, with its metadata, and see that all of it has arrived.
-
-        Raises UnreachableError, ConfigError, or SwarmkeepError if what is there is another.
-        """
+    def put_file(self, key: str, file: IO[bytes], kind: str, metadata: Mapping[str, str]) -> Part:
+        """Write an object from a file, with its metadata; return what is there then."""
         more = {"ContentType": kind, "Metadata": dict(metadata), **_encryption(self.backup)}
         with self.translated(f"writing {key}"):
             self.client.upload_fileobj(file, self.name, key, ExtraArgs=more)
             answer = self.client.head_object(Bucket=self.name, Key=key)
-        if answer["ContentLength"] != size or answer["Metadata"] != metadata:
-            raise SwarmkeepError(
-                f"{key} is not what was uploaded", hint="find out who else writes there"
+        when = answer["LastModified"].astimezone(UTC)
+        return Part(key, answer["ContentLength"], when, answer["ETag"])
+
+    def replace_text(self, key: str, text: bytes, kind: str, etag: str) -> None:
+        """Write an object in the place of the one with this ETag.
+
+        Raises UnreachableError if another is there now, where the store looks at that.
+        """
+        with self.translated(f"writing {key}"):
+            self.client.put_object(
+                Bucket=self.name,
+                Key=key,
+                Body=text,
+                ContentType=kind,
+                IfMatch=etag,
+                **_encryption(self.backup),
             )
+
+    def part(self, key: str) -> Part | None:
+        """What is there under a key; None if nothing is."""
+        return next((one for one in self.parts(key) if one.key == key), None)
 
     def metadata(self, key: str) -> Mapping[str, str]:
         """What was noted about an object when it was uploaded."""

@@ -254,6 +254,7 @@ def first_backup(fleet: Fleet) -> None:
     from fabfile.backup import host_run
     from fabfile.restore.restore_script import drill_command
     from fabfile.terminal.command import open_bucket
+    from fabfile.terminal.identity_dialog import identity_for
     from fabfile.terminal.restore_dialog import run_script
 
     inventory = fleet.inventory
@@ -269,7 +270,8 @@ def first_backup(fleet: Fleet) -> None:
             newest = next(iter(bucket.newest(name, datetime.now(UTC)).backups), None)
             if newest is None:
                 raise SwarmkeepError(f"{name}: there is no set", hint="inv backup.list")
-            done = run_script(host, drill_command(name, newest.stamp, ""))
+            private = identity_for(inventory, newest.recipients, "", f"set {newest.stamp}")
+            done = run_script(host, drill_command(name, newest.stamp, ""), private)
             say(f"drilled: set {newest.stamp} of {name}, {done.tables} tables, {done.rows} rows")
     except SwarmkeepError as error:
         print(f"warning: {error.message}; next: {error.hint or 'inv backup.run, inv backup.drill'}")

@@ -86,8 +86,8 @@ def ends_of_wal(
             continue
         print(f"WAL of {name} leads on from there, until {until}", flush=True)
         words = ("--at", "end", "--cluster", history.cluster)
-        keys = frozenset(key for base in history.bases for key in base.recipients)
-        ends[name] = Source(words, windows[0].end, compared=True, keys=keys)
+        keys, encrypted = history.keys_for(windows[0].end)
+        ends[name] = Source(words, windows[0].end, compared=True, keys=keys, encrypted=encrypted)
     return ends
 
 

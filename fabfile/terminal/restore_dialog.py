@@ -74,7 +74,9 @@ class Source:
     compared: bool
     """Whether the rows are compared with something."""
     keys: frozenset[str] = frozenset()
-    """The ids of the keys that it is encrypted for; none where it is not."""
+    """The ids of the keys that it is encrypted for; none where it is not, or they are not known."""
+    encrypted: bool = False
+    """Whether any of it is."""
 
 
 def choose_source(
@@ -100,7 +102,13 @@ def choose_source(
 
 def source_of(one: BackupSet) -> Source:
     """A set to bring back."""
-    return Source(("--set", one.stamp), one.timestamp, one.compared, frozenset(one.recipients))
+    return Source(
+        ("--set", one.stamp),
+        one.timestamp,
+        one.compared,
+        frozenset(one.recipients),
+        bool(one.recipients),
+    )
 
 
 def choose_point(
@@ -152,8 +160,10 @@ def choose_point(
             hint="what was written a moment ago is there after the next upload; "
             "for older times there are sets: inv backup.list",
         )
-    keys = frozenset(key for base in found.bases for key in base.recipients)
-    return Source((*words, "--cluster", found.cluster), when, compared=True, keys=keys)
+    keys, encrypted = found.keys_for(when)
+    return Source(
+        (*words, "--cluster", found.cluster), when, compared=True, keys=keys, encrypted=encrypted
+    )
 
 
 def spoken_window(window: Window) -> str:
@@ -240,8 +250,16 @@ def made(when: datetime, now: datetime) -> str:
 
 def bring_files(fleet: Fleet, identity: str = "") -> None:
     """Fetch the attachments that the app hosts lack; nothing that is there is touched."""
+    from fabfile.backup.sets import FilesState
     from fabfile.restore import recovery
-    from fabfile.terminal.command import known_identity
+    from fabfile.terminal.identity_dialog import identity_for
 
     print("attachments", flush=True)
-    recovery.restore_files(fleet, say, known_identity(fleet.inventory, identity))
+    inventory = fleet.inventory
+    bucket = open_bucket(inventory)
+    states = [
+        bucket.files_state(inventory.app.stack, entry.node) for entry in inventory.with_role("app")
+    ]
+    keys = {key for state in states if isinstance(state, FilesState) for key in state.recipients}
+    private = identity_for(inventory, (), identity, "attachments", encrypted=bool(keys))
+    recovery.restore_files(fleet, say, private)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,11 +26,24 @@ class Identity:
     private: Secret = field(repr=False)
     """As an identity file has it: lines AGE-SECRET-KEY-1..., or an SSH key in OpenSSH's form."""
     publics: tuple[str, ...]
+    pieces: tuple[Identity, ...] = field(default=(), repr=False)
+    """Where there are several: each by itself."""
 
     @property
     def key_ids(self) -> tuple[str, ...]:
         """By what people and manifests call its keys."""
         return tuple(map(age_encryption.key_id, self.publics))
+
+    def fitting(self, keys: Collection[str]) -> Identity:
+        """The same for the program age, which takes an SSH key alone: the one that reads what is
+        for `keys`, else the age identities.
+        """
+        if len(self.pieces) < 2:
+            return self
+        of_age = [one for one in self.pieces if one.private.reveal().startswith(_AGE)]
+        if any(one.reads(keys) for one in of_age) or not keys:
+            return joined(of_age) if of_age else self.pieces[0]
+        return next((one for one in self.pieces if one.reads(keys)), self.pieces[0])
 
     def reads(self, keys: Collection[str]) -> bool:
         """Whether it reads what is encrypted for these keys (their ids)."""
@@ -94,8 +107,14 @@ def of_vault(secrets: Secrets) -> Identity | None:
     found = [one for name in (BACKUP_IDENTITY, FORMER_IDENTITY) if (one := of_entry(secrets, name))]
     if not found:
         return None
+    return found[0] if len(found) == 1 else joined(found)
+
+
+def joined(found: Sequence[Identity]) -> Identity:
+    """Several as one."""
     text = "\n".join(one.private.reveal() for one in found)
-    return Identity(Secret(text), tuple(public for one in found for public in one.publics))
+    publics = tuple(public for one in found for public in one.publics)
+    return Identity(Secret(text), publics, tuple(found))
 
 
 def of_entry(secrets: Secrets, entry: str) -> Identity | None:

@@ -102,6 +102,20 @@ class History:
         """How far the WAL leads on from a base backup."""
         return reach(base, self.segments)
 
+    def keys_for(self, when: datetime) -> tuple[frozenset[str], bool]:
+        """The ids of the keys that read all that leads to a time, and whether any of it is
+        encrypted. No ids where only segments are: they do not tell.
+        """
+        usable = [base for base in self.bases if not base.flaw and base.finished <= when]
+        chain = [usable[0], *ancestors(usable[0], self.bases)] if usable else []
+        first = min((base.segment for base in chain), default="")
+        needed = [frozenset(base.recipients) for base in chain if base.recipients]
+        encrypted = bool(needed) or any(
+            segment.encrypted for segment in self.segments if segment.name >= first
+        )
+        common = frozenset.intersection(*needed) if needed else frozenset()
+        return common or frozenset().union(*needed), encrypted
+
     def windows(self) -> list[Window]:
         """From when to when one can go, the latest first."""
         reaches = [self.reach(base) for base in self.bases if not base.flaw]
@@ -147,8 +161,9 @@ def reach(base: Base, segments: Sequence[Segment]) -> Reach:
         if segment.name < base.segment:
             continue
         if last and segment.name == last.name:
-            if segment.md5 == last.md5:
-                continue  # uploaded twice, after a run that was cut off
+            if segment.same_content(last):
+                # Uploaded twice, after a run that was cut off; or encrypted anew.
+                continue
             flaw = f"segment {segment.name} is there twice: two servers archive as one cluster"
             # Nobody knows which of them belongs to the base backup.
             until, count = earlier, count - 1

@@ -6,7 +6,8 @@ project's name and a slash before it where the project has one:
     <timeline and log, 16 hex digits>/<segment, 24>_<until>_<MD5>.gz
     base_<start>.tar.gz   base_<start>.json   mark_<name>_<time>.json
 
-with .age behind .gz where it is encrypted.
+with .age behind .gz where it is encrypted, and 8 digits before that where it was encrypted anew for
+others: of a segment the beginning of the MD5 that it had before.
 
 `until` is the time up to which every commit is in this segment or before it. The MD5 is the
 object's.
@@ -19,7 +20,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 _SEGMENT = re.compile(
-    r"[0-9A-F]{16}/([0-9A-F]{24})_(\d{8}T\d{6}Z)_([0-9a-f]{32})\.gz(\.age)?", re.ASCII
+    r"[0-9A-F]{16}/([0-9A-F]{24})_(\d{8}T\d{6}Z)_([0-9a-f]{32})\.gz(?:(?:\.([0-9a-f]{8}))?(\.age))?",
+    re.ASCII,
 )
 _BASE = re.compile(r"base_(\d{8}T\d{6}Z)\.(json|tar\.gz(?:(?:\.[0-9a-f]{8})?\.age)?)", re.ASCII)
 _MARK = re.compile(r"mark_([A-Za-z0-9][A-Za-z0-9._-]{0,39})_(\d{8}T\d{6}Z)\.json", re.ASCII)
@@ -39,6 +41,21 @@ class Segment:
     md5: str
     etag: str
     key: str
+    made_of: str = ""
+    """The beginning of the MD5 of the object that this one was encrypted anew from."""
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether it is."""
+        return self.key.endswith(".age")
+
+    def same_content(self, other: Segment) -> bool:
+        """Whether one of two objects of a segment was made of the other, or both of a third one."""
+        return (
+            self.md5 == other.md5
+            or bool(self.made_of and self.made_of in (other.md5[:8], other.made_of))
+            or bool(other.made_of and other.made_of == self.md5[:8])
+        )
 
     @property
     def intact(self) -> bool:
@@ -85,7 +102,9 @@ def parse_segment(name: str, etag: str, key: str) -> Segment | None:
     """Given a key below the cluster's folder, return the segment; None if it is none."""
     match = _SEGMENT.fullmatch(name)
     try:
-        found = match and Segment(match[1], parse_time(match[2]), match[3], etag.strip('"'), key)
+        found = match and Segment(
+            match[1], parse_time(match[2]), match[3], etag.strip('"'), key, match[4] or ""
+        )
     except ValueError:
         return None
     return found or None

@@ -113,13 +113,13 @@ use_identity_of_drills() {
 decrypted() { age -d -i <(printf '%s\n' "$IDENTITY") -- "$1"; }
 
 # Decrypts file $1 into $2. Returns 0; NO_IDENTITY where this run has no key that fits; BAD_OBJECT where the
-# file is damaged. Sets FLAW to why, and leaves nothing of $2 then: what age has written before it noticed is
+# file is damaged; UNEXPECTED where that is not known. Sets FLAW to why, and leaves nothing of $2 then: what age has written before it noticed is
 # not to be used.
 decrypt() {
   local code=$BAD_OBJECT
   FLAW=""
   [[ -n $IDENTITY ]] || { FLAW="it is encrypted, and no identity was given" && return "$NO_IDENTITY"; }
-  command -v age >/dev/null || { FLAW="it is encrypted, and age is not installed on this node" && return "$NO_IDENTITY"; }
+  command -v age >/dev/null || die "$NO_TOOLS" "age is not installed, and ${1##*/} is encrypted" "install it on this node: apt-get install age"
   start age -d -i <(printf '%s\n' "$IDENTITY") -o "$2" -- "$1" </dev/null 2>"$ERRORS"
   finish "$STARTED"
   # age makes no file where there is nothing in it.
@@ -127,11 +127,12 @@ decrypt() {
   rm -f -- "$2"
   case $(<"$ERRORS") in
     *'"/dev/fd/'*) code=$NO_IDENTITY FLAW="what was given is no age identity, nor an SSH key without a passphrase" ;;
-    *"no identity matched"*) code=$NO_IDENTITY FLAW="the identity that was given is none of those that it is encrypted for" ;;
+    *"no identity matched"* | *"did not match any"*) code=$NO_IDENTITY FLAW="the identity that was given is none of those that it is encrypted for" ;;
     *"failed to read header"*) FLAW="it is no age file, or its header is damaged" ;;
     *"failed to decrypt and authenticate"* | *"unexpected EOF"* | *"trailing data"* | *"last chunk"* | *MAC*)
       FLAW="it is damaged or cut off: age cannot authenticate it" ;;
-    *) FLAW="age cannot decrypt it: $(head -n 1 -- "$ERRORS")" ;;
+    # No word of the file: a full disk, too little time.
+    *) code=$UNEXPECTED FLAW="age has ended with exit code $STATUS: $(head -n 1 -- "$ERRORS")" ;;
   esac
   return "$code"
 }

@@ -72,8 +72,6 @@ encrypt_lane() {
 # fetched is there as a hollow file of the size that its object has, as in `stage`.
 stage_encrypted() {
   local size path in=$DIR/incoming.partial lanes=() lane
-  [[ -n $IDENTITY ]] || die "$NO_IDENTITY" "the files are encrypted, and no identity was given" \
-    "give one: in the vault (vault_backup_identity), or --identity FILE"
   mkdir -- "$STAGING" "$in"
   while IFS=$'\t' read -r size path; do
     mkdir -p -- "$in/./$(dirname -- "$path")"

@@ -179,10 +179,16 @@ done { next }
 {
   name = $1; sub(/.*\//, "", name)
   fields = split(name, part, /[_.]/)
-  if ((fields != 4 && !(fields == 5 && part[5] == "age")) || length(part[1]) != 24) next
+  if (length(part[1]) != 24 || fields < 4 || fields > 6 || (fields > 4 && part[fields] != "age")) next
   segment = part[1] ""; md5 = part[3] ""; tag = $3 ""; gsub(/"/, "", tag)
+  origin = fields == 6 ? part[5] "" : ""
   if (segment < first) next
   if (segment == last && md5 == before) next # uploaded twice, after a run that was cut off
+  # Encrypted anew for others, and the former one is there still: the new one is meant.
+  if (segment == last && (before_origin != "" && (before_origin == substr(md5, 1, 8) || before_origin == origin))) next
+  if (segment == last && origin != "" && origin == substr(before, 1, 8)) {
+    keys[n] = $1; size += $2 - added; added = $2; before = md5; before_origin = origin; next
+  }
   done = 1
   if (segment == last) {
     # Nobody knows which of them belongs to the base backup.
@@ -193,7 +199,7 @@ done { next }
   else if (segment != wanted) reason = "segment " wanted " is missing"
   else if (length(tag) == 32 && tag != md5 && !kms) reason = $1 " is not what was uploaded: its MD5 is another"
   else {
-    keys[++n] = $1; size += added = $2; last = segment; before = md5; wanted = after(segment)
+    keys[++n] = $1; size += added = $2; last = segment; before = md5; before_origin = origin; wanted = after(segment)
     earlier = reached
     if (reached == "none" || part[2] "" > reached) reached = part[2] ""
     # One more is looked at: it may be this one again.
@@ -212,6 +218,8 @@ said_time() { printf '%s-%s-%s %s:%s:%s UTC' "${1:0:4}" "${1:4:2}" "${1:6:2}" "$
 fetch_chain() {
   local key log logs=() wanted=() root free need found name wrong="" i here
   need=$((CHAIN_BYTES + WAL_BYTES + BASE_OF[size] / 2))
+  # Each is there twice while it is decrypted.
+  [[ "${CHAIN[*]} ${SEGMENTS[*]}" != *.age* ]] || need=$((need + CHAIN_BYTES + WAL_BYTES))
   free=$(free_bytes)
   ((free > need)) || die "$NO_SPACE" "$DIR has $free bytes free; base backup, WAL and a dump need about $need" "make room there"
   # The throwaway server's files lie where Docker has volumes, as those of the live one do.
@@ -244,8 +252,9 @@ fetch_chain() {
   for key in "${SEGMENTS[@]}"; do
     name=${key##*/} log=${key%/*} found=""
     [[ ! -f $REPLAY/${log##*/}/$name ]] || found=$(md5sum <"$REPLAY/${log##*/}/$name")
-    [[ -n $found && ${name%.age} == *"_${found%% *}.gz" ]] || wrong=${wrong:-$key}
-    mv -- "$REPLAY/${log##*/}/$name" "$REPLAY/wal/${name%%_*}.gz${name##*.gz}"
+    [[ -n $found && $name =~ _${found%% *}\.gz((\.[0-9a-f]{8})?\.age)?$ ]] || wrong=${wrong:-$key}
+    [[ $name == *.age ]] && here=.age || here=""
+    mv -- "$REPLAY/${log##*/}/$name" "$REPLAY/wal/${name%%_*}.gz$here"
   done
   [[ -z $wrong ]] || blame "$BAD_SET" "$wrong is damaged: its MD5 is not the one in its name" \
     "choose a time before it, or restore a set: 'inv backup.list'"
@@ -266,7 +275,12 @@ decrypt_segments() {
   [[ -e ${files[0]} ]] || return 0
   phase decrypting
   for ((lane = 0; lane < JOBS; lane++)); do lanes+=("decrypt_lane $lane"); done
-  side_by_side "${lanes[@]}" || quit "$?"
+  side_by_side "${lanes[@]}" || {
+    lane=$?
+    # A drill tells what it was.
+    ((lane != BAD_SET)) || REASON="a segment of the WAL cannot be decrypted"
+    quit "$lane"
+  }
 }
 
 decrypt_lane() {

@@ -104,6 +104,7 @@ open_details() {
 cannot_be_decrypted() {
   (($1 != NO_IDENTITY)) || die "$NO_IDENTITY" "$2 cannot be decrypted: $FLAW" \
     "give one of the identities that 'inv backup.list' shows for it: in the vault, or --identity FILE"
+  (($1 == BAD_OBJECT)) || die "$1" "$2 cannot be decrypted: $FLAW" "see this node's free space, then run it again"
   blame "$BAD_SET" "$2 cannot be decrypted: $FLAW" "use an earlier set: 'inv backup.list' shows them"
 }
 
@@ -207,6 +208,7 @@ fetch() {
   local encrypted
   find_part "$1"
   [[ $FILE == *.age || $FILE == *.age.partial ]] || return 0
+  (($(free_bytes) > $(stat -c %s -- "$FILE") + RESERVED)) || die "$NO_SPACE" "$DIR has no room to decrypt ${FILE##*/}" "make room there"
   encrypted=$FILE FILE=${FILE%.partial}
   FILE=${FILE%.age}.partial
   phase decrypting

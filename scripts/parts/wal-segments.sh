@@ -3,7 +3,8 @@
 # The part of wal-pg.sh that knows the spool: where it is, which segments are finished, and their way
 # into the bucket. Sourced, never run.
 #
-# An object is named SEGMENT_TIME_MD5.gz (with .age where it is encrypted), in a folder for each 256 segments. TIME is until when every
+# An object is named SEGMENT_TIME_MD5.gz (with .age where it is encrypted; where it was encrypted anew for others,
+# with the first 8 digits of the MD5 that it had before, .gz.DIGITS.age), in a folder for each 256 segments. TIME is until when every
 # commit is in this segment or before it, MD5 is of the object itself: so a listing alone shows whether
 # the chain has a gap, how far it reaches, and whether an object is not what was uploaded.
 
@@ -78,7 +79,7 @@ check_order() {
 
 upload() {
   local segment name until=$UNTIL files=()
-  rm -rf -- "$DIR/out.partial"
+  open_outgoing
   for segment; do
     # What was closed by a heartbeat reaches until then, others at least as far as those before them.
     [[ $segment != "$CLOSED" ]] || until=$BEAT
@@ -86,22 +87,38 @@ upload() {
     files+=("$name")
   done
   if ((${#files[@]} == 1)); then
-    send "$DIR/out.partial/$name" "$PREFIX/$name" "$(sum_of "$DIR/out.partial/$name")" || return
+    send "$OUTGOING/$name" "$PREFIX/$name" "$(sum_of "$OUTGOING/$name")" || return
   else
     upload_all && all_have_arrived || return
   fi
   FIRST=${FIRST:-$1} LAST=$segment UNTIL=${until:-$UNKNOWN}
   write_state
+  rm -rf -- "$OUTGOING"
+}
+
+# Sets OUTGOING, the folder with what is to be uploaded. It outlives this run: what was encrypted for an upload
+# that failed, or whose answer was lost, is sent again as it was. Encrypted once more it would be another object,
+# and the segment would be there twice. What is for other recipients is not used.
+open_outgoing() {
+  OUTGOING=$WAL_DIR/outgoing
+  [[ $(cat -- "$OUTGOING/.for" 2>/dev/null || true) == "$AGE $KEY_IDS" ]] || rm -rf -- "$OUTGOING"
+  mkdir -p -- "$OUTGOING"
+  printf '%s' "$AGE $KEY_IDS" >"$OUTGOING/.for"
 }
 
 # Compresses segment $1 for the bucket and prints the name of its object; $2: until when it reaches.
 compressed() {
-  local folder=$DIR/out.partial/${1:0:16} sum
+  local folder=$OUTGOING/${1:0:16} sum there
   [[ $(stat -c %s -- "$1") == "$SEGMENT_BYTES" ]] || {
     log ERROR "segment $1 in the spool has not $SEGMENT_BYTES bytes; next: find out who changes files in the volume"
     return "$BAD_SPOOL"
   }
   mkdir -p -- "$folder" || return "$DISK_FULL"
+  for there in "$folder/$1"_*".gz$AGE"; do
+    sum=$(md5sum 2>/dev/null <"$there") || continue
+    [[ $there != *"_${sum%% *}.gz$AGE" ]] || { printf '%s' "${there#"$OUTGOING/"}" && return; }
+    rm -f -- "$there"
+  done
   dd if="$1" iflag=nofollow bs=1M status=none 2>"$ERRORS" | "${COMPRESS[@]}" >"$folder/new" 2>>"$ERRORS" || {
     tell "$COMPRESSOR" "$ERRORS"
     log ERROR "segment $1 could not be compressed; next: see the line above and the free space of $DIR"
@@ -119,7 +136,7 @@ upload_all() {
   local type=application/gzip
   [[ -z $AGE ]] || { type=application/octet-stream && encrypt+=(--metadata "$(recipients_field)"); }
   aws_cli s3 cp --recursive --only-show-errors --content-type "$type" "${encrypt[@]}" \
-    "$DIR/out.partial" "s3://$S3_BUCKET/$PREFIX/" && return
+    --exclude '*' --include '*/*' "$OUTGOING" "s3://$S3_BUCKET/$PREFIX/" && return
   bucket_failed "segments could not be uploaded to s3://$S3_BUCKET/$PREFIX/"
   return "$UPLOAD_FAILED"
 }
@@ -135,7 +152,7 @@ all_have_arrived() {
   }
   while IFS=$'\t' read -r key size tag; do sizes[$key]=$size tags[$key]=${tag//\"/}; done <"$ANSWER"
   for name in "${files[@]}"; do
-    key=$PREFIX/$name size=$(stat -c %s -- "$DIR/out.partial/$name") tag=${name##*_}
+    key=$PREFIX/$name size=$(stat -c %s -- "$OUTGOING/$name") tag=${name##*_}
     [[ ${sizes[$key]-} == "$size" && (${tags[$key]} == "${tag%%.*}" || ${tags[$key]} == *-* || $SSE == aws:kms) ]] || {
       log ERROR "s3://$S3_BUCKET/$key is not what was uploaded; next: find out who else writes there; the next run uploads it again"
       return "$BAD_OBJECT"

@@ -118,6 +118,25 @@ END
   nothing_half_done
 }
 
+@test "with MANIFEST_MODE=encrypted a leftover in clear goes up without its names" {
+  backup_in_clear() { settings KEEP_LOCAL_DAYS=3000 && backup; }
+  echo AccessDenied >"$FAKE/aws-error"
+  backup_in_clear
+  [ "$status" -eq 18 ]
+  rm "$FAKE/aws-error"
+  wait_for another_second
+  encrypted_settings KEEP_LOCAL_DAYS=3000 MANIFEST_MODE=encrypted
+  backup
+  [ "$status" -eq 0 ]
+  [ "$(ls "$FAKE/bucket/postgres/nocodb/"*.manifest.json | wc -l)" -eq 2 ]
+  run ! grep -rqE 'nc_users_v2|My schema' "$FAKE/bucket"
+  local manifest
+  for manifest in "$FAKE"/bucket/postgres/nocodb/*.manifest.json; do
+    python3 -c 'import json,sys,base64; found = json.load(open(sys.argv[1])); assert found["rows"] is None and found["cluster"] == "7000"; sys.stdout.buffer.write(base64.b64decode(found["details"]))' "$manifest" |
+      age -d -i "$KEYS/paper" | grep -q nc_users_v2
+  done
+}
+
 @test "2: a recipient that is no key, a private key, two without a comma" {
   for recipients in age1abc "$(grep -v '^#' "$KEYS/mine")" "$MINE $PAPER" "ssh-rsa AAAA" "$MINE,"; do
     settings "RECIPIENTS='$recipients'"
@@ -369,10 +388,52 @@ some_files() {
   cd "$FAKE/spool"
   name=$(bash -c '. "$1/wal-pg.sh"; set -Eeuo pipefail; shopt -s inherit_errexit
     SEGMENT_BYTES=1048576 RECIPIENTS=$3 DIR=$2 ERRORS=$2/errors RUN=1 LOG_TAIL="" STEP_TIMEOUT=60 COMPRESS=(gzip -c) COMPRESSOR=gzip
-    CHILDREN=(); use_recipients; compressed 000000010000000000000001 20261129T120000Z' sh "$SCRIPTS" "$FAKE/work" "$MINE")
+    CHILDREN=(); OUTGOING=$2/outgoing; use_recipients; compressed 000000010000000000000001 20261129T120000Z' sh "$SCRIPTS" "$FAKE/work" "$MINE")
   [[ $name =~ ^0000000100000000/000000010000000000000001_20261129T120000Z_([0-9a-f]{32})\.gz\.age$ ]]
-  [ "$(md5sum <"$FAKE/work/out.partial/$name" | head -c 32)" = "${BASH_REMATCH[1]}" ]
-  age -d -i "$KEYS/mine" "$FAKE/work/out.partial/$name" | gzip -dc | cmp - 000000010000000000000001
+  [ "$(md5sum <"$FAKE/work/outgoing/$name" | head -c 32)" = "${BASH_REMATCH[1]}" ]
+  age -d -i "$KEYS/mine" "$FAKE/work/outgoing/$name" | gzip -dc | cmp - 000000010000000000000001
+}
+
+@test "an upload of WAL that failed sends the same object again, for other recipients another one" {
+  mkdir -p "$FAKE/spool" "$FAKE/work"
+  head -c 1048576 /dev/urandom >"$FAKE/spool/000000010000000000000001"
+  cd "$FAKE/spool"
+  again() {
+    bash -c '. "$1/wal-pg.sh"; set -Eeuo pipefail; shopt -s inherit_errexit
+    SEGMENT_BYTES=1048576 RECIPIENTS=$3 WAL_DIR=$2 DIR=$2 ERRORS=$2/errors RUN=1 LOG_TAIL="" STEP_TIMEOUT=60 COMPRESS=(gzip -c) COMPRESSOR=gzip
+    CHILDREN=(); use_recipients; open_outgoing; compressed 000000010000000000000001 "$4"' sh "$SCRIPTS" "$FAKE/work" "$1" "$2"
+  }
+  local first
+  first=$(again "$MINE" 20261129T120000Z)
+  [ "$(again "$MINE" 20261129T120100Z)" = "$first" ]
+  echo torn >>"$FAKE/work/outgoing/$first"
+  [ "$(again "$MINE" 20261129T120100Z)" != "$first" ]
+  [ ! -e "$FAKE/work/outgoing/$first" ]
+  first=$(again "$PAPER" 20261129T120200Z)
+  age -d -i "$KEYS/paper" "$FAKE/work/outgoing/$first" | gzip -dc | cmp - 000000010000000000000001
+  [ "$(find "$FAKE/work/outgoing" -name '*.age' | wc -l)" -eq 1 ]
+}
+
+@test "the way through the WAL takes what was encrypted anew, and the former one beside it is no second server" {
+  local a b c
+  a=$(printf 'a%.0s' {1..32}) b=$(printf 'b%.0s' {1..32}) c=$(printf 'c%.0s' {1..32})
+  way() {
+    printf 'wal/7/0000000100000000/00000001000000000000000%s\t10\t"%s"\n' "$@" >"$FAKE/listing"
+    bash -c '. "$1/restore-pg.sh"; SSE=""; way_through 000000010000000000000001 "" 16777216 <"$2"' sh "$SCRIPTS" "$FAKE/listing"
+  }
+  # The new one sorts after the former one, and before it; two that were made of the same one.
+  for pair in "1_20261129T120000Z_$a.gz.age $a 1_20261129T120000Z_$b.gz.aaaaaaaa.age $b" \
+    "1_20261129T120000Z_$a.gz.bbbbbbbb.age $a 1_20261129T120000Z_$b.gz.age $b" \
+    "1_20261129T120000Z_$a.gz.cccccccc.age $a 1_20261129T120000Z_$b.gz.cccccccc.age $b"; do
+    # shellcheck disable=SC2086 # words
+    found=$(way $pair "2_20261129T120100Z_$c.gz" "$c")
+    [[ $found == "20261129T120100Z 20 complete"* ]]
+    [ "$(wc -l <<<"$found")" -eq 3 ]
+    [[ $(sed -n 2p <<<"$found") == *.gz.????????.age ]]
+  done
+  # Another content under the same name still ends the way.
+  found=$(way "1_20261129T120000Z_$a.gz.age" "$a" "1_20261129T120000Z_$b.gz.dddddddd.age" "$b" "2_20261129T120100Z_$c.gz" "$c")
+  [[ $found == *"is there twice"* ]]
 }
 
 @test "the way through the WAL goes over encrypted segments and clear ones" {

@@ -15,7 +15,7 @@ from invoke.collection import Collection
 
 from fabfile.backup.object_keys import EPOCH
 from fabfile.base import age_encryption as age
-from fabfile.commands import backup, keys, prune
+from fabfile.commands import backup, keys, prune, rekey
 from fabfile.vault.encryption import decrypt, encrypt
 from tests.unit.command_line import runner
 from tests.unit.s3_server import BUCKET, DATABASE, S3Server, manifest_of, refuse, write_hosts
@@ -36,7 +36,7 @@ class Place:
     def __init__(self, folder, server: S3Server, capsys):
         self.folder, self.server = folder, server
         tree = Collection(
-            Collection("backup", backup.list_, backup.verify, prune.prune, keys.keys, keys.rekey)
+            Collection("backup", backup.list_, backup.verify, prune.prune, keys.keys, rekey.rekey)
         )
         self.inv = runner(tree, capsys)
         self.hosts(recipients=list(BOTH))
@@ -129,7 +129,7 @@ def test_a_good_encrypted_set_passes_and_costs_a_request_for_each_part(place):
     code, out, _ = place.inv("backup.verify")
     assert code == 0, out
     assert "encrypted" in out
-    assert "for 2 keys, by the header of 2 objects" in out
+    assert "for 2 keys, as 3 objects say" in out
     assert sum(".age" in one for one in place.server.requests) == 2
 
 
@@ -227,14 +227,18 @@ def test_new_keys_one_in_the_vault_one_for_paper(place):
     place.hosts()
     place.vault()
     assert "backups are not encrypted" in place.inv("backup.keys")[1]
-    code, out, _ = place.inv("backup.keys", "--new", "--write")
+    code, _, err = place.inv("backup.keys", "--new", "--write")
+    assert code == 2
+    assert "stdout is no terminal" in err
+    assert "vault_backup_identity" not in place.entries()
+    paper = place.folder / "paper"
+    code, out, _ = place.inv("backup.keys", "--new", "--write", "--paper", str(paper))
     assert code == 0
     mine = place.entries()["vault_backup_identity"]
     assert mine.startswith("AGE-SECRET-KEY-1")
-    assert mine not in out
-    shown = [word for word in out.split() if word.startswith("AGE-SECRET-KEY-1")]
-    assert len(shown) == 1
-    assert place.recipients() == [age.public_of(mine), age.public_of(shown[0])]
+    assert "AGE-SECRET" not in out
+    assert paper.stat().st_mode & 0o777 == 0o600
+    assert place.recipients() == [age.public_of(mine), age.public_of(paper.read_text().strip())]
     _, out, _ = place.inv("backup.keys")
     assert "vault_backup_identity" in out
     assert "not in the vault: on paper" in out
@@ -242,17 +246,21 @@ def test_new_keys_one_in_the_vault_one_for_paper(place):
 
 
 def test_new_keys_never_replace_what_sets_need(place):
-    code, _, err = place.inv("backup.keys", "--new")
+    paper = ("--paper", str(place.folder / "new"))
+    code, _, err = place.inv("backup.keys", "--new", *paper)
     assert code == 2
     assert "has a vault_backup_identity already" in err
     assert place.entries()["vault_backup_identity"] == MINE
-    code, _, _ = place.inv("backup.keys", "--new", "--replace", "--write")
+    code, _, _ = place.inv("backup.keys", "--new", "--replace", "--write", *paper)
     assert code == 0
     there = place.entries()
     assert there["vault_backup_identity_former"] == MINE
     assert there["vault_backup_identity"] != MINE
     assert MY_PUBLIC not in place.recipients()
-    code, _, err = place.inv("backup.keys", "--new", "--replace")
+    code, _, err = place.inv("backup.keys", "--new", "--replace", *paper)
+    assert code == 2
+    assert "is there already" in err
+    code, _, err = place.inv("backup.keys", "--new", "--replace", "--paper", f"{paper[1]}2")
     assert code == 2
     assert "has a vault_backup_identity_former already" in err
 
@@ -313,7 +321,7 @@ def test_rekey_encrypts_what_is_clear_or_for_others(place):
     assert (code, "nothing to encrypt" in out) == (0, True)
 
 
-def test_a_rekey_that_was_cut_off_leaves_the_set_whole_and_is_finished(place):
+def test_a_rekey_that_was_cut_off_leaves_the_set_whole_and_is_finished(place, monkeypatch):
     stamp = place.put(now() - HOUR, recipients=())
     fails = {"left": 1}
 
@@ -340,6 +348,10 @@ def test_a_rekey_that_was_cut_off_leaves_the_set_whole_and_is_finished(place):
     data = json.loads(place.inv("backup.list", "--json")[1])["backups"][0]
     assert (data["flaw"], data["recipients"]) == ("", IDS)
     assert place.inv("backup.rekey", "--yes")[0] == 0
+    # What was left may be another run's that is at it: it stays for a day.
+    assert len(place.keys_there(f"postgres/{DATABASE}/")) > 3
+    monkeypatch.setattr("fabfile.s3.reencryption.LEFT_FOR", timedelta(seconds=-60))
+    assert place.inv("backup.rekey", "--yes")[0] == 0
     assert len(place.keys_there(f"postgres/{DATABASE}/")) == 3
     assert place.inv("backup.verify")[0] == 0
 
@@ -357,21 +369,11 @@ def test_a_rekey_without_the_identity_changes_nothing(place):
     assert "backup.recipients is empty" in err
 
 
-def test_rekey_of_base_backups_and_wal(place):
+def test_rekey_of_base_backups_and_wal(place, monkeypatch):
     place.put(now() - HOUR)
-    folder = f"wal/{CLUSTER}/"
     server = place.server
-    begun = now() - timedelta(minutes=30)
-    stamp = f"{begun:%Y%m%dT%H%M%SZ}"
-    base = b"a base backup"
-    server.put_object(f"{folder}base_{stamp}.tar.gz", base)
-    said = {
-        "format": 1, "parent": "", "cluster": CLUSTER, "finished": stamp, "seconds": 1,
-        "key": f"{folder}base_{stamp}.tar.gz", "bytes": len(base), "size": 1,
-        "sha256": hashlib.sha256(base).hexdigest(), "segment": "0" * 7 + "1" + "0" * 15 + "1",
-        "segment_bytes": 16777216, "server_version_num": 150014,
-    }  # fmt: skip
-    server.put_object(f"{folder}base_{stamp}.json", json.dumps(said).encode())
+    folder, stamp = put_base(place)
+    begun = datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     for number in (1, 2):
         text = b"segment %d" % number
         name = f"00000001000000000000000{number}"
@@ -397,6 +399,12 @@ def test_rekey_of_base_backups_and_wal(place):
     finally:
         server.fault = None
     assert refused
+    # With both there, the way goes over the new one.
+    listed = json.loads(place.inv("backup.list", "--json")[1])["wal"]
+    assert listed["bases"][0]["flaw"] == ""
+    code, out, err = place.inv("backup.rekey", "--yes")
+    assert code == 0, err
+    monkeypatch.setattr("fabfile.s3.reencryption.LEFT_FOR", timedelta(seconds=-60))
     code, out, err = place.inv("backup.rekey", "--yes")
     assert code == 0, err
     found = place.keys_there(folder)
@@ -409,3 +417,90 @@ def test_rekey_of_base_backups_and_wal(place):
     assert listed["bases"][0]["flaw"] == ""
     assert listed["segments"] == 2
     assert "nothing to encrypt" in place.inv("backup.rekey")[1]
+
+
+def test_a_rekey_of_what_was_changed_meanwhile_keeps_it_as_the_evidence(place):
+    stamp = place.put(now() - HOUR, recipients=())
+    key = f"postgres/{DATABASE}/backup_{stamp}.dump.gz"
+    spoiled = bytearray(place.server.get_object(key))
+    spoiled[-20] ^= 1
+    place.server.put_object(key, bytes(spoiled))
+    before = place.keys_there()
+    code, _, err = place.inv("backup.rekey", "--yes")
+    assert code == 4
+    assert "is damaged: it is not what was recorded of it; it stays as it is" in err
+    assert place.keys_there() == before
+    assert place.manifest(stamp)["parts"]["dump"]["key"] == key
+
+
+def test_a_rekey_cut_off_at_a_base_backup_deletes_nothing_that_is_named(place, monkeypatch):
+    """The new object is there, its manifest is not."""
+    place.put(now() - HOUR)
+    place.hosts(recipients=list(BOTH), pitr=True)
+    monkeypatch.setattr("fabfile.s3.reencryption.LEFT_FOR", timedelta(seconds=-60))
+    folder, stamp = put_base(place)
+    failing = {"left": 1}
+
+    def fault(request):
+        if request.method == "PUT" and request.path.endswith(".json") and failing["left"]:
+            failing["left"] = 0
+            return refuse(403, "AccessDenied", method="PUT")(request)
+        return None
+
+    place.server.fault = fault
+    try:
+        assert place.inv("backup.rekey", "--yes")[0] == 3
+    finally:
+        place.server.fault = None
+    for _ in range(2):
+        assert place.inv("backup.rekey", "--yes")[0] == 0
+        said = json.loads(place.server.get_object(f"{folder}base_{stamp}.json"))
+        stored = place.server.get_object(said["key"])
+        assert hashlib.sha256(stored).hexdigest() == said["sha256"]
+        assert age.decrypt(stored, MINE) == b"a base backup"
+    assert len([one for one in place.keys_there(folder) if "/base_" in one]) == 2
+
+
+def put_base(place) -> tuple[str, str]:
+    folder, begun = f"wal/{CLUSTER}/", now() - timedelta(minutes=30)
+    stamp, base = f"{begun:%Y%m%dT%H%M%SZ}", b"a base backup"
+    place.server.put_object(f"{folder}base_{stamp}.tar.gz", base)
+    said = {
+        "format": 1, "parent": "", "cluster": CLUSTER, "finished": stamp, "seconds": 1,
+        "key": f"{folder}base_{stamp}.tar.gz", "bytes": len(base), "size": 1,
+        "sha256": hashlib.sha256(base).hexdigest(), "segment": "0" * 7 + "1" + "0" * 15 + "1",
+        "segment_bytes": 16777216, "server_version_num": 150014,
+    }  # fmt: skip
+    place.server.put_object(f"{folder}base_{stamp}.json", json.dumps(said).encode())
+    return folder, stamp
+
+
+def test_what_rekey_cannot_touch_is_said_with_4(place):
+    place.put(now() - 2 * DAY, recipients=())
+    torn = place.put(now() - DAY, recipients=())
+    place.server.client.delete_object(
+        Bucket=BUCKET, Key=f"postgres/{DATABASE}/backup_{torn}.globals.sql.gz"
+    )
+    place.server.put_object("postgres/former/backup_20260101T000000Z.manifest.json", b"{}")
+    code, out, err = place.inv("backup.rekey", "--yes")
+    assert code == 4
+    assert f"not touched: set {torn} of nocodb: " in out
+    assert "not touched: postgres/former/: of a database that pg_db does not name" in out
+    assert "2 sets or objects could not be encrypted" in err
+
+
+def test_keys_that_were_exchanged_for_others_fail_verify_though_their_number_is_right(place):
+    place.put(now() - HOUR, recipients=(MY_PUBLIC, STRANGERS_PUBLIC))
+    code, out, _ = place.inv("backup.verify")
+    assert code == 4
+    assert "it is for keys " in out
+
+
+def test_without_a_project_rekey_touches_nobodys_sets(place):
+    place.put(now() - HOUR, recipients=())
+    before = place.keys_there()
+    (place.folder / "password").unlink()
+    code, _, err = place.inv("backup.rekey", "--yes")
+    assert code == 2
+    assert "which project this is, is not known" in err
+    assert place.keys_there() == before

@@ -9,7 +9,7 @@ import pytest
 from fabfile.base import age_encryption
 from fabfile.base.errors import ConfigError
 from fabfile.base.secret import Secret
-from fabfile.vault.backup_identity import of_file, of_text, of_vault
+from fabfile.vault.backup_identity import joined, of_file, of_text, of_vault
 from fabfile.vault.reading import Secrets
 
 PRIVATE, PUBLIC = age_encryption.generate()
@@ -91,3 +91,17 @@ def test_the_vaults_with_the_former_one(tmp_path):
         assert age_encryption.decrypt(stored, both.private.reveal()) == b"x"
     with pytest.raises(ConfigError, match="vault_backup_identity"):
         of_vault(vault(vault_backup_identity="no key"))
+
+
+def test_an_age_key_and_an_ssh_key_in_one_vault(tmp_path):
+    """The program age takes either: it gets the one that fits."""
+    path = ssh_key(tmp_path, "-t", "ed25519")
+    ssh = age_encryption.recipient(path.with_suffix(".pub").read_text())
+    text = path.read_text()
+    both = joined([of_text(PRIVATE, "a"), of_text(text, "b")])
+    for public in (PUBLIC, ssh):
+        stored = age_encryption.encrypt(b"x", [public])
+        assert age_encryption.decrypt(stored, both.private.reveal()) == b"x"
+        fitting = both.fitting([age_encryption.key_id(public)])
+        assert fitting.publics == (public,)
+    assert both.fitting([]).publics == (PUBLIC,)
