@@ -212,7 +212,12 @@ def test_the_wal_is_used_where_it_brings_more_and_nothing_speaks_against_it(
     until = NOW - timedelta(hours=end)
     window = Window(NOW - timedelta(days=1), until)
     base = SimpleNamespace(major=major)
-    history = SimpleNamespace(windows=lambda: [window], newest_base=base, bases=(), cluster="7")
+    history = SimpleNamespace(
+        windows=lambda: [window],
+        newest_base=base,
+        keys_for=lambda _when: (frozenset(), False),
+        cluster="7",
+    )
     monkeypatch.setattr("fabfile.backup.verdict.wal_history", lambda *_: history)
     monkeypatch.setattr("fabfile.terminal.recover_dialog.open_bucket", lambda _: None)
     inventory = SimpleNamespace(

@@ -27,7 +27,9 @@ class FakeHost:
         self.name = "db1"
         self.entry = SimpleNamespace(role="db")
         self.inventory = SimpleNamespace(
-            project="", postgres=SimpleNamespace(service="dbstack_root_db")
+            project="",
+            postgres=SimpleNamespace(service="dbstack_root_db"),
+            backup=SimpleNamespace(mode="host"),
         )
         self.lines, self.code, self.ran = lines, code, ""
         self.heard: list[bytes] = []
