@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fabfile.swarm.state import Cluster, Service, Task, age_seconds
+from fabfile.swarm.state import Cluster, Node, Service, Task, age_seconds
 
 FAILURES_ALLOWED = 2
 """Failed tasks of one service that are put down to bad luck; one more is a failed deploy."""
@@ -112,7 +112,29 @@ def _with(progress: Progress, failure: str, culprit: Task | None) -> Progress:
 def _wanted(cluster: Cluster, service: Service) -> int:
     if service.replicas is not None:
         return service.replicas
-    return sum(1 for n in cluster.nodes if n.state == "ready" and n.availability == "active")
+    # Of a global service: one on each node that it may run on.
+    constraints = (service.template.get("Placement") or {}).get("Constraints") or ()
+    return sum(
+        1
+        for node in cluster.nodes
+        if node.state == "ready"
+        and node.availability == "active"
+        and all(_satisfies(node, str(one)) for one in constraints)
+    )
+
+
+def _satisfies(node: Node, constraint: str) -> bool:
+    """Whether a node satisfies a placement constraint, such as "node.labels.role == app". What
+    cannot be told here counts as satisfied.
+    """
+    left, unequal, right = constraint.partition("!=")
+    if not unequal:
+        left, _, right = constraint.partition("==")
+    name, wanted = left.strip(), right.strip()
+    known = {"node.id": node.id, "node.hostname": node.name}
+    if name.startswith("node.labels."):
+        known[name] = node.labels.get(name.removeprefix("node.labels."), "")
+    return name not in known or (known[name] == wanted) is not bool(unequal)
 
 
 def _is_good(task: Task, service: Service, now: str) -> bool:

@@ -162,3 +162,20 @@ def test_what_docker_shows_of_defaults_on_services_only_is_no_difference():
     once = {**shown, "RestartPolicy": {"Condition": "none", "Delay": 5_000_000_000}}
     helper = service("dbstack_helper", template=once)
     assert not one(helper, task(helper, spec={**rest, "ContainerSpec": container})).done
+
+
+@pytest.mark.parametrize(
+    ("constraint", "wanted"),
+    [
+        ("node.labels.role == app", 1),
+        ("node.labels.role != app", 2),
+        ("node.hostname==db1", 1),
+        ("node.labels.zone == north", 0),
+        ("node.platform.os == linux", 3),
+    ],
+)
+def test_global_service_wants_a_task_on_each_node_that_its_constraints_allow(constraint, wanted):
+    nodes = (node("db1", role="db"), node("app1", role="app"), node("m1"))
+    template = spec() | {"Placement": {"Constraints": [constraint]}}
+    each = service(template=template, replicas=None)
+    assert one(each, nodes=nodes).wanted == wanted
