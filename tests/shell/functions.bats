@@ -184,3 +184,10 @@ A=00000000000000000000000000000a01 B=00000000000000000000000000000a02
   run way 000000010000000000000003 "" < <(printf '%s\n' "000000010000000000000003 20260101T000100Z $A $B-2")
   [ "${lines[0]}" = "20260101T000100Z 100 complete" ]
 }
+
+@test "both ways to reach PostgreSQL have the same functions" {
+  names() { sed -nE 's/^([a-z_]+)\(\) \{.*/\1/p' "$SCRIPTS/parts/$1" | sort; }
+  # What only one of them needs for itself.
+  [ "$(names access-docker.sh | grep -vxE 'await|in_mount|throwaway_failed')" = \
+    "$(names access-network.sh | grep -vxE 'allow_replication|own_memory_limit|receivers|replay_data|as_postgres')" ]
+}
