@@ -164,7 +164,7 @@ def _asked(host: Host) -> Outcome[Cluster]:
 
 def observe_command(inventory: Inventory) -> Command:
     """The command that reads the whole cluster."""
-    return look_command(inventory.network, [inventory.postgres.stack, inventory.app.stack])
+    return look_command(inventory.network, inventory.every_stack)
 
 
 def observe(manager: Host, seen: Cluster | None = None) -> Cluster:
@@ -174,8 +174,7 @@ def observe(manager: Host, seen: Cluster | None = None) -> Cluster:
     again and again, since everything costs the manager half a second of work.
     """
     if seen is not None:
-        postgres, app = manager.inventory.postgres, manager.inventory.app
-        now = refreshed(seen, manager.run(watch_command([postgres.stack, app.stack])))
+        now = refreshed(seen, manager.run(watch_command(manager.inventory.every_stack)))
         # A manager that cannot tell is asked everything: that says why.
         if now is not None:
             return now

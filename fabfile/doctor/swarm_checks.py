@@ -113,9 +113,8 @@ def _project(
         check_project(inventory, wanted[0], cluster, take_over=False)
     except SwarmkeepError as error:
         return [Check("project", False, error.message, error.hint)]
-    others = {
-        str(owner) for stack, owner in owners(cluster).items() if stack not in inventory.stacks
-    }
+    mine = inventory.every_stack
+    others = {str(owner) for stack, owner in owners(cluster).items() if stack not in mine}
     beside = f"; beside it on this Swarm: {', '.join(sorted(others))}" if others else ""
     return [Check("project", True, f"{wanted[0].project}{beside}")]
 

@@ -296,8 +296,7 @@ def test_a_manager_that_left_the_swarm_while_we_waited_is_gone_and_says_what_to_
         said = '\n--swarmkeep info--\n{"Swarm": {"LocalNodeState": "inactive"}}\n'
         return Result("manager1", 0, said, "")
 
-    stack = SimpleNamespace(stack="dbstack")
-    hosts = SimpleNamespace(postgres=stack, app=stack, network="backend")
+    hosts = SimpleNamespace(every_stack=("dbstack", "appstack"), network="backend")
     manager = SimpleNamespace(run=answer, inventory=hosts)
     with pytest.raises(UnreachableError, match="is not a Swarm manager") as caught:
         observation.watch(manager, cluster())  # type: ignore[arg-type]
