@@ -46,6 +46,11 @@ def drill(
     if at and app:
         raise ConfigError("--at and --app: use at most one of them")
     inventory = read_inventory(hosts)
+    if app and inventory.backup.mode == "container":
+        raise ConfigError(
+            "--app: a drill with NocoDB needs Docker, which a backup in a container has not",
+            hint="drill without --app, or set backup.mode: host",
+        )
     now = datetime.now(UTC)
     if at:
         name = chosen_databases(inventory, database)[0]

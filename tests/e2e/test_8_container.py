@@ -1,6 +1,7 @@
 """The backup as a container: moved to and from, and all that the backup on the host does.
 
-What the host's backup shows (test_4_backup) is shown for this one by the same tests.
+What the host's backup shows (test_4_backup) and survives (test_5_backup_faults) is shown for
+this one by the same tests.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.e2e import backup_place
 from tests.e2e import test_4_backup as on_host
+from tests.e2e import test_5_backup_faults as faults
 from tests.e2e.conftest import Product, Ran, merged
 from tests.e2e.live import (
     DB,
@@ -26,11 +29,12 @@ from tests.e2e.live import (
     nocodb_shows,
     sql,
 )
+from tests.e2e.test_5_backup_faults import held, script  # noqa: F401 # fixtures
 from tests.e2e.test_8_pitr import now
 
 pytestmark = pytest.mark.usefixtures("tidy")
 
-DATABASE, FILES = "backupstack_database", "backupstack_files"
+DATABASE, FILES = backup_place.InContainer.service, "backupstack_files"
 STATE = "backupstack_state"
 NEWEST_BASE = "/var/backups/postgres/.wal/newest-base"
 AS_ON_THE_HOST = [
@@ -40,6 +44,14 @@ AS_ON_THE_HOST = [
     on_host.test_deep_reads_the_archive_in_the_container_where_there_is_no_pg_restore,
     on_host.test_restored_by_hand_with_plain_tools_every_row_is_there,
     on_host.test_the_nodes_key_may_write_but_not_delete,
+    faults.test_database_service_absent,
+    faults.test_pg_dump_killed_half_way,
+    faults.test_script_killed_hard_half_way_and_run_again,
+    faults.test_two_runs_at_once,
+    faults.test_too_little_space_and_disk_full,
+    faults.test_wrong_key_and_no_such_bucket_keep_the_dump_for_the_next_run,
+    faults.test_s3_away_then_back,
+    faults.test_connection_cut_in_the_middle_of_the_upload,
 ]
 
 
@@ -89,6 +101,16 @@ def inside(product, lab, hosts, stamp):
     yield made
     made.ok("backup.uninstall")
     product.ok("backup.install")
+
+
+@pytest.fixture
+def place(lab, inside):
+    return backup_place.InContainer(lab)
+
+
+@pytest.fixture
+def installed(inside) -> None:
+    """What the faults ask for first."""
 
 
 def enter(lab, *words: str, node: str = "db1", service: str = DATABASE):
