@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from fabfile.backup import container_image
 from fabfile.backup.host_kit import kit_of
 from fabfile.ssh.remote_command import Command
 
@@ -95,7 +96,8 @@ def remove_volumes(names: Sequence[str]) -> Command:
             '  left=$(find "$m" -name "backup_*.manifest.json" 2>/dev/null | while read -r f; do '
             '[ -e "${f%.manifest.json}.uploaded" ] || echo "$f"; done | wc -l)\n'
             f'  if [ "$left" -gt 0 ]; then echo "{name}: $left dumps that are not in the bucket"\n'
-            f"  else i=0; until docker volume rm {name} >/dev/null 2>&1 || [ $i -ge 60 ]; do\n"
+            f"  else i=0; until docker volume rm {name} >/dev/null 2>&1; do\n"
+            f'    [ $i -lt 60 ] || {{ echo "{name}: a container uses it"; break; }}\n'
             "    sleep 0.5; i=$((i + 1)); done\n"
             "  fi\nfi\n"
         )
@@ -116,7 +118,7 @@ def remove_stack(inventory: Inventory) -> Command:
 
 
 def remove(fleet: Fleet, inventory: Inventory, say: Say) -> None:
-    """Take the containers off: their stack, secrets and volumes. Dumps that are not in the bucket
+    """Take the containers off: their stack, secrets, volumes and images. Dumps that are not in the bucket
     stay in the volume, and are named.
 
     Raises SwarmkeepError with the host's name.
@@ -135,6 +137,7 @@ def remove(fleet: Fleet, inventory: Inventory, say: Say) -> None:
         said = fleet.host(entry).check(remove_volumes(names), "removing the backup's volumes")
         for line in said.stdout.splitlines():
             say(f"{entry.name}: left in place: volume {line}")
+    container_image.remove(fleet)
 
 
 def _archives(host: Host) -> bool:

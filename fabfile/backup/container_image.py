@@ -100,6 +100,22 @@ def ensure(fleet: Fleet, database: Host, say: Say) -> None:
         relay(database, give, host, "gzip -dc | docker load", what, timeout=BUILD_TIMEOUT)
 
 
+def remove(fleet: Fleet) -> None:
+    """Remove what was built from all hosts, but what a service of another project still runs.
+
+    Raises SwarmkeepError with the host's name.
+    """
+    ask = Command("docker service ls --format '{{.Image}}'", changes=False)
+    used = fleet.first_manager().check(ask, "asking for the images in use").stdout.split()
+    keep = " ".join(f"-e {shlex.quote(image)}" for image in ["-", *used])
+    script = (
+        f"docker image ls --format '{{{{.Repository}}}}:{{{{.Tag}}}}' {REPOSITORY} |\n"
+        f'  grep -vxF {keep} | while read -r i; do docker image rm "$i" >/dev/null 2>&1; done; true'
+    )
+    for entry in host_kit.hosts(fleet.inventory):
+        fleet.host(entry).check(Command(script), "removing the backup's images")
+
+
 def _has(host: Host, image: str) -> bool:
     ask = f"docker image inspect {shlex.quote(image)} >/dev/null 2>&1 && echo yes || echo no"
     said = host.check(Command(ask, changes=False), "asking Docker").stdout
