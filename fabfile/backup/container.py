@@ -118,8 +118,8 @@ def remove_stack(inventory: Inventory) -> Command:
 
 
 def remove(fleet: Fleet, inventory: Inventory, say: Say) -> None:
-    """Take the containers off: their stack, secrets, volumes and images. Dumps that are not in the bucket
-    stay in the volume, and are named.
+    """Take the containers off: their stack, secrets, volumes and images. Dumps that are not in the
+    bucket stay in the volume, and are named.
 
     Raises SwarmkeepError with the host's name.
     """
