@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 SETTINGS = "/run/secrets/backup_settings"
 FOLDER, FILES_FOLDER = "/var/backups/postgres", "/var/lib/backup-files"
 IMAGES = f"{FOLDER}/.images"
-NOT_INSTALLED = 127
+STATUS = "python3 /usr/local/lib/backup-scheduler.py --status"
+NOT_INSTALLED, LOCKED = 127, 10
 
 Say = Callable[[str], None]
 
@@ -78,9 +79,23 @@ def note_images_script(host: Host) -> str:
 
 def end_wal(host: Host) -> Command:
     """The command that ends the archiving of WAL in the container, where it has begun."""
-    words = f"[ ! -e {FOLDER}/.wal/cap ] || exec /usr/local/bin/wal-pg.sh stop --config {SETTINGS}"
+    words = (
+        f"[ -e {FOLDER}/.wal/cap ] || exit 0\n"
+        # The container's clock would begin the archiving anew in the next minute.
+        "kill -USR1 1\n"
+        f"i=0; while :; do /usr/local/bin/wal-pg.sh stop --config {SETTINGS}; code=$?\n"
+        f"  [ $code -eq {LOCKED} ] && [ $i -lt 60 ] || exit $code; sleep 1; i=$((i + 1)); done"
+    )
     return Command(
         f'{find(host.entry, host.inventory)}exec docker exec "$c" sh -c {shlex.quote(words)}'
+    )
+
+
+def pending_dumps(folder: str) -> str:
+    """The script that prints how many dumps below a folder are not in the bucket."""
+    return (
+        f'find "{folder}" -name "backup_*.manifest.json" 2>/dev/null | while read -r f; do '
+        '[ -e "${f%.manifest.json}.uploaded" ] || echo "$f"; done | wc -l'
     )
 
 
@@ -93,8 +108,7 @@ def remove_volumes(names: Sequence[str]) -> Command:
         script += (
             f"m=$(docker volume inspect -f '{{{{.Mountpoint}}}}' {name} 2>/dev/null) || m=\n"
             'if [ -n "$m" ]; then\n'
-            '  left=$(find "$m" -name "backup_*.manifest.json" 2>/dev/null | while read -r f; do '
-            '[ -e "${f%.manifest.json}.uploaded" ] || echo "$f"; done | wc -l)\n'
+            f"  left=$({pending_dumps('$m')})\n"
             f'  if [ "$left" -gt 0 ]; then echo "{name}: $left dumps that are not in the bucket"\n'
             f"  else i=0; until docker volume rm {name} >/dev/null 2>&1; do\n"
             f'    [ $i -lt 60 ] || {{ echo "{name}: a container uses it"; break; }}\n'
@@ -110,10 +124,11 @@ def remove_stack(inventory: Inventory) -> Command:
     service = f"label=com.docker.stack.namespace={inventory.backup.stack}"
     return Command(
         f"docker stack rm {stack} >/dev/null 2>&1 || true\n"
-        f'i=0; while [ -n "$(docker service ls -q --filter {service})" ] && [ $i -lt 60 ]; do\n'
+        f'i=0; while [ -n "$(docker service ls -q --filter {service})" ]; do\n'
+        f"  [ $i -lt 60 ] || {{ echo 'services of {stack} are still there' >&2; exit 1; }}\n"
         "  sleep 0.5; i=$((i + 1)); done\n"
-        f"docker secret ls --format '{{{{.Name}}}}' | grep '^{inventory.backup.stack}_' |\n"
-        '  while read -r s; do docker secret rm "$s" >/dev/null || true; done\n'
+        f"s=$(docker secret ls --format '{{{{.Name}}}}' | grep '^{inventory.backup.stack}_')\n"
+        '[ -z "$s" ] || docker secret rm $s >/dev/null\n'
     )
 
 
@@ -123,14 +138,10 @@ def remove(fleet: Fleet, inventory: Inventory, say: Say) -> None:
 
     Raises SwarmkeepError with the host's name.
     """
-    for entry in inventory.with_role("db"):
-        host = fleet.host(entry)
-        if inventory.backup.pitr or _archives(host):
-            # It uploads what has arrived, and drops the slot: else PostgreSQL would keep its WAL.
-            result = host.run(end_wal(host))
-            if result.exit_code not in (0, NOT_INSTALLED):
-                say(f"warning: {host.name}: WAL: {result.stderr.strip().splitlines()[-1:]}")
+    end_archiving(fleet, inventory)
     fleet.first_manager().check(remove_stack(inventory), f"removing {inventory.backup.stack}")
+    if fleet.dry:
+        return
     say(f"removed stack {inventory.backup.stack} and its secrets")
     names = (f"{inventory.backup.stack}_state", f"{inventory.backup.stack}_files_state")
     for entry in inventory.with_role("backup"):
@@ -138,6 +149,20 @@ def remove(fleet: Fleet, inventory: Inventory, say: Say) -> None:
         for line in said.stdout.splitlines():
             say(f"{entry.name}: left in place: volume {line}")
     container_image.remove(fleet)
+
+
+def end_archiving(fleet: Fleet, inventory: Inventory) -> None:
+    """Have the container upload the WAL that has arrived and drop the slot, where it archives:
+    else PostgreSQL would keep its WAL. Raises SwarmkeepError if that fails.
+    """
+    for entry in inventory.with_role("db"):
+        host = fleet.host(entry)
+        if _archives(host):
+            host.check(
+                end_wal(host),
+                "ending the archiving of WAL",
+                hint="inv backup.logs; then run the same again",
+            )
 
 
 def _archives(host: Host) -> bool:

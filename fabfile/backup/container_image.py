@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from fabfile.backup import host_kit
 from fabfile.backup.script_files import SCRIPTS, script_text
+from fabfile.base.errors import UnreachableError
 from fabfile.ssh.relay import relay
 from fabfile.ssh.remote_command import Command
 
@@ -67,17 +68,20 @@ def image_of(inventory: Inventory) -> str:
 def ensure(fleet: Fleet, database: Host, say: Say) -> None:
     """Have the image on every host that runs it; one that hosts.yaml names is pulled by the deploy.
 
-    Raises SwarmkeepError with the host's name.
+    A host without the database that cannot be reached is left out, and named. Raises
+    SwarmkeepError with the host's name.
     """
     inventory = fleet.inventory
     if inventory.backup.image:
         return
     image = image_of(inventory)
-    lacking = [
-        fleet.host(entry)
-        for entry in host_kit.hosts(inventory)
-        if entry.name != database.name and not _has(fleet.host(entry), image)
-    ]
+    lacking = []
+    for entry in host_kit.hosts(inventory):
+        try:
+            if entry.name != database.name and not _has(fleet.host(entry), image):
+                lacking.append(fleet.host(entry))
+        except UnreachableError as error:
+            say(f"warning: {error.message}: it does not get the backup's image")
     if not _has(database, image):
         say(f"{database.name}: building {image}")
         database.check(

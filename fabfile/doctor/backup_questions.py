@@ -47,13 +47,16 @@ def _container_part(entry: HostEntry, inventory: Inventory) -> str:
         "section container\n"
         f"docker ps --filter {label} --format '{{{{.Image}}}} {{{{.Status}}}}' 2>/dev/null |\n"
         "  head -n 1\n"
+        f"c=$(docker ps -q --filter {label} | head -n 1)\n"
+        f'section container_says\n[ -z "$c" ] || {{ docker exec "$c" {container.STATUS} 2>&1; '
+        'echo "exit $?"; }\n'
     )
+    if entry.role == "db":
+        database = shlex.quote(f"label=com.docker.swarm.service.name={inventory.postgres.service}")
+        text += f"section database_here\ndocker ps -q --filter {database} 2>/dev/null\n"
     if entry.role == "db" and inventory.backup.pitr:
         check = f'docker exec "$c" {host_kit.WAL} check --config {container.SETTINGS}'
-        text += (
-            f"section wal\nc=$(docker ps -q --filter {label} | head -n 1)\n"
-            f'[ -z "$c" ] || {{ {check} 2>&1; echo "exit $?"; }}\n'
-        )
+        text += f'section wal\n[ -z "$c" ] || {{ {check} 2>&1; echo "exit $?"; }}\n'
     return text
 
 

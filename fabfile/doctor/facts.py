@@ -112,6 +112,10 @@ class Facts:
     """Exit code and output of `wal-pg.sh check`; None where it was not asked."""
     container: str = ""
     """Image and status of the backup's container, where it is one; "" where none runs."""
+    container_says: tuple[int, str] | None = None
+    """What its clock says of its backups; None where none runs."""
+    database_here: bool = False
+    """Whether the database's container runs there (asked where the backup is a container)."""
     collations: tuple[int, str] | None = None
     """The same of `reindex-pg.sh check`."""
     named: Mapping[tuple[str, int], bool] = field(default_factory=dict)
@@ -206,6 +210,8 @@ def parse(result: Result, asked: float, heard: float) -> Facts:
         cluster_problem=problem,
         owner=sections.get("owner", "").strip(),
         container=sections.get("container", "").strip(),
+        container_says=_exit_code(sections.get("container_says", "")),
+        database_here=bool(sections.get("database_here", "").strip()),
         files={w[3]: FileFacts(w[0], w[1], w[2]) for w in _rows(sections.get("files", ""))},
         missing_programs=tuple(sections.get("programs", "").split()),
         dump_free=dumps[0] if dumps else None,

@@ -179,7 +179,7 @@ def _container(expected: Expected, entry: HostEntry, facts: Facts) -> list[Check
     image, _, status = facts.container.partition(" ")
     wanted = container_image.image_of(expected.inventory)
     alone = len(expected.inventory.with_role("db")) == 1
-    if not image and entry.role == "db" and not alone:
+    if not image and entry.role == "db" and not alone and not facts.database_here:
         return [Check("backup", True, "runs on the host that has the data")]
     hint = f"{_INSTALL}; inv backup.logs shows what it said"
     if not image:
@@ -187,8 +187,9 @@ def _container(expected: Expected, entry: HostEntry, facts: Facts) -> list[Check
     if image != wanted:
         detail = f"its image is {image}, this repository's is {wanted}"
         return [Check("backup", False, detail, hint)]
-    well = "unhealthy" not in status
-    checks = [Check("backup", well, f"{image}: {status}", hint)]
+    code, said = facts.container_says or (1, "its clock does not answer")
+    well = code == 0 and "unhealthy" not in status
+    checks = [Check("backup", well, f"{image}: {status}" + ("" if well else f"; {said}"), hint)]
     if entry.role == "db" and expected.inventory.backup.pitr:
         checks += wal_checks.judge(facts.wal, only_host=alone)
     return checks

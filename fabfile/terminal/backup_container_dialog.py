@@ -9,16 +9,17 @@ from fabfile.terminal.deploy_dialog import carry_out, say
 
 if TYPE_CHECKING:
     from fabfile.config.inventory import Inventory
-    from fabfile.ssh.fleet import Fleet
+    from fabfile.ssh.fleet import Fleet, Host
     from fabfile.vault.reading import Secrets
 
 
 def install(fleet: Fleet, inventory: Inventory, secrets: Secrets, *, check: bool = True) -> None:
-    """Deploy the backup's stack, and take the backup of the hosts off, if there is one.
+    """Deploy the backup's stack, check it, and take the backup of the hosts off, if there is one.
 
-    Raises SwarmkeepError; until the stack has converged the hosts' backup stays.
+    Raises SwarmkeepError; until the stack has converged and been checked the hosts' backup stays.
+    Without `check` it stays in any case.
     """
-    from fabfile.backup import container_image, host_run, host_uninstall
+    from fabfile.backup import container, container_image, host_run, host_uninstall
     from fabfile.deploy import backup_stack
     from fabfile.deploy.finish_script import Options
     from fabfile.swarm import operator
@@ -27,16 +28,33 @@ def install(fleet: Fleet, inventory: Inventory, secrets: Secrets, *, check: bool
     database = host_run.find_host(fleet, inventory)
     if not fleet.dry:
         container_image.ensure(fleet, database, say)
+    if not inventory.backup.pitr:
+        container.end_archiving(fleet, inventory)
     carry_out(fleet, wanted, Options("backup.install", operator.find()), yes=True)
-    if fleet.dry:
+    if fleet.dry or not check:
         return
+    _check(fleet, inventory)
+    errors = []
     for outcome in host_uninstall.uninstall(fleet, inventory):
         for path in outcome.value or ():
             print(f"{outcome.entry.name}: removed {path}", flush=True)
         if outcome.error:
-            raise outcome.error
-    if check:
-        _check(fleet, inventory)
+            errors.append(outcome.error)
+        elif outcome.value and outcome.entry.role == "db":
+            _name_dumps(fleet.host(outcome.entry), inventory.backup.directory)
+    if errors:
+        raise errors[0]
+
+
+def _name_dumps(host: Host, folder: str) -> None:
+    """Say which dumps the hosts' backup leaves that are in no bucket."""
+    from fabfile.backup.container import pending_dumps
+    from fabfile.ssh.remote_command import Command
+
+    ask = Command(pending_dumps(folder), changes=False)
+    left = int(host.check(ask, "looking for dumps").stdout.strip() or 0)
+    if left:
+        print(f"{host.name}: left in place: {folder}: {left} dumps that are not in the bucket")
 
 
 def _check(fleet: Fleet, inventory: Inventory) -> None:

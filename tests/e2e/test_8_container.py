@@ -194,7 +194,6 @@ def test_point_in_time_recovery(inside, lab, hosts):
         assert all(one["ok"] for one in wal), wal
     finally:
         hosts.set({"backup": {"pitr": None}})
-        enter(lab, "wal-pg.sh", "stop", "--config", "/run/secrets/backup_settings")
         inside.ok("backup.install")
     slots = sql(lab, "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'swarmkeep'")
     assert slots == "0"

@@ -132,16 +132,98 @@ def test_one_that_fails_is_tried_by_its_schedule_and_makes_it_unhealthy(world, c
     assert world.runs == 1
     assert "job backup ended with exit code 18" in capsys.readouterr().err
     assert world.it.health(at("2026-11-01 20:00")) == ""
+    assert world.it.status(at("2026-11-01 20:00")) == ["job backup ended with exit code 18"]
     assert "is 27.0 hours old, 26 are allowed" in world.it.health(at("2026-11-02 03:00"))
+    assert "is 27.0 hours old, 26 are allowed" in world.it.status(at("2026-11-02 03:00"))[1]
+    # Another container, with settings that were corrected: it tries at once, and has its time.
     world.code = 0
     world.start()
-    world.tick("2026-11-02 02:15")
+    world.it.start(at("2026-11-02 03:00"))
     assert world.it.health(at("2026-11-02 03:00")) == ""
+    assert world.it.status(at("2026-11-02 03:00"))
+    world.tick("2026-11-02 03:01")
+    assert world.runs == 2
+    assert world.it.status(at("2026-11-02 03:02")) == []
 
 
-def test_a_long_first_run_is_no_illness(world):
-    assert world.it.health(at("2026-11-01 00:00")) == "it has not begun"
+def test_a_good_backup_by_hand_makes_the_status_good(world):
+    world.code = 18
+    world.start()
+    world.tick("2026-11-01 00:00")
+    world.tick("2026-11-01 02:15")
+    assert world.it.status(at("2026-11-01 12:00"))
+    world.in_bucket = at("2026-11-01 11:00")
+    assert world.it.status(at("2026-11-01 12:00")) == []
+
+
+def test_a_run_that_was_interrupted_is_begun_anew(world):
+    world.tick("2026-11-01 00:00")
     world.it.jobs[0].commands = [["sleep", "60"]]
+    world.it.tick(at("2026-11-01 02:15"))
+    world.it.end()
+    world.start()
+    world.tick("2026-11-01 02:20")
+    assert world.runs == 1
+
+
+def test_an_empty_volume_and_an_old_backup_in_the_bucket_run_at_once(world):
+    world.in_bucket = at("2026-10-24 02:15")
+    world.tick("2026-11-01 12:00")
+    assert world.runs == 1
+
+
+@pytest.mark.parametrize("code", [scheduler.LOCKED, scheduler.NOT_HERE, scheduler.NO_DATABASE])
+def test_while_the_database_is_not_there_it_is_tried_again_for_an_hour(world, code):
+    world.tick("2026-11-01 00:00")
+    world.code = code
+    world.start()
+    world.tick("2026-11-01 02:15")
+    world.tick("2026-11-01 02:19")
+    assert world.runs == 1
+    world.tick("2026-11-01 02:20")
+    assert world.runs == 2
+    for hour in range(3, 23):
+        world.tick(f"2026-11-01 {hour:02}:00")
+    assert world.runs == 1 + scheduler.AGAIN_TIMES
+    world.tick("2026-11-02 02:15")
+    assert world.runs == 2 + scheduler.AGAIN_TIMES
+
+
+def test_nothing_begins_while_it_is_paused(world):
+    world.tick("2026-11-01 00:00")
+    world.it.paused_until = at("2026-11-01 02:20")
+    world.tick("2026-11-01 02:15")
+    assert world.runs == 0
+    world.tick("2026-11-01 02:20")
+    assert world.runs == 1
+
+
+def test_a_full_disk_and_a_fault_of_a_job_end_nothing(world, capsys, monkeypatch):
+    world.tick("2026-11-01 00:00")
+    world.it.state.path = Path("/proc/none/state.json")
+    world.tick("2026-11-01 02:15")
+    world.tick("2026-11-01 02:16")
+    assert world.runs == 1
+    assert "cannot be written" in capsys.readouterr().err
+    world.it.jobs[0].commands = [["/no/such/program"]]
+    world.tick("2026-11-02 02:15")
+    assert "ERROR job backup: FileNotFoundError" in capsys.readouterr().err
+
+
+def test_a_clock_that_was_wrong_is_not_believed(world):
+    world.tick("2026-11-01 00:00")
+    world.it.state.set("backup.succeeded", at("2027-11-01 00:00"))
+    world.tick("2026-11-01 02:15")
+    assert world.runs == 1
+    assert world.it.health(at("2026-11-05 00:00"))
+
+
+def test_a_long_first_run_is_no_illness(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(scheduler, "BIN", str(tmp_path))
+    program = tmp_path / "backup-pg.sh"
+    program.write_text("read -r -t 60 <>/dev/ptmx\n")
+    assert world.it.health(at("2026-11-01 00:00")) == "it has not begun"
+    world.it.jobs[0].commands = [["bash", str(program)]]
     world.it.tick(at("2026-11-01 00:00"))
     world.it.tick(at("2026-11-02 12:00"))
     assert world.it.jobs[0].running
@@ -149,6 +231,7 @@ def test_a_long_first_run_is_no_illness(world):
     begun = time.monotonic()
     world.it.end()
     assert time.monotonic() - begun < 30
+    assert world.it.health(at("2026-11-05 00:00")) != ""
 
 
 @pytest.mark.parametrize(
@@ -172,6 +255,16 @@ def test_a_year_of_nights_has_one_run_each():
     while (when := scheduler.next_after(NIGHTLY, when, BERLIN)) < end:
         days.append(datetime.fromtimestamp(when, BERLIN).date())
     assert len(days) == len(set(days)) == 365
+
+
+@pytest.mark.parametrize(("schedule", "seconds"), [("* * * * *", 60), ("*/15 * * * *", 900)])
+@pytest.mark.parametrize("day", ["2026-03-29", "2026-10-25"])
+def test_what_runs_all_day_has_no_gap_where_the_clock_changes(schedule, seconds, day):
+    when, end = at(f"{day} 00:00", BERLIN), at(f"{day} 05:00", BERLIN)
+    while when < end:
+        found = scheduler.next_after(schedule, when, BERLIN)
+        assert found - when == seconds, said(when)
+        when = found
 
 
 def test_the_jobs_of_a_database_with_point_in_time_recovery(tmp_path):
@@ -206,6 +299,11 @@ def test_what_the_bucket_says(tmp_path, monkeypatch):
     bucket = scheduler.Bucket({"S3_BUCKET": "b", "AWS_REGION": "r"})
     found = bucket.newest("postgres/nocodb/backup_", ".manifest.json", by_name=True)
     assert found == newest.timestamp()
+    # Another node whose name ends alike.
+    state = [["files/appstack/state/my-app1.json", now.isoformat()]]
+    aws.write_text(f"#!/bin/sh\necho '{json.dumps(state)}'\n")
+    assert bucket.newest("files/appstack/state/", "/app1.json", by_name=False) is None
+    assert bucket.newest("files/appstack/state/", "/my-app1.json", by_name=False)
     aws.write_text("#!/bin/sh\necho 'An error occurred (AccessDenied)' >&2; exit 1\n")
     assert bucket.newest("x", "y", by_name=True) is None
 
