@@ -145,9 +145,10 @@ def test_it_has_no_docker_socket_and_shows_no_secret(inside, lab):
 
 @pytest.mark.parametrize("case", AS_ON_THE_HOST, ids=lambda case: case.__name__)
 def test_as_on_the_host(case, inside, request):
-    given = {name: request.getfixturevalue(name) for name in inspect.signature(case).parameters
-             if name != "product"}  # fmt: skip
-    case(product=inside, **given)
+    def given(name: str) -> object:
+        return inside if name == "product" else request.getfixturevalue(name)
+
+    case(**{name: given(name) for name in inspect.signature(case).parameters})
 
 
 def test_restored_beside_drilled_and_in_place_of_the_live_one(inside, lab, rows):
