@@ -142,6 +142,38 @@ def test_what_is_wrong_with_an_app_hosts_backup_is_named(tmp_path, changes, name
     assert said in checks[name].detail
 
 
+IMAGE = "swarmkeep/backup:other"
+IN_CONTAINER = {"backup": {"mode": "container"}, "images": {"backup": IMAGE}}
+UP = f"{IMAGE} Up 2 hours (healthy)"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"container": ""}, "no container of the backup runs here"),
+        ({"container": "swarmkeep/backup:old Up 2 hours"}, f"this repository's is {IMAGE}"),
+        ({"container": f"{IMAGE} Up 3 minutes (unhealthy)"}, "unhealthy"),
+        ({"container_says": (1, "job backup ended with exit code 18")}, "exit code 18"),
+        ({"container_says": None}, "does not answer"),
+    ],
+)
+def test_a_backup_in_a_container_that_makes_none_is_named(tmp_path, changes, said):
+    good = {"container": UP, "container_says": (0, "ok")}
+    assert verdicts(tmp_path, hosts=IN_CONTAINER, **good)["backup"].ok
+    check = verdicts(tmp_path, hosts=IN_CONTAINER, **(good | changes))["backup"]
+    assert not check.ok
+    assert said in check.detail
+    assert "inv backup.install" in check.hint
+
+
+def test_of_two_db_hosts_the_one_with_the_data_must_run_the_backup(tmp_path):
+    two = {"hosts": {**HOSTS, "db2": {"address": "10.0.0.9", "role": "db"}}}
+    elsewhere = verdicts(tmp_path, hosts=IN_CONTAINER | two)["backup"]
+    assert elsewhere.ok, elsewhere.detail
+    here = verdicts(tmp_path, hosts=IN_CONTAINER | two, database_here=True)["backup"]
+    assert not here.ok
+
+
 def test_hosts_without_a_part_of_the_backup_are_not_asked_about_it(tmp_path):
     without = {"backup": {"files": False}}
     for checks in (verdicts(tmp_path, "manager1"), verdicts(tmp_path, "app1", hosts=without)):
