@@ -248,7 +248,7 @@ def test_killed_while_it_dumps_leaves_nothing_half_done(inside, lab):
 
 
 def test_a_node_that_is_drained_and_comes_back(inside, lab):
-    inside.ok("swarm.drain", "app1", "--yes", timeout=300)
+    inside.ok("swarm.drain", "app1", timeout=300)
     try:
         eventually(lambda: container_of(lab, "app1", FILES) == "", 60)
     finally:
@@ -291,7 +291,7 @@ def test_doctor_knows_it_and_says_when_it_is_of_another_version(inside, lab, hos
     try:
         checks = json.loads(inside.inv("doctor", "--json").out)["checks"]
         backup = [one for one in checks if one["name"] == "backup"]
-        assert all("this repository's is swarmkeep/backup:other" in one["found"] for one in backup)
+        assert all("this repository's is swarmkeep/backup:other" in one["detail"] for one in backup)
     finally:
         hosts.set({"images": {"backup": None}})
 
