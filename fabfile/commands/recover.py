@@ -27,6 +27,7 @@ from fabfile.terminal.restore_dialog import carry_out as carry_out_restore
 
 if TYPE_CHECKING:
     from fabfile.backup.sets import BackupSet
+    from fabfile.base.secret import Secret
     from fabfile.config.inventory import Inventory
     from fabfile.deploy.stacks import Wanted
     from fabfile.restore.recovery import Site
@@ -94,6 +95,7 @@ def recover(
         if fleet.dry:
             print(DRY)
             return
+        _bring_password(fleet, secrets.require(POSTGRES_PASSWORD))
         _install(fleet, inventory, secrets)
         came = _restore(fleet, sets, ends, private, replaced=site.replaced, wait=wait)
         _accept_cluster(fleet, sets, database)
@@ -133,6 +135,23 @@ def _without_kept(sets: dict[str, BackupSet], site: Site) -> dict[str, BackupSet
             flush=True,
         )
     return {name: one for name, one in sets.items() if name not in site.kept}
+
+
+def _bring_password(fleet: Fleet, password: Secret) -> None:
+    """Have the role the vault's password. A cluster that Swarm made by itself after a rotation,
+    before anybody came to recover, has the one of the service's earlier secret.
+    """
+    from fabfile.deploy import observation
+    from fabfile.rotation import role_password, scram
+
+    try:
+        cluster = observation.observe_any(fleet)[1]
+        role = role_password.find(fleet, cluster, [password])
+        if not scram.accepts(role.kept(), role.user, password.reveal()):
+            role.change(scram.verifier(password.reveal()))
+            say(f"{role.user}: has the vault's password again")
+    except SwarmkeepError as error:
+        say(f"warning: whether {fleet.inventory.postgres.user} has the vault's password: {error}")
 
 
 def _install(fleet: Fleet, inventory: Inventory, secrets: Secrets) -> None:

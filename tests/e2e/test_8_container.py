@@ -338,6 +338,8 @@ def test_the_database_is_lost_and_recovered(inside, lab, rows):
     docker(lab, "manager1", "service", "scale", "--detach", f"{DB}=1")
     eventually(lambda: answers(lab), 90)
     ran = inside.ok("recover", "--yes", timeout=600)
+    # Swarm has made the new cluster with the password of before the rotation.
+    assert "nocodb: has the vault's password again" in ran.out
     assert "recovery complete (" in ran.out
     eventually(lambda: nocodb_shows(lab, rows), 60)
 
