@@ -8,7 +8,7 @@ for FOLDER in "${BASH_SOURCE[0]%/*}/parts" /usr/local/lib; do
   # shellcheck source=/dev/null
   [[ ! -r $FOLDER/backup-common.sh ]] || { . "$FOLDER/backup-common.sh" && break; }
 done
-declare -F begin_run find_container >/dev/null ||
+declare -F begin_run >/dev/null ||
   { echo "ERROR its parts are not there; next: 'inv backup.install' puts them in place" >&2 && exit 12; }
 
 usage() {

@@ -191,3 +191,10 @@ A=00000000000000000000000000000a01 B=00000000000000000000000000000a02
   [ "$(names access-docker.sh | grep -vxE 'await|in_mount|throwaway_failed')" = \
     "$(names access-network.sh | grep -vxE 'allow_replication|own_memory_limit|receivers|replay_data|as_postgres')" ]
 }
+
+@test "every script finds its parts" {
+  for script in "$SCRIPTS"/*.sh; do
+    run bash "$script" check --config /nonexistent
+    [[ $output != *"parts are not there"* ]] || { echo "$script: $output"; false; }
+  done
+}
