@@ -32,7 +32,8 @@ from tests.e2e.live import (
 from tests.e2e.test_5_backup_faults import held, script  # noqa: F401 # fixtures
 from tests.e2e.test_8_pitr import now
 
-pytestmark = pytest.mark.usefixtures("tidy")
+# Its clock is waited for by the minute.
+pytestmark = [pytest.mark.usefixtures("tidy"), pytest.mark.timeout(900)]
 
 DATABASE, FILES = backup_place.InContainer.service, "backupstack_files"
 STATE = "backupstack_state"
@@ -205,8 +206,8 @@ def test_its_clock_runs_what_is_due_and_what_was_missed_and_nothing_twice(inside
     before = last_set(inside)
     inside.ok("backup.install")
     try:
-        eventually(lambda: last_set(inside) > before, 150)
-        eventually(lambda: "drill complete" in inside.ok("backup.logs", "--lines", "400").out, 240)
+        eventually(lambda: last_set(inside) > before, 240)
+        eventually(lambda: "drill complete" in inside.ok("backup.logs", "--lines", "400").out, 300)
     finally:
         hosts.set({"backup": {"schedule": None, "drill_schedule": None}})
         inside.ok("backup.install")
