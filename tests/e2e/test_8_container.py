@@ -214,7 +214,7 @@ def test_its_clock_runs_what_is_due_and_what_was_missed_and_nothing_twice(inside
     # The schedule is nightly again, and last night's is there: a restart runs nothing.
     newest = last_set(inside)
     docker(lab, "db1", "kill", container_of(lab, "db1", DATABASE))
-    eventually(lambda: container_of(lab, "db1", DATABASE) != "", 60)
+    eventually(lambda: container_of(lab, "db1", DATABASE) != "", 120)
     said = enter(lab, "python3", "/usr/local/lib/backup-scheduler.py", "--next")
     assert said.stdout.startswith(b"backup 20")
     assert last_set(inside) == newest
@@ -238,7 +238,7 @@ def test_killed_while_it_dumps_leaves_nothing_half_done(inside, lab):
             60,
         )
         docker(lab, "db1", "kill", "--signal", "KILL", running)
-        eventually(lambda: container_of(lab, "db1", DATABASE) not in ("", running), 60)
+        eventually(lambda: container_of(lab, "db1", DATABASE) not in ("", running), 120)
     finally:
         sql(lab, "DROP TABLE big", "nocodb")
     assert last_set(inside) == before
@@ -251,10 +251,10 @@ def test_killed_while_it_dumps_leaves_nothing_half_done(inside, lab):
 def test_a_node_that_is_drained_and_comes_back(inside, lab):
     inside.ok("swarm.drain", "app1", timeout=300)
     try:
-        eventually(lambda: container_of(lab, "app1", FILES) == "", 60)
+        eventually(lambda: container_of(lab, "app1", FILES) == "", 120)
     finally:
         inside.ok("swarm.activate", "app1")
-    eventually(lambda: container_of(lab, "app1", FILES) != "", 60)
+    eventually(lambda: container_of(lab, "app1", FILES) != "", 120)
     eventually(lambda: "appstack_nocodb" in docker(lab, "app1", "ps", "--format", "{{.Names}}"), 90)
     inside.ok("backup.run")
     assert "do not rely on it" not in inside.ok("backup.verify").out
@@ -268,7 +268,7 @@ def test_its_volume_is_lost_and_all_that_counts_is_in_the_bucket(inside, lab):
     ) == "" or remove_ended(lab), 60)  # fmt: skip
     docker(lab, "db1", "volume", "rm", STATE)
     docker(lab, "manager1", "service", "scale", "--detach", f"{DATABASE}=1")
-    eventually(lambda: container_of(lab, "db1", DATABASE) != "", 60)
+    eventually(lambda: container_of(lab, "db1", DATABASE) != "", 120)
     inside.ok("backup.run")
     assert last_set(inside) > newest
     assert "do not rely on it" not in inside.ok("backup.verify").out
@@ -314,7 +314,7 @@ def test_moved_back_without_a_missed_night_and_nothing_is_left(product, inside, 
         ran = product.ok("backup.install")
         assert "db1: ready: the bucket can be written, the database answers" in ran.out
         assert "removed stack backupstack and its secrets" in ran.out
-        eventually(lambda: container_of(lab, "db1", DATABASE) == "", 60)
+        eventually(lambda: container_of(lab, "db1", DATABASE) == "", 120)
         for node in ("db1", "app1"):
             volumes = docker(lab, node, "volume", "ls", "-q").split()
             assert not [one for one in volumes if one.startswith("backupstack_")]
