@@ -229,6 +229,10 @@ def test_a_long_first_run_is_no_illness(world, tmp_path):
     world.it.tick(at("2026-11-01 00:00"))
     world.it.tick(at("2026-11-02 12:00"))
     assert world.it.jobs[0].running
+    # The command line of a process is empty for a moment after it was started.
+    deadline = time.monotonic() + 10
+    while not scheduler.busy():
+        assert time.monotonic() < deadline
     assert world.it.health(at("2026-11-05 00:00")) == ""
     begun = time.monotonic()
     world.it.end()
