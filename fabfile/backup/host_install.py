@@ -254,18 +254,29 @@ def _check(host: Host, kit: Kit, mark: str) -> str:
     """Run the script's own check; return what it found, or raise what keeps it from working."""
     remember = f"echo {mark} >{kit.checked}"
     result = host.run(Command(f"{kit.command} --check && {remember}"), timeout=INSTALL_TIMEOUT)
-    if result.exit_code == 0:
+    lines = result.stderr.splitlines()
+    return check_verdict(
+        host.name, kit, result.exit_code, lines, f"run there: {kit.command} --check"
+    )
+
+
+def check_verdict(name: str, kit: Kit, code: int, lines: Sequence[str], hint: str) -> str:
+    """Given the exit code and the log of a script's --check on a host, return what it found.
+
+    Raises SwarmkeepError with what keeps the backup from working; `hint` if that has no advice.
+    """
+    if code == 0:
         return kit.ready
-    if result.exit_code == LOCKED:
+    if code == LOCKED:
         # Not remembered as checked: the next installation checks.
         return "a backup is running now, so nothing could be checked: run this again after it"
-    lines = [line.partition(" run=")[2] for line in result.stderr.splitlines() if " ERROR " in line]
-    reasons = [line.partition(" ")[2] for line in lines] or ["it said nothing"]
-    if result.exit_code == NO_CONTAINER:
+    if code == NO_CONTAINER:
         return kit.absent
+    errors = [line.partition(" run=")[2] for line in lines if " ERROR " in line]
+    reasons = [line.partition(" ")[2] for line in errors] or ["it said nothing"]
     message, _, advice = reasons[-1].partition("; next: ")
     raise SwarmkeepError(
-        f"{host.name}: the backup is installed but cannot work: {message}",
-        hint=advice or f"run there: {kit.command} --check",
+        f"{name}: the backup is installed but cannot work: {message}",
+        hint=advice or hint,
         details=tuple(reasons[:-1]),
     )

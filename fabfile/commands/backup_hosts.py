@@ -24,6 +24,7 @@ from fabfile.terminal.deploy_dialog import hosts_on_record, show_round_trips
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from fabfile.config.inventory import Inventory
     from fabfile.ssh.fleet import Fleet, Outcome
 
 T = TypeVar("T")
@@ -52,6 +53,7 @@ def install(ctx: Context, hosts: str | None = None, take_over: bool = False) -> 
 
     if inventory.backup.mode == "container":
         with connected(ctx, inventory) as fleet:
+            _warn(inventory)
             container_dialog.install(fleet, inventory, secrets)
             _note_images(fleet)
         if is_dry(ctx):
@@ -64,8 +66,7 @@ def install(ctx: Context, hosts: str | None = None, take_over: bool = False) -> 
             lambda: host_install.install(fleet, inventory, secrets, take_over=take_over),
             lambda done: done.changes if done else (),
         )
-        if len(inventory.backup.recipients) == 1:
-            print(f"warning: {ONE_RECIPIENT}")
+        _warn(inventory)
         if not all(o.value.knows_images for o in outcomes if o.value):
             _note_images(fleet)
         show_round_trips(fleet)
@@ -73,6 +74,11 @@ def install(ctx: Context, hosts: str | None = None, take_over: bool = False) -> 
         if any(o.value.container for o in outcomes if o.value) and not is_dry(ctx):
             # From now on the hosts' cron makes the backup.
             container_dialog.remove(fleet, inventory)
+
+
+def _warn(inventory: Inventory) -> None:
+    if len(inventory.backup.recipients) == 1:
+        print(f"warning: {ONE_RECIPIENT}")
 
 
 def _note_images(fleet: Fleet) -> None:
@@ -127,6 +133,7 @@ def logs(ctx: Context, hosts: str | None = None, lines: int = 50) -> None:
 @command()
 def uninstall(ctx: Context, hosts: str | None = None) -> None:
     """Take the backup off the hosts; dumps and logs stay."""
+    # In whichever mode it is there: hosts.yaml may have been changed since.
     inventory = read_inventory(hosts)
 
     from fabfile.backup import host_uninstall
@@ -137,11 +144,9 @@ def uninstall(ctx: Context, hosts: str | None = None) -> None:
         if not paths:
             print(f"{name}: nothing to remove")
 
-    if inventory.backup.mode == "container":
-        with connected(ctx, inventory) as fleet:
-            container_dialog.remove(fleet, inventory)
-        return
     with connected(ctx, inventory) as fleet:
+        if inventory.backup.mode == "container" or container_dialog.is_there(fleet):
+            container_dialog.remove(fleet, inventory)
         outcomes = hosts_on_record(
             fleet,
             "backup.uninstall",

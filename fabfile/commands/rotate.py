@@ -38,11 +38,6 @@ def rotate(ctx: Context, hosts: str | None = None, wait: bool = False) -> None:
     with connected(ctx, inventory) as fleet:
         set_mark(fleet, "secrets.rotate", say)
         rotated = Rotation(fleet, vault, options, say).run()
-        if rotated is not None and inventory.backup.mode == "container" and not is_dry(ctx):
-            from fabfile.terminal import backup_container_dialog
-
-            # It reaches PostgreSQL over the network, by the new password from now on.
-            backup_container_dialog.install(fleet, inventory, read_vault(inventory))
     if rotated is None or is_dry(ctx):
         print("dry run: could be rotated; nothing was changed")
         return
@@ -62,3 +57,9 @@ def rotate(ctx: Context, hosts: str | None = None, wait: bool = False) -> None:
             f"{stack} still has the old password as its secret, which nothing reads once the "
             "database exists; the next inv deploy-db exchanges it and restarts the database"
         )
+    if inventory.backup.mode == "container":
+        from fabfile.terminal import backup_container_dialog
+
+        # It reaches PostgreSQL over the network, by the new password from now on.
+        with connected(ctx, inventory) as fleet:
+            backup_container_dialog.install(fleet, inventory, read_vault(inventory))

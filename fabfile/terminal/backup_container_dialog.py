@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fabfile.base.errors import ConfigError, SwarmkeepError
+from fabfile.base.errors import ConfigError
+from fabfile.terminal.command import known_project
 from fabfile.terminal.deploy_dialog import carry_out, say
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def _name_dumps(host: Host, folder: str) -> None:
 
 def _check(fleet: Fleet, inventory: Inventory) -> None:
     from fabfile.backup import host_run
-    from fabfile.backup.host_install import LOCKED, NO_CONTAINER
+    from fabfile.backup.host_install import check_verdict
     from fabfile.backup.host_kit import kit_of
 
     for entry in inventory.with_role("backup"):
@@ -68,26 +69,32 @@ def _check(fleet: Fleet, inventory: Inventory) -> None:
             continue
         lines: list[str] = []
         code = host_run.run(host, lines.append, "--check")
-        if code == LOCKED:
-            print(f"{host.name}: a backup is running now: nothing was checked")
-        elif code == NO_CONTAINER:
-            print(f"{host.name}: {kit_of(entry, inventory).absent}")
-        elif code:
-            said = next((line for line in reversed(lines) if " ERROR " in line), "")
-            message, _, advice = said.partition(" run=")[2].partition("; next: ")
-            reason = message.partition(" ")[2] or f"exit code {code}"
-            raise SwarmkeepError(
-                f"{host.name}: the backup is installed but cannot work: {reason}",
-                hint=advice or "inv backup.logs",
-            )
-        else:
-            print(f"{host.name}: {kit_of(entry, inventory).ready}")
+        kit = kit_of(entry, inventory)
+        print(f"{host.name}: {check_verdict(host.name, kit, code, lines, 'inv backup.logs')}")
+
+
+def is_there(fleet: Fleet) -> bool:
+    """Whether the stack runs, whatever hosts.yaml says."""
+    from fabfile.deploy import observation
+
+    return bool(observation.observe_any(fleet)[1].stack(fleet.inventory.backup.stack))
 
 
 def remove(fleet: Fleet, inventory: Inventory) -> None:
-    """Take it off."""
+    """Take it off. Raises ConfigError where the stack of that name is somebody else's."""
     from fabfile.backup import container
+    from fabfile.deploy import observation
+    from fabfile.deploy.preflight_project import owners
 
+    cluster = observation.observe_any(fleet)[1]
+    stack = inventory.backup.stack
+    owner = owners(cluster).get(stack)
+    if cluster.stack(stack) and (owner is None or owner.is_another(known_project(inventory))):
+        whose = f"belongs to {owner}" if owner else "is no backup of Swarmkeep's"
+        raise ConfigError(
+            f"{stack}: {whose}: it is not removed",
+            hint="'stacks: backup:' in hosts.yaml names this project's own",
+        )
     container.remove(fleet, inventory, say)
 
 
