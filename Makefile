@@ -38,6 +38,7 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy
+	MYPYPATH=compose/backup $(BIN)/mypy compose/backup/*.py
 
 test-unit: $(STAMP) lint types ## The quick tests: lint, types, unit, SSH (under a minute on two cores)
 	@tools/need.sh curl perl

@@ -41,7 +41,7 @@ def files() -> dict[str, bytes]:
         file = name.rpartition("/")[2]
         if not file.startswith(_NOT_IN_IT):
             found[name] = script_text(file if name.startswith("bin/") else f"parts/{file}")
-    found["lib/backup-scheduler.py"] = (_FOLDER / "backup-scheduler.py").read_bytes()
+    found |= {f"lib/{path.name}": path.read_bytes() for path in _FOLDER.glob("*.py")}
     return found
 
 

@@ -14,22 +14,23 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-FILE = Path(__file__).parents[3] / "compose" / "backup" / "backup-scheduler.py"
+FOLDER = Path(__file__).parents[3] / "compose" / "backup"
 BERLIN = ZoneInfo("Europe/Berlin")
 NIGHTLY = "15 2 * * *"
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("backup_scheduler", FILE)
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name.replace("-", "_"), FOLDER / f"{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules["backup_scheduler"] = module
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
 
-scheduler = load()
+# Each imports the ones before it, as in the image, where they lie in one folder.
+clock, in_bucket, scheduler = map(load, ("backup_clock", "backup_bucket", "backup-scheduler"))
 
 
 def at(text: str, zone: ZoneInfo | None = None) -> float:
@@ -53,9 +54,9 @@ class World:
     def start(self) -> None:
         """As after a restart of the container: what is in the volume is still there."""
         script = f"echo x >>{self.folder}/ran; exit {self.code}"
-        job = scheduler.Job("backup", self.schedule, [["sh", "-c", script]], lambda: self.in_bucket)
-        state = scheduler.State(self.folder / "state.json")
-        self.it = scheduler.Scheduler([job], state, self.zone)
+        job = clock.Job("backup", self.schedule, [["sh", "-c", script]], lambda: self.in_bucket)
+        state = clock.State(self.folder / "state.json")
+        self.it = clock.Scheduler([job], state, self.zone)
 
     def tick(self, when: str) -> None:
         """It is so late now; what is begun ends at once."""
@@ -74,7 +75,7 @@ class World:
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     # Whoever runs real backups on this machine is not meant.
-    monkeypatch.setattr(scheduler, "BIN", str(tmp_path))
+    monkeypatch.setattr(clock, "BIN", str(tmp_path))
     return World(tmp_path)
 
 
@@ -174,7 +175,7 @@ def test_an_empty_volume_and_an_old_backup_in_the_bucket_run_at_once(world):
     assert world.runs == 1
 
 
-@pytest.mark.parametrize("code", [scheduler.LOCKED, scheduler.NOT_HERE, scheduler.NO_DATABASE])
+@pytest.mark.parametrize("code", [clock.LOCKED, clock.NOT_HERE, clock.NO_DATABASE])
 def test_while_the_database_is_not_there_it_is_tried_again_for_an_hour(world, code):
     world.tick("2026-11-01 00:00")
     world.code = code
@@ -186,9 +187,9 @@ def test_while_the_database_is_not_there_it_is_tried_again_for_an_hour(world, co
     assert world.runs == 2
     for hour in range(3, 23):
         world.tick(f"2026-11-01 {hour:02}:00")
-    assert world.runs == 1 + scheduler.AGAIN_TIMES
+    assert world.runs == 1 + clock.AGAIN_TIMES
     world.tick("2026-11-02 02:15")
-    assert world.runs == 2 + scheduler.AGAIN_TIMES
+    assert world.runs == 2 + clock.AGAIN_TIMES
 
 
 def test_nothing_begins_while_it_is_paused(world):
@@ -231,7 +232,7 @@ def test_a_long_first_run_is_no_illness(world, tmp_path):
     assert world.it.jobs[0].running
     # The command line of a process is empty for a moment after it was started.
     deadline = time.monotonic() + 10
-    while not scheduler.busy():
+    while not clock.busy():
         assert time.monotonic() < deadline
     assert world.it.health(at("2026-11-05 00:00")) == ""
     begun = time.monotonic()
@@ -251,14 +252,14 @@ def test_a_long_first_run_is_no_illness(world, tmp_path):
     ],
 )
 def test_daily_runs_once_a_day_where_the_clock_changes(last, wanted):
-    found = scheduler.next_after(NIGHTLY, at(last, BERLIN), BERLIN)
+    found = clock.next_after(NIGHTLY, at(last, BERLIN), BERLIN)
     assert said(found) == wanted
 
 
 def test_a_year_of_nights_has_one_run_each():
     when, end = at("2026-01-01 00:00"), at("2027-01-01 00:00")
     days = []
-    while (when := scheduler.next_after(NIGHTLY, when, BERLIN)) < end:
+    while (when := clock.next_after(NIGHTLY, when, BERLIN)) < end:
         days.append(datetime.fromtimestamp(when, BERLIN).date())
     assert len(days) == len(set(days)) == 365
 
@@ -268,7 +269,7 @@ def test_a_year_of_nights_has_one_run_each():
 def test_what_runs_all_day_has_no_gap_where_the_clock_changes(schedule, seconds, day):
     when, end = at(f"{day} 00:00", BERLIN), at(f"{day} 05:00", BERLIN)
     while when < end:
-        found = scheduler.next_after(schedule, when, BERLIN)
+        found = clock.next_after(schedule, when, BERLIN)
         assert found - when == seconds, said(when)
         when = found
 
@@ -278,7 +279,7 @@ def test_the_jobs_of_a_database_with_point_in_time_recovery(tmp_path):
         "# a comment\nPG_DB='nocodb other'\nSCHEDULE='15 2 * * *'\nDRILL_SCHEDULE='0 4 * * 0'\n"
         "PITR='yes'\nBASE_SCHEDULE='45 1 * * *'\nBACKUP_DIR='/x'\nS3_BUCKET='b'\nAWS_REGION='r'\n"
     )
-    jobs = scheduler.jobs_of(settings, scheduler.Bucket(settings))
+    jobs = scheduler.jobs_of(settings, in_bucket.Bucket(settings))
     assert [(job.name, job.schedule, len(job.commands)) for job in jobs] == [
         ("backup", "15 2 * * *", 1),
         ("drill", "0 4 * * 0", 3),
@@ -302,7 +303,7 @@ def test_what_the_bucket_says(tmp_path, monkeypatch):
     aws.write_text(f"#!/bin/sh\necho '{json.dumps(listed)}'\n")
     aws.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    bucket = scheduler.Bucket({"S3_BUCKET": "b", "AWS_REGION": "r"})
+    bucket = in_bucket.Bucket({"S3_BUCKET": "b", "AWS_REGION": "r"})
     found = bucket.newest("postgres/nocodb/backup_", ".manifest.json", by_name=True)
     assert found == newest.timestamp()
     # Another node whose name ends alike.
