@@ -62,7 +62,7 @@ remove_unfinished() {
   local ids volume
   ids=$(ask docker ps -aq --filter "label=$LABEL" 2>/dev/null) || ids=""
   # shellcheck disable=SC2086 # words
-  [[ -z $ids ]] || ask docker rm -f $ids >/dev/null 2>&1 || true
+  [[ -z $ids ]] || ask docker rm -f -v $ids >/dev/null 2>&1 || true
   while read -r volume; do
     [[ -z $volume ]] || is_finished "$volume" || ask docker volume rm "$volume" >/dev/null 2>&1 || true
   done < <(ask docker volume ls -q --filter "label=$LABEL" 2>/dev/null)

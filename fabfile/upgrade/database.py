@@ -101,7 +101,7 @@ def noted(host: Host) -> Note | None:
 
 def removal(volume: str) -> str:
     """The command that removes a volume, with the ended tasks of the stack that hold it."""
-    return f"docker ps -aq --filter volume={volume} | xargs -r docker rm; docker volume rm {volume}"
+    return f"docker ps -aq --filter volume={volume} | xargs -r docker rm -v; docker volume rm {volume}"
 
 
 @dataclass

@@ -107,7 +107,7 @@ make_volume() {
     options=$(volume_file "$VOLUME" postmaster.opts)
     [[ -n $label && $options == *"$MARK"* ]] ||
       die "$IN_THE_WAY" "volume $VOLUME is there already, and it is not of an upgrade that was cut off; nothing was changed" \
-        "if it is of one that failed or was undone, and what was written in it may go, on this node: docker ps -aq --filter volume=$VOLUME | xargs -r docker rm; docker volume rm $VOLUME"
+        "if it is of one that failed or was undone, and what was written in it may go, on this node: docker ps -aq --filter volume=$VOLUME | xargs -r docker rm -v; docker volume rm $VOLUME"
     ask docker volume rm "$VOLUME" >/dev/null 2>"$ERRORS" || {
       tell docker "$ERRORS"
       die "$IN_THE_WAY" "volume $VOLUME of an earlier copy cannot be removed" "see the line above"
@@ -251,7 +251,7 @@ stop_new() {
   }
   # It did not flush by itself.
   sync -f -- "$(ask docker volume inspect -f '{{.Mountpoint}}' "$VOLUME")" 2>/dev/null || sync
-  ask docker rm "$NEW" >/dev/null 2>"$ERRORS"
+  ask docker rm -v "$NEW" >/dev/null 2>"$ERRORS"
 }
 
 # ---- the copy -----------------------------------------------------------------------------------

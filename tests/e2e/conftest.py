@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -22,7 +23,7 @@ import yaml
 from fabfile.base.errors import SwarmkeepError
 from lab import cluster, demo, engine, images, s3
 from lab import docker as lab_docker
-from lab.model import Lab
+from lab.model import NODES, Lab
 from lab.progress import Progress
 from tests.e2e.live import DB, container_of, databases, docker, eventually, sql
 
@@ -73,6 +74,26 @@ def pytest_runtest_makereport(
     if report.failed and lab is not None:
         report.sections.append(("the lab", state_of(lab)))
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, None, None]:
+    """The last test of a file is followed by a look for volumes that nobody has named."""
+    lab = getattr(item, "funcargs", {}).get("lab")
+    yield
+    # After the very last test the lab is gone.
+    last_of_file = nextitem.path != item.path if nextitem else KEEP
+    if lab is not None and last_of_file:
+        left = {node: unnamed_volumes(lab, node) for node in NODES}
+        assert not any(left.values()), f"volumes that containers have left: {left}"
+
+
+def unnamed_volumes(lab: Lab, node: str) -> list[str]:
+    """The volumes that no container holds and that have no name, only a hash."""
+    found = docker(lab, node, "volume", "ls", "--quiet", "--filter", "dangling=true")
+    return [name for name in found.split() if re.fullmatch("[0-9a-f]{64}", name)]
 
 
 LOOK = {
