@@ -101,7 +101,8 @@ def noted(host: Host) -> Note | None:
 
 def removal(volume: str) -> str:
     """The command that removes a volume, with the ended tasks of the stack that hold it."""
-    return f"docker ps -aq --filter volume={volume} | xargs -r docker rm -v; docker volume rm {volume}"
+    tasks = f"docker ps -aq --filter volume={volume} | xargs -r docker rm -v"
+    return f"{tasks}; docker volume rm {volume}"
 
 
 @dataclass
