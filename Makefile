@@ -17,7 +17,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo lint types test test-unit test-e2e \
-  bench-backup bench-deploy bench-hosts bench-verify bench-pitr bench-report bench-scripts bench-startup bench-upgrade lock clean
+  bench-availability bench-backup bench-deploy bench-hosts bench-verify bench-pitr bench-report bench-scripts bench-startup bench-upgrade lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -86,6 +86,9 @@ bench-scripts: $(STAMP) ## Time the node's scripts beside those of another commi
 
 bench-report: $(STAMP) ## Time the report page of 2,000 sets
 	$(BIN)/python -m bench.report
+
+bench-availability: $(STAMP) ## What a client notices of each kind of change, with and without the proxy
+	$(BIN)/python -m bench.availability $(LAB)
 
 bench-startup: $(STAMP) ## Time inv --list against an empty Invoke collection
 	$(BIN)/python -m bench.startup

@@ -17,6 +17,7 @@ from fabfile.commands import lab as _lab
 from fabfile.commands import locking as _locking
 from fabfile.commands import notify as _notify
 from fabfile.commands import plan as _plan
+from fabfile.commands import proxy as _proxy
 from fabfile.commands import prune as _prune
 from fabfile.commands import recover as _recover
 from fabfile.commands import registry as _registry
@@ -40,6 +41,7 @@ _own_usage_errors()
 namespace = Collection(
     _deploy.deploy_db,
     _deploy.deploy_app,
+    _deploy.deploy_proxy,
     _deploy.deploy,
     _plan.plan,
     _releases.releases,
@@ -82,6 +84,7 @@ namespace = Collection(
         _wal.base,
         _wal.mark,
     ),
+    Collection("proxy", _proxy.remove),
     Collection("db", _db.reindex),
     Collection("bucket", _bucket.check, _bucket.setup, _bucket.policies),
     Collection(

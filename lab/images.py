@@ -51,7 +51,10 @@ POSTGRES_17 = Image(
 NOCODB = Image("nocodb", "swarmkeep-lab/nocodb:0.301.3")
 # What tests of monitoring/ need, and no lab: it is built when they begin.
 MONITORING = Image("monitoring", "swarmkeep-lab/monitoring:bookworm")
-WITHOUT_LAB = (MONITORING, POSTGRES_17)
+# The reverse proxy, and an ACME server to give it certificates: for the tests of the proxy.
+CADDY = Image("caddy", "swarmkeep-lab/caddy:2.6.2")
+ACME = Image("acme", "swarmkeep-lab/acme:bookworm")
+WITHOUT_LAB = (MONITORING, POSTGRES_17, CADDY, ACME)
 # The longest build first.
 ALL = (NOCODB, NODE, S3, POSTGRES)
 

@@ -32,6 +32,11 @@ class NocoDB:
         self.url = url.rstrip("/")
         self._token = ""
 
+    @property
+    def token(self) -> str:
+        """What a user's requests have in the header xc-auth, once signed in."""
+        return self._token
+
     def sign_up(self, email: str, password: str) -> None:
         """Make a user and be that user; the first one becomes super admin."""
         self._enter("signup", email, password)

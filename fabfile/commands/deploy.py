@@ -1,4 +1,4 @@
-"""inv deploy-db, deploy-app, deploy."""
+"""inv deploy-db, deploy-app, deploy-proxy, deploy."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fabfile.commands.plan import (
     RESOLVE_HELP,
     TAKE_OVER_HELP,
     check_resolve,
+    roles,
 )
 from fabfile.terminal.command import command, connected, is_dry, read_inventory, read_vault
 from fabfile.terminal.deploy_dialog import WAIT_HELP, YES_HELP
@@ -31,7 +32,7 @@ _DB_HELP = {**_HELP, "move-data-host": MOVE_HELP}
 
 @dataclass(frozen=True)
 class Flags:
-    """What the three commands take; `yes` answers the question before a restart."""
+    """What the commands take; `yes` answers the question before a restart."""
 
     yes: bool
     wait: bool
@@ -78,6 +79,26 @@ def deploy_app(
     _deploy(ctx, hosts, "deploy-app", ("app",), flags)
 
 
+@command(
+    notifies="deploy-proxy",
+    name="deploy-proxy",
+    help={name: text for name, text in _HELP.items() if name != "leave-data"},
+)
+def deploy_proxy(
+    ctx: Context,
+    hosts: str = "",
+    yes: bool = False,
+    wait: bool = False,
+    prune: bool = False,
+    resolve: str = "",
+    keep_failed: bool = False,
+    take_over: bool = False,
+) -> None:
+    """Deploy the reverse proxy and wait until it answers."""
+    flags = Flags(yes, wait, prune, resolve, keep_failed, False, take_over)
+    _deploy(ctx, hosts, "deploy-proxy", ("proxy",), flags)
+
+
 @command(notifies="deploy", help=dict(_DB_HELP))
 def deploy(
     ctx: Context,
@@ -91,19 +112,21 @@ def deploy(
     leave_data: bool = False,
     take_over: bool = False,
 ) -> None:
-    """Deploy both stacks: the database, then the app."""
+    """Deploy all stacks: the database, the proxy, the app."""
     flags = Flags(yes, wait, prune, resolve, keep_failed, leave_data, take_over, move_data_host)
-    _deploy(ctx, hosts, "deploy", ("db", "app"), flags)
+    _deploy(ctx, hosts, "deploy", (), flags)
 
 
-def _deploy(ctx: Context, hosts: str, name: str, roles: tuple[str, ...], flags: Flags) -> None:
+def _deploy(ctx: Context, hosts: str, name: str, only: tuple[str, ...], flags: Flags) -> None:
+    """Deploy the stacks of these roles; all where none is given."""
     from fabfile.commands.plan import wanted_stack
 
     check_resolve(flags.resolve)
     inventory = read_inventory(hosts)
     secrets = read_vault(inventory)
     # All stacks are rendered before anything is contacted.
-    wanted = [wanted_stack(role, inventory, secrets) for role in roles]
+    chosen = only or roles("", inventory)
+    wanted = [wanted_stack(role, inventory, secrets) for role in chosen]
 
     from fabfile.deploy import observation, preflight
     from fabfile.deploy.finish_script import Options
@@ -122,8 +145,8 @@ def _deploy(ctx: Context, hosts: str, name: str, roles: tuple[str, ...], flags: 
             leave_data=flags.leave_data,
             take_over=flags.take_over,
             # A dry run does not bring the database up that the app is checked for.
-            database_first=is_dry(ctx) and "db" in roles,
-            together=len(roles) > 1,
+            database_first=is_dry(ctx) and "db" in chosen,
+            together=len(chosen) > 1,
         ),
     )
     with connected(ctx, inventory) as fleet:

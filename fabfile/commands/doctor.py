@@ -41,7 +41,7 @@ def examine(ctx: Context, inventory: Inventory) -> list[Finding]:
     """Ask this machine, every host and the bucket, and return every check."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from fabfile.doctor import local_checks
+    from fabfile.doctor import local_checks, proxy_checks
     from fabfile.doctor.facts import ask
     from fabfile.doctor.finding import failure
     from fabfile.doctor.host_checks import Expected, judge_host
@@ -52,6 +52,7 @@ def examine(ctx: Context, inventory: Inventory) -> list[Finding]:
     with ThreadPoolExecutor(1) as pool, connected(ctx, inventory) as fleet:
         asking = pool.submit(local_checks.bucket, inventory, known_project(inventory))
         outcomes = fleet.fan_out(inventory.hosts, ask)
+        proxy = proxy_checks.look(fleet)
         bucket, newest = asking.result()
     facts = {outcome.entry.name: outcome.value for outcome in outcomes if outcome.value}
     nodes = {fact.node_address for fact in facts.values()}
@@ -62,7 +63,7 @@ def examine(ctx: Context, inventory: Inventory) -> list[Finding]:
             findings.append(failure(outcome.entry.name, "ssh", outcome.error))
         elif outcome.value:
             findings += judge_host(expected, outcome.entry, outcome.value)
-    return findings + judge_swarm(inventory, facts, here.wanted)
+    return [*findings, *judge_swarm(inventory, facts, here.wanted), *proxy]
 
 
 def _text(findings: Sequence[Finding]) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CHANGES = 5
 """Exit code of a plan that has something to do."""
-STACK_HELP = "db or app; both where it is not given"
+STACK_HELP = "db, app or proxy; all where it is not given"
 PRUNE_HELP = "remove services of the stack that are no longer in its compose file"
 MOVE_HELP = "let PostgreSQL start on another node, without the data of the old one"
 LEAVE_HELP = "go on even if data stays behind: an empty database, other attachments"
@@ -52,7 +52,7 @@ def plan(
     check_resolve(resolve)
     inventory = read_inventory(hosts)
     secrets = read_vault(inventory)
-    wanted = [wanted_stack(role, inventory, secrets) for role in roles(stack)]
+    wanted = [wanted_stack(role, inventory, secrets) for role in roles(stack, inventory)]
 
     from fabfile.deploy import observation, preflight
     from fabfile.deploy.planning import make_plan
@@ -85,17 +85,21 @@ def plan(
         raise Exit(code=CHANGES)
 
 
-def roles(stack: str) -> tuple[str, ...]:
-    """Given the --stack flag, return the roles it means. Raises ConfigError."""
+def roles(stack: str, inventory: Inventory) -> tuple[str, ...]:
+    """Given the --stack flag, return the roles it means, in the order of a deploy.
+
+    Raises ConfigError.
+    """
     if not stack:
-        return ("db", "app")
+        # The app joins the proxy's network.
+        return ("db", "proxy", "app") if inventory.proxy.hosts else ("db", "app")
     return (check_role(stack),)
 
 
 def check_role(stack: str) -> str:
     """Given what a user calls a stack, return its role. Raises ConfigError."""
-    if stack not in ("db", "app"):
-        raise ConfigError(f"{stack!r} is no stack of ours", hint="say db or app")
+    if stack not in ("db", "app", "proxy"):
+        raise ConfigError(f"{stack!r} is no stack of ours", hint="say db, app or proxy")
     return stack
 
 
@@ -112,7 +116,7 @@ def check_resolve(resolve: str) -> None:
 
 def wanted_stack(role: str, inventory: Inventory, secrets: Secrets) -> Wanted:
     """The stack of a role as hosts.yaml, the vault and its compose file want it."""
-    from fabfile.deploy import stacks
+    from fabfile.deploy import proxy_stack, stacks
 
-    make = stacks.database if role == "db" else stacks.application
-    return make(inventory, secrets)
+    make = {"db": stacks.database, "app": stacks.application, "proxy": proxy_stack.proxy}
+    return make[role](inventory, secrets)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def releases(ctx: Context, hosts: str = "", stack: str = "", json: bool = False) -> None:
     """List the kept releases, the current one last."""
     inventory = read_inventory(hosts)
-    names = [_stack_name(inventory, role) for role in roles(stack)]
+    names = [_stack_name(inventory, role) for role in roles(stack, inventory)]
 
     from fabfile.deploy import releases as kept
     from fabfile.ssh.fleet import connect
@@ -37,7 +37,11 @@ def releases(ctx: Context, hosts: str = "", stack: str = "", json: bool = False)
 
 
 def _stack_name(inventory: Inventory, role: str) -> str:
-    return inventory.postgres.stack if role == "db" else inventory.app.stack
+    return {
+        "db": inventory.postgres.stack,
+        "app": inventory.app.stack,
+        "proxy": inventory.proxy.stack,
+    }[role]
 
 
 def words(release: Release) -> str:

@@ -19,7 +19,7 @@ _PRUNE_HELP = "remove services of the stack that the release did not have"
     notifies="rollback",
     positional=["stack"],
     help={
-        "stack": "db or app",
+        "stack": "db, app or proxy",
         "to": _TO_HELP,
         "with-current-secrets": _SECRETS_HELP,
         "prune": _PRUNE_HELP,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fabfile.backup.sets import BackupSet
     from fabfile.config.inventory import Inventory
     from fabfile.deploy.finish_script import Options
+    from fabfile.deploy.stacks import Wanted
     from fabfile.ssh.fleet import Fleet
     from fabfile.vault.backup_identity import Identity
 
@@ -91,7 +92,7 @@ def upgrade_app(
         )
         try:
             with connect(new, sudo_password=sudo, echo=print) as other:
-                carry_out(other, wanted, options, yes=True)
+                _change_version(other, wanted, options)
         except UnreachableError:
             raise
         except SwarmkeepError as error:
@@ -107,6 +108,19 @@ def upgrade_app(
         "to go back to the version and the database of before: "
         f"inv upgrade-app {live} --key {saved.stamp}"
     )
+
+
+def _change_version(fleet: Fleet, wanted: Wanted, options: Options) -> None:
+    """Deploy the app's other version. Behind a proxy, too, the old one stops before it starts:
+    the two must not meet on tables that the new one changes.
+    """
+    from fabfile.terminal.deploy_dialog import carry_out
+    from fabfile.upgrade import app
+
+    if fleet.inventory.proxy.hosts:
+        carry_out(fleet, app.stopping_first(wanted, fleet.inventory), options, yes=True)
+    # After that nothing but the order of the next update is another one.
+    carry_out(fleet, wanted, options, yes=True)
 
 
 def _with_set(

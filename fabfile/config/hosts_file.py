@@ -25,10 +25,8 @@ from fabfile.config.hosts_file_keys import (
     read_ssh,
     read_vault,
 )
-from fabfile.config.inventory import (
-    RESOLVE_IMAGE,
-    Inventory,
-)
+from fabfile.config.hosts_file_proxy_keys import read_proxy, with_domain
+from fabfile.config.inventory import RESOLVE_IMAGE, Inventory
 
 DEFAULT_FILE = "hosts.yaml"
 ENVIRONMENT = "SWARMKEEP_HOSTS"
@@ -91,13 +89,16 @@ def _read(top: Section, path: Path) -> Inventory:
     stacks = top.section("stacks")
     images = top.section("images")
     project = _read_project(top)
+    proxy = read_proxy(top, stacks, images, hosts, project, base)
+    app = top.section("app")
     inventory = Inventory(
         path=path,
         ssh=ssh,
         hosts=hosts,
         network=top.text("network", "backend", pattern=NAME, want="a Docker network name"),
         postgres=read_postgres(top, stacks, images, project),
-        app=read_app(top.section("app"), stacks, images, project),
+        app=with_domain(read_app(app, stacks, images, project), app, proxy),
+        proxy=proxy,
         backup=read_backup(top.section("backup"), top, stacks, images, project),
         vault=read_vault(top.section("vault"), base),
         deploy_timeout=(deploy := top.section("deploy")).duration(
@@ -115,7 +116,9 @@ def _read(top: Section, path: Path) -> Inventory:
         stacks.fail("app", f"{inventory.app.stack!r} is also stacks.db: want two separate stacks")
     if inventory.backup.stack in inventory.stacks:
         stacks.fail("backup", f"{inventory.backup.stack!r} is another stack's name, too")
-    for section in (stacks, images, deploy):
+    if inventory.proxy.stack in (*inventory.stacks, inventory.backup.stack):
+        stacks.fail("proxy", f"{inventory.proxy.stack!r} is another stack's name, too")
+    for section in (app, stacks, images, deploy):
         section.finish()
     top.finish(extensions=True)
     _check_hosts(inventory, top.section("hosts"))

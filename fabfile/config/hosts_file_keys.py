@@ -37,7 +37,7 @@ def read_ssh(section: Section, base: Path) -> Ssh:
     """The section `ssh`; `base` is the folder that its paths are relative to."""
     user = section.text("user", "root", pattern=_USER, want="a user name")
     port = section.integer("port", 22, low=1, high=65535)
-    key = _optional_path(section, "key", base)
+    key = optional_path(section, "key", base)
     gateway = None
     if "gateway" in section:
         hop = section.section("gateway")
@@ -45,7 +45,7 @@ def read_ssh(section: Section, base: Path) -> Ssh:
             address=_read_address(hop),
             port=hop.integer("port", 22, low=1, high=65535),
             user=hop.text("user", user, pattern=_USER, want="a user name"),
-            key=_optional_path(hop, "key", base) or key,
+            key=optional_path(hop, "key", base) or key,
         )
         hop.finish()
     else:
@@ -58,7 +58,7 @@ def read_ssh(section: Section, base: Path) -> Ssh:
         connect_timeout=section.duration("connect_timeout", 10, low=1, high=600),
         become=section.flag("become", False),
         gateway=gateway,
-        config=_optional_path(section, "config", base),
+        config=optional_path(section, "config", base),
         given=frozenset(k for k in ("user", "port", "key", "known_hosts") if k in section),
     )
     section.finish()
@@ -99,7 +99,7 @@ def read_host(name: str, section: Section, ssh: Ssh) -> HostEntry:
 
 def read_postgres(top: Section, stacks: Section, images: Section, project: str) -> Postgres:
     """What the database is called and made of, from keys of the top level."""
-    stack = stacks.text("db", _with_project(project, "dbstack"), pattern=NAME, want="a stack name")
+    stack = stacks.text("db", with_project(project, "dbstack"), pattern=NAME, want="a stack name")
     service = top.text("db_service_name", f"{stack}_root_db", pattern=NAME, want="a service name")
     if not service.startswith(f"{stack}_") or service == f"{stack}_":
         top.fail("db_service_name", f"{service!r} must start with the stack's name: '{stack}_...'")
@@ -129,10 +129,10 @@ def read_postgres(top: Section, stacks: Section, images: Section, project: str) 
 
 
 def read_app(section: Section, stacks: Section, images: Section, project: str) -> App:
-    """The section `app`."""
+    """The section `app`, but for its domain."""
     app = App(
         stack=stacks.text(
-            "app", _with_project(project, "appstack"), pattern=NAME, want="a stack name"
+            "app", with_project(project, "appstack"), pattern=NAME, want="a stack name"
         ),
         image=images.text("nocodb", "nocodb/nocodb:0.301.3", pattern=IMAGE, want="an image name"),
         replicas=section.integer("replicas", 1, low=1, high=100),
@@ -141,7 +141,6 @@ def read_app(section: Section, stacks: Section, images: Section, project: str) -
         endpoint_mode=section.choice("endpoint_mode", "vip", ("vip", "dnsrr")),
         public_url=section.text("public_url", "", pattern=URL, want="http(s)://host[:port][/path]"),
     )
-    section.finish()
     if app.endpoint_mode == "dnsrr" and app.port_mode == "ingress":
         section.fail(
             "endpoint_mode", "dnsrr needs app.port_mode: host (Docker's routing mesh is VIP only)"
@@ -149,7 +148,8 @@ def read_app(section: Section, stacks: Section, images: Section, project: str) -
     return app
 
 
-def _with_project(project: str, stack: str) -> str:
+def with_project(project: str, stack: str) -> str:
+    """What a stack is called in a project, "" for the one without a name."""
     return f"{project}-{stack}" if project else stack
 
 
@@ -157,7 +157,7 @@ def read_vault(section: Section, base: Path) -> Vault:
     """The section `vault`."""
     vault = Vault(
         file=_path(section, "file", "vault.yml", base),
-        password_file=_optional_path(section, "password_file", base),
+        password_file=optional_path(section, "password_file", base),
     )
     section.finish()
     return vault
@@ -186,5 +186,6 @@ def _path(section: Section, key: str, default: str, base: Path) -> Path:
         return base
 
 
-def _optional_path(section: Section, key: str, base: Path) -> Path | None:
+def optional_path(section: Section, key: str, base: Path) -> Path | None:
+    """A path, relative to `base`; None where the key is not given."""
     return _path(section, key, "", base) if section.text(key, "") else None

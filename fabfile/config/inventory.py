@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fabfile.config.proxy import Proxy
+
 ROLE_LABEL = "role"
 """The node label of the project without a name; others add theirs: see Inventory.role_label."""
 PING_SERVICES = ("healthchecks", "cronitor", "uptime-kuma")
@@ -100,6 +102,8 @@ class App:
     port_mode: str
     endpoint_mode: str
     public_url: str
+    domain: str = ""
+    """The name that the proxy answers for; "" without one."""
 
 
 @dataclass(frozen=True)
@@ -198,8 +202,8 @@ class Backup:
 
 NOTIFY_ON = ("failure", "recovered", "always")
 NOTIFYING = (
-    "adopt", "backup.verify", "backup.prune", "deploy", "deploy-app", "deploy-db", "recover",
-    "rollback", "upgrade-app", "upgrade-db",
+    "adopt", "backup.verify", "backup.prune", "deploy", "deploy-app", "deploy-db", "deploy-proxy",
+    "recover", "rollback", "upgrade-app", "upgrade-db",
 )  # fmt: skip
 """Commands that can tell how they ended."""
 
@@ -230,6 +234,7 @@ class Inventory:
     network: str
     postgres: Postgres
     app: App
+    proxy: Proxy
     backup: Backup
     vault: Vault
     deploy_timeout: int
@@ -258,16 +263,27 @@ class Inventory:
         return (self.postgres.stack, self.app.stack)
 
     @property
+    def running_stacks(self) -> tuple[str, ...]:
+        """The names of the stacks that should run, as this file says."""
+        backup = (self.backup.stack,) if self.backup.mode == "container" else ()
+        proxy = (self.proxy.stack,) if self.proxy.hosts else ()
+        return (*self.stacks, *backup, *proxy)
+
+    @property
     def every_stack(self) -> tuple[str, ...]:
-        """The names of all stacks that may be ours: the backup's, too."""
-        return (*self.stacks, self.backup.stack)
+        """The names of all stacks that may be ours: the backup's and the proxy's, too."""
+        return (*self.stacks, self.backup.stack, self.proxy.stack)
 
     def managers(self) -> tuple[HostEntry, ...]:
         """The Swarm managers, in the order of the file."""
         return tuple(host for host in self.hosts if host.swarm == "manager")
 
     def with_role(self, role: str) -> tuple[HostEntry, ...]:
-        """The hosts of a role, in the order of the file; "backup": those that are backed up."""
+        """The hosts of a role, in the order of the file; "backup": those that are backed up;
+        "proxy": those that the proxy runs on.
+        """
+        if role == "proxy":
+            return tuple(host for host in self.hosts if host.name in self.proxy.hosts)
         if role == "backup":
             return self.with_role("db") + (self.with_role("app") if self.backup.files else ())
         return tuple(host for host in self.hosts if host.role == role)

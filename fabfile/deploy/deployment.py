@@ -14,7 +14,7 @@ from functools import partial
 
 from fabfile.base.errors import SwarmkeepError, UnreachableError
 from fabfile.config.inventory import Inventory
-from fabfile.deploy import cluster_identity, finish_script, releases
+from fabfile.deploy import cluster_identity, finish_script, proxy_check, proxy_stack, releases
 from fabfile.deploy import plan as plans
 from fabfile.deploy.change_script import ChangeScript
 from fabfile.deploy.finish_script import Options, Report
@@ -73,6 +73,8 @@ class Deployment:
                 return self._dry(seen, plan)
             self.confirm(plan)
             self.pull_images(seen)
+            if self.wanted.role == proxy_stack.ROLE and plan.deploys:
+                proxy_check.check(self.fleet, self.wanted)
             with self._lock(seen.manager) as lease:
                 # What was planned may be old: somebody else may have held the lock.
                 cluster = parse_sections(seen.manager.name, lease.output)

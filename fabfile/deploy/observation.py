@@ -65,31 +65,31 @@ def look(fleet: Fleet, stacks: Sequence[Wanted]) -> Look:
     """Ask a manager and the stacks' hosts, all at the same time: one round trip each."""
     inventory = fleet.inventory
     first = fleet.manager or inventory.managers()[0]
-    by_role = {stack.role: stack for stack in stacks}
-    hosts = [host for role in by_role for host in inventory.with_role(role)]
+    hosts_of = {stack.role: inventory.with_role(stack.role) for stack in stacks}
+    hosts = [host for role in hosts_of for host in hosts_of[role]]
 
-    def ask(host: Host) -> tuple[Outcome[Cluster] | None, Survey | None]:
-        stack = by_role.get(host.entry.role) or by_role.get("backup")
+    def ask(host: Host) -> tuple[Outcome[Cluster] | None, dict[str, Survey]]:
+        ours = [stack for stack in stacks if host.entry in hosts_of[stack.role]]
         return (
             _asked(host) if host.entry == first else None,
-            survey(host, stack, inventory) if stack else None,
+            {stack.role: survey(host, stack, inventory) for stack in ours},
         )
 
     outcomes = fleet.fan_out(list(dict.fromkeys([first, *hosts])), ask)
     surveys = {
         role: tuple(
-            Outcome(o.entry, o.value[1] if o.value else None, o.error)
+            Outcome(o.entry, o.value[1][role] if o.value else None, o.error)
             for o in outcomes
-            if o.entry in inventory.with_role(role)
+            if o.entry in hosts_of[role]
         )
-        for role in by_role
+        for role in hosts_of
     }
     tried = outcomes[0].value[0] if outcomes[0].value else None
     manager, cluster = _answering(fleet, tried or Outcome(first, error=outcomes[0].error))
     seen = Look(manager, cluster, surveys)
     seen = replace(seen, cluster=cluster.identified(seen.node_ids))
     cluster = seen.cluster
-    database = by_role.get("db")
+    database = next((stack for stack in stacks if stack.role == "db"), None)
     if database and preflight_data.renamed(inventory, database, cluster):
         return _with_names(fleet, seen, database)
     return seen

@@ -61,7 +61,13 @@ def check(
         _check_ready(wanted, cluster, inventory.with_role("db"))
         check_database_runs(inventory, cluster)
         return Labels(tuple(changes))
+    if wanted.role == "proxy":
+        _check_ready(wanted, cluster, inventory.with_role("proxy"))
+        check_ports(inventory, cluster)
+        return Labels((*changes, *placement.proxy_changes(inventory, cluster)))
     _check_ready(wanted, cluster, inventory.with_role("app"))
+    if not allowed.together:
+        check_proxy_runs(inventory, cluster)
     if not allowed.together:
         preflight_data.check_app(inventory, wanted, cluster, leave_data=allowed.leave_data)
     if not allowed.database_first:
@@ -199,6 +205,33 @@ def check_network(name: str, cluster: Cluster) -> None:
             f"network {name!r} exists but is wrong: {', '.join(wrong)}",
             hint=f"remove it (docker network rm {name}) or name another in hosts.yaml: network",
         )
+
+
+def check_proxy_runs(inventory: Inventory, cluster: Cluster) -> None:
+    """Raise SwarmkeepError if the app is to stand behind a proxy that was never deployed."""
+    proxy = inventory.proxy
+    if proxy.hosts and proxy.network not in cluster.networks.values():
+        raise SwarmkeepError(
+            f"{proxy.stack}: is not deployed, and {inventory.app.stack} would have no way in",
+            hint="deploy it first: inv deploy-proxy",
+        )
+
+
+def check_ports(inventory: Inventory, cluster: Cluster) -> None:
+    """Raise ConfigError if another service of Swarmkeep's publishes a port that the proxy wants.
+
+    Swarm would find no node for the proxy, and not say for which port.
+    """
+    proxy = inventory.proxy
+    for service in cluster.services:
+        for port in (service.spec.get("EndpointSpec") or {}).get("Ports") or ():
+            number = port.get("PublishedPort")
+            if service.stack != proxy.stack and number in (proxy.http_port, proxy.https_port):
+                raise ConfigError(
+                    f"{service.name}: publishes port {number}, which the proxy needs",
+                    hint="give the service another port and deploy it, then the proxy; or set "
+                    "proxy.http_port and https_port",
+                )
 
 
 def check_database_runs(inventory: Inventory, cluster: Cluster) -> None:

@@ -221,7 +221,7 @@ def check_networks(
     """
     app = cluster.service(f"{inventory.app.stack}_{main_service(inventory, 'app')}")
     database = cluster.service(inventory.postgres.service)
-    if together or app is None or database is None or wanted.role == "backup":
+    if together or app is None or database is None or wanted.role not in ("db", "app"):
         return
     there = _live_networks(app if wanted.role == "db" else database, cluster)
     now = _live_networks(database if wanted.role == "db" else app, cluster)

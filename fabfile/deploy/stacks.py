@@ -1,4 +1,4 @@
-"""The two stacks as they should be: compose file, secret versions, images. Reads files only."""
+"""The stacks as they should be: compose file, secret versions, images. Reads files only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fabfile.base.errors import ConfigError
 from fabfile.config.inventory import ROLE_LABEL
 from fabfile.config.project import Project
-from fabfile.deploy import app_environment, compose_keys, local_files
+from fabfile.deploy import app_environment, behind_proxy, compose_keys, local_files
 from fabfile.deploy import compose_file as compose
 from fabfile.deploy.secret_versions import SecretContent, versioned, versioned_file
 from fabfile.swarm.docker_commands import OLD_DATA_LABEL, PROJECT_LABEL, data_label
@@ -82,8 +82,17 @@ class Wanted:
 def main_service(inventory: Inventory, role: str) -> str:
     """The service that a stack is there for, by its name in the compose file."""
     if role != "db":
-        return {"app": "nocodb", "backup": "database"}[role]
+        return {"app": "nocodb", "backup": "database", "proxy": "caddy"}[role]
     return inventory.postgres.service.removeprefix(f"{inventory.postgres.stack}_")
+
+
+def data_target(major: int) -> str:
+    """Where the image of a major version of PostgreSQL declares its volume.
+
+    From 18 on it keeps its data below by major version; before, a volume one level up would be
+    hidden by the image's own. https://github.com/docker-library/postgres/pull/1259
+    """
+    return "/var/lib/postgresql/data" if major < 18 else "/var/lib/postgresql"
 
 
 def database(inventory: Inventory, secrets: Secrets, folder: Path = COMPOSE_FOLDER) -> Wanted:
@@ -91,10 +100,7 @@ def database(inventory: Inventory, secrets: Secrets, folder: Path = COMPOSE_FOLD
     postgres = inventory.postgres
     password = secrets.require("vault_postgres_password").reveal()
     secret = versioned(secrets.name_key(), postgres.stack, "postgres_password", password.encode())
-    # From PostgreSQL 18 on the image keeps its data below /var/lib/postgresql by major
-    # version; before, it declares a volume one level down that would hide ours.
-    old = postgres.major < 18
-    target = "/var/lib/postgresql/data" if old else "/var/lib/postgresql"
+    old, target = postgres.major < 18, data_target(postgres.major)
     names: dict[str, compose.Value] = {
         "db_stack": postgres.stack,
         "db_service": main_service(inventory, "db"),
@@ -163,6 +169,10 @@ def application(inventory: Inventory, secrets: Secrets, folder: Path = COMPOSE_F
             secrets=(*wanted.secrets, more),
             hidden=(*wanted.hidden, *app_environment.hidden(settings)),
         )
+    main = main_service(inventory, "app")
+    if inventory.proxy.hosts and main in wanted.compose["services"]:
+        compose_file = behind_proxy.behind(wanted.compose, main, inventory.proxy)
+        wanted = replace(wanted, compose=compose_file)
     return labelled(wanted, inventory, secrets)
 
 
@@ -224,13 +234,13 @@ def wanted_of(
     """
     data = compose.fill(compose.load(path), names, path.name)
     compose_keys.check_version(data, path.name)
-    declared = {str(entry.get("name")) for entry in (data.get("secrets") or {}).values() if entry}
-    missing = [s.version.base for s in secrets if s.version.name not in declared]
-    if missing:
-        raise ConfigError(
-            f"{path}: does not declare the secret {missing[0]}",
-            hint="restore its 'secrets:' section: git diff compose/",
-        )
+    for one in (s.version for s in secrets):
+        entries = (data.get(f"{one.kind}s") or {}).values()
+        if one.name not in [str(entry.get("name")) for entry in entries if entry]:
+            raise ConfigError(
+                f"{path}: does not declare the {one.kind} {one.base}",
+                hint=f"restore its '{one.kind}s:' section: git diff compose/",
+            )
     found = local_files.resolve(
         data, path, stack, lambda file: versioned_file(key, stack, file).version.name
     )

@@ -156,9 +156,11 @@ def _docker_disk(facts: Facts) -> Check:
 
 
 def _ipvs(inventory: Inventory, facts: Facts) -> list[Check]:
+    # Behind a proxy the app publishes no port, and is found by the names of its tasks.
+    alone = not inventory.proxy.hosts
     settings = {
-        "app.port_mode: ingress": inventory.app.port_mode == "ingress",
-        "app.endpoint_mode: vip": inventory.app.endpoint_mode == "vip",
+        "app.port_mode: ingress": alone and inventory.app.port_mode == "ingress",
+        "app.endpoint_mode: vip": alone and inventory.app.endpoint_mode == "vip",
         "db.endpoint_mode: vip": inventory.postgres.endpoint_mode == "vip",
     }
     wanted = [name for name, needs in settings.items() if needs]

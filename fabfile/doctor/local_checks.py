@@ -18,7 +18,7 @@ from fabfile.base.check import Check
 from fabfile.base.errors import ConfigError, SwarmkeepError
 from fabfile.base.units import format_duration, format_size
 from fabfile.config.inventory import Inventory
-from fabfile.deploy import stacks
+from fabfile.deploy import proxy_stack, stacks
 from fabfile.deploy.stacks import Wanted
 from fabfile.doctor.finding import Finding, failure
 from fabfile.ssh.remote_command import RemoteFile
@@ -55,8 +55,10 @@ def look(inventory: Inventory, read_vault: Callable[[], Secrets]) -> Here:
     files = None
     try:
         wanted = (stacks.database(inventory, secrets), stacks.application(inventory, secrets))
+        if inventory.proxy.hosts:
+            wanted = (*wanted, proxy_stack.proxy(inventory, secrets))
         names = ", ".join(name for stack in wanted for name in stack.services)
-        findings.append(Finding(GROUP, Check("compose", True, f"both files render: {names}")))
+        findings.append(Finding(GROUP, Check("compose", True, f"all files render: {names}")))
     except SwarmkeepError as error:
         findings.append(failure(GROUP, "compose", error))
     try:

@@ -88,7 +88,7 @@ def write_status(path: Path, inventory: Inventory, summary: Mapping[str, Any], n
     services = _Gauges(registry, "swarmkeep", ["project", "stack", "service"])
     states = _Gauges(registry, "swarmkeep", ["project", "stack", "service", "state"])
     seconds = datetime.fromisoformat(now[:19] + "+00:00").timestamp()
-    for stack in inventory.stacks:
+    for stack in inventory.running_stacks:
         labels = project | {"stack": stack}
         stacks.set("status_timestamp_seconds", "Time of this look at the Swarm.", labels, seconds)
         stacks.set("stack_deployed", "Whether the stack has services: 1 or 0.",

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from fabfile.base.errors import SwarmkeepError, UnreachableError
+from fabfile.ssh import tunnel
 from fabfile.ssh.channel import Exchange, Feed
 from fabfile.ssh.connection import explain, open_connection
 from fabfile.ssh.remote_command import Command, RemoteFile, Result, succeeded, write_command
 from fabfile.ssh.ssh_config import route
+from fabfile.ssh.tunnel import Answer
 
 if TYPE_CHECKING:
     import fabric
@@ -114,6 +116,20 @@ class Host:
     ) -> Result:
         """As `run`, but raise SwarmkeepError "<host>: <what> failed: <why>" if it does."""
         return succeeded(self.run(command, timeout=timeout, on_line=on_line), what, hint=hint)
+
+    def get(self, name: str, port: int, *, tls: bool, timeout: float = 10) -> Answer:
+        """Send a GET request for `name` to a port of the host itself, through SSH.
+
+        Raises UnreachableError if the connection is lost, OSError where nobody answers there, and
+        SwarmkeepError if the SSH server forwards nothing.
+        """
+        self._fleet.count()
+        try:
+            return tunnel.get(self._connection.transport, name, port, tls=tls, timeout=timeout)
+        except (SwarmkeepError, OSError):
+            raise
+        except Exception as error:
+            raise self._explained(error) from error
 
     def write_files(self, files: Sequence[RemoteFile]) -> dict[str, bool]:
         """Put files in place, each atomically; return for each path whether it changed.

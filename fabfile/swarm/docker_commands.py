@@ -46,6 +46,11 @@ def cluster_label(stack: str) -> str:
     return f"swarmkeep.cluster.{stack}"
 
 
+def proxy_label(stack: str) -> str:
+    """The label of the nodes that a proxy's stack runs on; its value is "true"."""
+    return f"swarmkeep.proxy.{stack}"
+
+
 def holds_data(labels: Mapping[str, str], stack: str) -> bool:
     """Whether the node with these labels holds a database stack's volume."""
     return data_label(stack) in labels or labels.get(OLD_DATA_LABEL) == stack

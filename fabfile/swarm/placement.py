@@ -14,6 +14,7 @@ from fabfile.swarm.docker_commands import (
     data_label,
     holds_data,
     project_label,
+    proxy_label,
 )
 from fabfile.swarm.state import Cluster
 
@@ -152,6 +153,19 @@ def data_changes(
             if node.labels.get(OLD_DATA_LABEL) == stack:
                 gone += (OLD_DATA_LABEL,)
             changes.append(LabelChange(node.name, {}, gone, loses="db", node_id=node.id))
+    return changes
+
+
+def proxy_changes(inventory: Inventory, cluster: Cluster) -> list[LabelChange]:
+    """The labels that make the proxy run on the hosts that hosts.yaml names, and on no other."""
+    changes = []
+    key = proxy_label(inventory.proxy.stack)
+    wanted = {host.node for host in inventory.with_role("proxy")}
+    for node in cluster.nodes:
+        if node.name in wanted and node.labels.get(key) != "true":
+            changes.append(LabelChange(node.name, {key: "true"}, node_id=node.id))
+        elif node.name not in wanted and key in node.labels:
+            changes.append(LabelChange(node.name, {}, (key,), loses="proxy", node_id=node.id))
     return changes
 
 

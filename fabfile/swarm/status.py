@@ -15,11 +15,10 @@ from fabfile.swarm.state import Cluster, Service, Task
 def summarise(inventory: Inventory, cluster: Cluster) -> dict[str, Any]:
     """Given a cluster, return {"ok", "nodes": [...], "services": [...]} of plain values.
 
-    Times are RFC 3339 in UTC. `ok` is whether the stacks are there and converged, the
-    backup's too where `backup.mode` is container.
+    Times are RFC 3339 in UTC. `ok` is whether the stacks that should run are there and
+    converged.
     """
-    in_container = inventory.backup.mode == "container"
-    stacks = inventory.every_stack if in_container else inventory.stacks
+    stacks = inventory.running_stacks
     services = [_service(cluster, s) for stack in stacks for s in cluster.stack(stack)]
     missing = [stack for stack in stacks if not cluster.stack(stack)]
     return {

@@ -133,6 +133,8 @@ def _confirm(fleet: Fleet, plan: Plan, wanted: Wanted, *, yes: bool) -> None:
 
 def _verifier(fleet: Fleet, wanted: Wanted) -> Callable[[Cluster], None]:
     def verify(cluster: Cluster) -> None:
+        if wanted.role == "proxy" and not fleet.dry:
+            _verify_proxy(fleet)
         if wanted.role != "app" or fleet.dry:
             return
         from fabfile.swarm.app_health import await_app
@@ -141,6 +143,21 @@ def _verifier(fleet: Fleet, wanted: Wanted) -> Callable[[Cluster], None]:
         say(f"{wanted.name}: NocoDB answers from its database")
 
     return verify
+
+
+def _verify_proxy(fleet: Fleet) -> None:
+    """Raise SwarmkeepError unless the proxy answers for the domain; what is behind is told."""
+    from fabfile.swarm.proxy_health import await_proxy
+
+    stack, domain = fleet.inventory.proxy.stack, fleet.inventory.app.domain
+    for name, found in await_proxy(fleet).items():
+        certificate = (
+            f", certificate of {found.issuer}, {found.days_left:.0f} days left"
+            if found.days_left is not None
+            else ""
+        )
+        behind = "" if found.reaches_app else "; the app does not answer behind it yet"
+        say(f"{stack}: {name} answers for {domain}{certificate}{behind}")
 
 
 def _note_images(fleet: Fleet, report: Report) -> None:

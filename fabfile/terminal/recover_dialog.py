@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from fabfile.base.errors import SwarmkeepError, UnreachableError
 from fabfile.terminal.command import open_bucket
+from fabfile.terminal.deploy_dialog import carry_out, say
 from fabfile.terminal.restore_dialog import Source, choose, contents, made
 
 if TYPE_CHECKING:
     from fabfile.backup.sets import BackupSet
     from fabfile.config.inventory import Inventory
+    from fabfile.deploy.finish_script import Options
+    from fabfile.deploy.stacks import Wanted
+    from fabfile.ssh.fleet import Fleet
 
 _LOOKED_AT = 20
 """Sets of a database, the newest, among which the one to restore is looked for."""
@@ -99,3 +106,23 @@ def named(sets: dict[str, BackupSet], ends: dict[str, Source]) -> str:
         else f"{name} as it was at {one.timestamp:%Y-%m-%d %H:%M:%S} UTC ({contents(one)})"
         for name, one in sets.items()
     )
+
+
+def deploy_proxies(
+    fleet: Fleet, proxies: Sequence[Wanted], options: Options
+) -> list[SwarmkeepError]:
+    """Deploy the reverse proxy, where there is one, before the app joins its network; what fails of
+    it. A certificate that cannot be had yet keeps no data away.
+    """
+    from fabfile.deploy.preflight import Allowed
+
+    failures = []
+    for proxy in proxies:
+        try:
+            carry_out(fleet, proxy, replace(options, allowed=Allowed()), yes=True)
+        except UnreachableError:
+            raise
+        except SwarmkeepError as error:
+            say(f"warning: {error.message}")
+            failures.append(error)
+    return failures

@@ -7,6 +7,8 @@ from dataclasses import replace
 from fabfile.base.errors import ConfigError, SwarmkeepError
 from fabfile.base.secret import Secret
 from fabfile.config.inventory import Inventory
+from fabfile.deploy import behind_proxy
+from fabfile.deploy.stacks import Wanted, main_service
 from fabfile.rotation.role_password import find
 from fabfile.ssh.fleet import Fleet
 from fabfile.swarm.postgres import run_sql
@@ -54,6 +56,12 @@ def next_image(live: str, target: str) -> str:
 def with_image(inventory: Inventory, image: str) -> Inventory:
     """The inventory as hosts.yaml says it for this version."""
     return replace(inventory, app=replace(inventory.app, image=image))
+
+
+def stopping_first(wanted: Wanted, inventory: Inventory) -> Wanted:
+    """The app's stack with its old task stopped before the new one starts, behind a proxy too."""
+    main = main_service(inventory, "app")
+    return replace(wanted, compose=behind_proxy.stopping_first(wanted.compose, main))
 
 
 def tables(fleet: Fleet, cluster: Cluster, passwords: list[Secret]) -> str:

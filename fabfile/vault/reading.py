@@ -40,6 +40,9 @@ FORMER_IDENTITY = "vault_backup_identity_former"
 """The one before it, for sets that were made then."""
 DRILL_IDENTITY = "vault_drill_identity"
 """The identity that lies on the db hosts, for drills by cron."""
+PROXY_CERTIFICATE = "vault_proxy_certificate"
+"""The proxy's certificate with its chain, PEM in base64; below, its key."""
+PROXY_KEY = "vault_proxy_key"
 KNOWN = (
     POSTGRES_PASSWORD,
     AWS_ACCESS_KEY_ID,
@@ -55,6 +58,8 @@ KNOWN = (
     BACKUP_IDENTITY,
     FORMER_IDENTITY,
     DRILL_IDENTITY,
+    PROXY_CERTIFICATE,
+    PROXY_KEY,
 )
 
 

@@ -199,8 +199,10 @@ def test_disk_that_is_full(product, lab, pitr):
     """Nothing is lost: what cannot be compressed stays in the spool, and goes up later."""
     new_chain(product, lab, pitr)
     with without_cron(lab):
-        folder = "/var/backups/postgres/.wal/archive"
-        mounted = lab.exec("db1", "mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", folder)
+        # Where segments wait, compressed, with a note of whom they are encrypted for: nobody.
+        folder = "/var/backups/postgres/.wal/outgoing"
+        small = f"mkdir -p {folder} && mount -t tmpfs -o size=8k tmpfs {folder}"
+        mounted = lab.exec("db1", "sh", "-c", f"{small} && printf ' ' >{folder}/.for")
         assert mounted.returncode == 0, mounted.stderr
         # An idle NocoDB may have written nothing since.
         sql(lab, "CREATE TABLE written (n int); DROP TABLE written", "nocodb")

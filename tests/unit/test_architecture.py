@@ -109,7 +109,7 @@ def test_no_module_imports_itself_by_way_of_others():
     ("library", "owners"),
     [
         ("fabric", {"ssh.connection"}),
-        ("paramiko", {"ssh.connection", "ssh.host_keys", "ssh.ssh_config"}),
+        ("paramiko", {"ssh.connection", "ssh.host_keys", "ssh.ssh_config", "ssh.tunnel"}),
         ("boto3", {"s3.connection"}),
         ("prometheus_client", {"monitoring.metrics"}),
         ("apprise", {"monitoring.notifications"}),

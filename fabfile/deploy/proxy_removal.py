@@ -1,0 +1,83 @@
+"""Removing the proxy's stack, with all that was made for it but its certificates."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+
+from fabfile.base.errors import ConfigError
+from fabfile.deploy.finish_script import Options
+from fabfile.deploy.locked_change import Record, locked
+from fabfile.deploy.observation import observe_any
+from fabfile.deploy.preflight_project import owners
+from fabfile.ssh.fleet import Fleet
+from fabfile.ssh.remote_command import Command, succeeded
+from fabfile.swarm import docker_commands, placement
+from fabfile.swarm.state import Cluster
+
+Say = Callable[[str], None]
+
+
+def remove(fleet: Fleet, options: Options, project: str, say: Say) -> bool:
+    """Remove stack, configs, secrets and node labels; return whether there was anything.
+
+    `project` is this one's identity. Raises ConfigError where the stack is somebody else's, or the
+    app still stands behind it.
+    """
+    manager, cluster = observe_any(fleet)
+    stack = fleet.inventory.proxy.stack
+    changes = placement.proxy_changes(fleet.inventory, cluster)
+    if not cluster.stack(stack) and not changes:
+        return False
+    _check(fleet, cluster, project)
+    script = _script(stack)
+    for change in changes:
+        label = docker_commands.label_node(change.address, change.add, change.remove)
+        script += f"{label} >/dev/null\n"
+    if fleet.dry:
+        manager.run(Command(script))
+        return True
+    record = Record()
+    with locked(manager, options, record, say=say) as lease:
+        succeeded(lease.change(script), f"removing {stack}")
+        record.changes.append(f"stack {stack}: removed")
+    say(f"removed stack {stack} with its configs and secrets")
+    say(f"left in place: volume {stack}_data with the certificates, on the nodes it ran on")
+    return True
+
+
+def _check(fleet: Fleet, cluster: Cluster, project: str) -> None:
+    inventory = fleet.inventory
+    stack = inventory.proxy.stack
+    owner = owners(cluster).get(stack)
+    if cluster.stack(stack) and (owner is None or owner.is_another(project)):
+        whose = f"belongs to {owner}" if owner else "is no proxy of Swarmkeep's"
+        raise ConfigError(
+            f"{stack}: {whose}: it is not removed",
+            hint="'stacks: proxy:' in hosts.yaml names this project's own",
+        )
+    for service in cluster.stack(inventory.app.stack):
+        entries = service.template.get("Networks") or ()
+        names = {cluster.networks.get(str(one["Target"])) for one in entries}
+        if inventory.proxy.network in names:
+            raise ConfigError(
+                f"{service.name}: stands behind {stack}, and would have no way in without it",
+                hint="inv deploy-app publishes its port again; then this again",
+            )
+
+
+def _script(stack: str) -> str:
+    name = shlex.quote(stack)
+    label = f"label={docker_commands.STACK_LABEL}={stack}"
+    return (
+        f"docker stack rm {name} >/dev/null 2>&1 || true\n"
+        f'i=0; while [ -n "$(docker service ls -q --filter {label}; '
+        f'docker network ls -q --filter {label})" ]; do\n'
+        f"  [ $i -lt 120 ] || {{ echo 'parts of {stack} are still there' >&2; exit 1; }}\n"
+        f"  docker stack rm {name} >/dev/null 2>&1 || true\n"
+        "  sleep 0.5; i=$((i + 1)); done\n"
+        "for kind in config secret; do\n"
+        f"  for one in $(docker $kind ls --format '{{{{.Name}}}}' | grep '^{stack}_'); do\n"
+        '    docker $kind rm "$one" >/dev/null\n'
+        "  done\ndone\n"
+    )

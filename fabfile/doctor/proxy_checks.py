@@ -1,0 +1,104 @@
+"""The reverse proxy as clients find it: the domain, the port, the certificate."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+
+from fabfile.base.check import Check
+from fabfile.base.errors import SwarmkeepError
+from fabfile.config.inventory import Inventory
+from fabfile.doctor.finding import Finding, failure
+from fabfile.ssh.fleet import Fleet, Host, Outcome
+from fabfile.swarm import proxy_health
+from fabfile.swarm.proxy_health import Found
+
+GROUP = "proxy"
+DAYS_LEFT = 14
+"""Caddy renews a certificate of 90 days when 30 are left: with fewer than this it cannot."""
+CONNECT_SECONDS = 5.0
+
+
+def look(fleet: Fleet) -> list[Finding]:
+    """Every check of the proxy; none where hosts.yaml has none."""
+    inventory = fleet.inventory
+    if not inventory.proxy.hosts:
+        return []
+
+    def ask(host: Host) -> Found:
+        return proxy_health.look(host, inventory)
+
+    outcomes = fleet.fan_out(inventory.with_role("proxy"), ask)
+    findings = [Finding(GROUP, domain(inventory))]
+    for outcome in outcomes:
+        findings += _of_host(inventory, outcome)
+    return findings
+
+
+def domain(inventory: Inventory) -> Check:
+    """Whether the domain resolves, and somebody listens there, as seen from this machine."""
+    name, proxy = inventory.app.domain, inventory.proxy
+    port = proxy.http_port if proxy.certificates == "none" else proxy.https_port
+    try:
+        found = sorted({str(entry[4][0]) for entry in socket.getaddrinfo(name, port)})
+    except OSError as error:
+        return Check(
+            "domain",
+            False,
+            f"{name} does not resolve: {error.strerror or error}",
+            f"make it point to {_addresses(inventory)} in DNS",
+        )
+    said = f"{name} is {', '.join(found)}"
+    try:
+        socket.create_connection((name, port), CONNECT_SECONDS).close()
+    except OSError as error:
+        return Check(
+            "domain",
+            False,
+            f"{said}; port {port} cannot be reached from here: {error.strerror or error}",
+            f"is that {_addresses(inventory)}, and does its firewall let port {port} in?",
+        )
+    return Check("domain", True, f"{said}, port {port} is open")
+
+
+def _addresses(inventory: Inventory) -> str:
+    return ", ".join(host.address for host in inventory.with_role("proxy"))
+
+
+def _of_host(inventory: Inventory, outcome: Outcome[Found]) -> Sequence[Finding]:
+    name = f"answers {outcome.entry.name}"
+    found = outcome.value
+    if found is None:
+        error = outcome.error or SwarmkeepError("was not asked")
+        return [failure(GROUP, name, error)]
+    log = f"docker service logs {inventory.proxy.stack}_caddy"
+    if found.problem:
+        return [Finding(GROUP, Check(name, False, found.problem, f"inv deploy-proxy; {log}"))]
+    findings = [
+        Finding(
+            GROUP,
+            Check(
+                name,
+                found.reaches_app,
+                f"HTTP {found.status} for {inventory.app.domain}",
+                f"no task of the app answers behind it: inv status, inv deploy-app; {log}",
+            ),
+        )
+    ]
+    if found.days_left is not None:
+        # An authority of Caddy's own gives certificates for half a day, and renews them as often.
+        good = found.days_left > (0 if inventory.proxy.certificates == "internal" else DAYS_LEFT)
+        findings.append(
+            Finding(
+                GROUP,
+                Check(
+                    f"certificate {outcome.entry.name}",
+                    good,
+                    f"of {found.issuer}, {found.days_left:.1f} days left",
+                    "put a new one into the vault, then inv deploy-proxy"
+                    if inventory.proxy.certificates == "vault"
+                    else f"it is not renewed; what Caddy says: {log}",
+                ),
+            )
+        )
+    return findings
