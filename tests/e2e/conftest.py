@@ -2,7 +2,8 @@
 
 SWARMKEEP_TEST_LAB names another lab than swarmkeep-test; with SWARMKEEP_TEST_KEEP_LAB=1 it
 stays up afterwards, for working on a test. Workers of pytest-xdist have a lab each: files run
-side by side, in each lab in the order of their names, and no file relies on another's tests.
+side by side, the longest first, the others in the order of their names, and no file relies on
+another's tests.
 """
 
 from __future__ import annotations
@@ -40,6 +41,18 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     with Progress(print) as progress:
         engine.ensure(progress)
     session.config.stash[THERE] = on_the_engine()
+
+
+LONGEST = (
+    "test_8_container", "test_8_adopt", "test_3_plan_and_releases", "test_8_pitr_faults",
+    "test_8_proxy", "test_8_replace", "test_8_recover", "test_8_encryption",
+)  # fmt: skip
+"""Files that take minutes (docs/testing.md): they begin first, so that none is alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
 
 
 @pytest.hookimpl(trylast=True)

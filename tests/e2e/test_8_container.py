@@ -280,7 +280,7 @@ def remove_ended(lab) -> bool:
     for one in docker(
         lab, "db1", "ps", "-aq", "--filter", label, "--filter", "status=exited"
     ).split():
-        docker(lab, "db1", "rm", one)
+        docker(lab, "db1", "rm", "-v", one)
     return False
 
 
@@ -334,7 +334,7 @@ def test_the_database_is_lost_and_recovered(inside, lab, rows):
     eventually(lambda: container_of(lab, "db1", DB) == "")
     label = f"label=com.docker.swarm.service.name={DB}"
     for one in docker(lab, "db1", "ps", "-aq", "--filter", label).split():
-        docker(lab, "db1", "rm", "-f", one)
+        docker(lab, "db1", "rm", "-f", "-v", one)
     docker(lab, "db1", "volume", "rm", "dbstack_pgdata")
     docker(lab, "manager1", "service", "scale", "--detach", f"{DB}=1")
     eventually(lambda: answers(lab), 90)

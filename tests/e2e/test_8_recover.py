@@ -111,7 +111,7 @@ def test_volume_of_the_database_and_the_attachments_are_destroyed(
         lab, "db1", "ps", "-aq", "--filter", f"label=com.docker.swarm.service.name={DB}"
     ).split()
     if left:
-        docker(lab, "db1", "rm", "-f", *left)
+        docker(lab, "db1", "rm", "-f", "-v", *left)
     docker(lab, "db1", "volume", "rm", DB_VOLUME)
     mount = docker(lab, "app1", "volume", "inspect", "-f", "{{.Mountpoint}}", APP_VOLUME)
     assert lab.exec("app1", "sh", "-c", f"find {mount} -name 'lathe*' -delete").returncode == 0
