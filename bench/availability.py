@@ -170,7 +170,7 @@ class Bench:
             Change("inv deploy-app, a version that does not start",
                    lambda: self.inv("deploy-app", hosts=bad, code=1), 0),
             Change("inv deploy-app, back", lambda: self.inv("deploy-app", hosts=now), 0),
-            Change("inv secrets.rotate", lambda: self.inv("secrets.rotate", "--yes", hosts=now), 1),
+            Change("inv secrets.rotate", lambda: self.inv("secrets.rotate", hosts=now), 1),
             Change("inv upgrade-app", lambda: self.inv("upgrade-app", NEXT, hosts=now), None),
             Change("inv deploy-db, new image",
                    lambda: self.inv("deploy-db", "--yes", hosts=other), None),

@@ -61,6 +61,21 @@ def check_project(
     _check_unlabelled(wanted, cluster, mine)
 
 
+def check_removal(cluster: Cluster, stack: str, project: str, kind: str) -> None:
+    """Raise ConfigError where a stack that is to be removed is not this project's.
+
+    `project` is this one's identity, "" where it is not known; `kind` is what hosts.yaml calls the
+    stack: backup or proxy.
+    """
+    owner = owners(cluster).get(stack)
+    if cluster.stack(stack) and (owner is None or owner.is_another(project)):
+        whose = f"belongs to {owner}" if owner else f"is no {kind} of Swarmkeep's"
+        raise ConfigError(
+            f"{stack}: {whose}: it is not removed",
+            hint=f"'stacks: {kind}:' in hosts.yaml names this project's own",
+        )
+
+
 def _check_unlabelled(wanted: Wanted, cluster: Cluster, mine: tuple[str, ...]) -> None:
     """Database stacks of versions before 0.3, which have no label that says whose they are."""
     secrets = {version.name for version in cluster.secrets}

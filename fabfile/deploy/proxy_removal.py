@@ -9,7 +9,7 @@ from fabfile.base.errors import ConfigError
 from fabfile.deploy.finish_script import Options
 from fabfile.deploy.locked_change import Record, locked
 from fabfile.deploy.observation import observe_any
-from fabfile.deploy.preflight_project import owners
+from fabfile.deploy.preflight_project import check_removal
 from fabfile.ssh.fleet import Fleet
 from fabfile.ssh.remote_command import Command, succeeded
 from fabfile.swarm import docker_commands, placement
@@ -29,7 +29,8 @@ def remove(fleet: Fleet, options: Options, project: str, say: Say) -> bool:
     changes = placement.proxy_changes(fleet.inventory, cluster)
     if not cluster.stack(stack) and not changes:
         return False
-    _check(fleet, cluster, project)
+    check_removal(cluster, stack, project, "proxy")
+    _check_app(fleet, cluster)
     script = _script(stack)
     for change in changes:
         label = docker_commands.label_node(change.address, change.add, change.remove)
@@ -46,22 +47,14 @@ def remove(fleet: Fleet, options: Options, project: str, say: Say) -> bool:
     return True
 
 
-def _check(fleet: Fleet, cluster: Cluster, project: str) -> None:
+def _check_app(fleet: Fleet, cluster: Cluster) -> None:
     inventory = fleet.inventory
-    stack = inventory.proxy.stack
-    owner = owners(cluster).get(stack)
-    if cluster.stack(stack) and (owner is None or owner.is_another(project)):
-        whose = f"belongs to {owner}" if owner else "is no proxy of Swarmkeep's"
-        raise ConfigError(
-            f"{stack}: {whose}: it is not removed",
-            hint="'stacks: proxy:' in hosts.yaml names this project's own",
-        )
     for service in cluster.stack(inventory.app.stack):
         entries = service.template.get("Networks") or ()
         names = {cluster.networks.get(str(one["Target"])) for one in entries}
         if inventory.proxy.network in names:
             raise ConfigError(
-                f"{service.name}: stands behind {stack}, and would have no way in without it",
+                f"{service.name}: stands behind {inventory.proxy.stack}, its only way in",
                 hint="inv deploy-app publishes its port again; then this again",
             )
 

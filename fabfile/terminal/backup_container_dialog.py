@@ -84,17 +84,10 @@ def remove(fleet: Fleet, inventory: Inventory) -> None:
     """Take it off. Raises ConfigError where the stack of that name is somebody else's."""
     from fabfile.backup import container
     from fabfile.deploy import observation
-    from fabfile.deploy.preflight_project import owners
+    from fabfile.deploy.preflight_project import check_removal
 
     cluster = observation.observe_any(fleet)[1]
-    stack = inventory.backup.stack
-    owner = owners(cluster).get(stack)
-    if cluster.stack(stack) and (owner is None or owner.is_another(known_project(inventory))):
-        whose = f"belongs to {owner}" if owner else "is no backup of Swarmkeep's"
-        raise ConfigError(
-            f"{stack}: {whose}: it is not removed",
-            hint="'stacks: backup:' in hosts.yaml names this project's own",
-        )
+    check_removal(cluster, inventory.backup.stack, known_project(inventory), "backup")
     container.remove(fleet, inventory, say)
 
 
