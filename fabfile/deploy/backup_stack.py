@@ -42,7 +42,6 @@ def backup(inventory: Inventory, secrets: Secrets, folder: Path = stacks.COMPOSE
         "backup_stack": stack,
         "app_stack": inventory.app.stack,
         "backup_image": image,
-        "pg_volume_target": stacks.data_target(inventory.postgres.major),
         "role_label": inventory.role_label,
         "data_label": data_label(inventory.postgres.stack),
         "network": inventory.network,

@@ -86,21 +86,15 @@ def main_service(inventory: Inventory, role: str) -> str:
     return inventory.postgres.service.removeprefix(f"{inventory.postgres.stack}_")
 
 
-def data_target(major: int) -> str:
-    """Where the image of a major version of PostgreSQL declares its volume.
-
-    From 18 on it keeps its data below by major version; before, a volume one level up would be
-    hidden by the image's own. https://github.com/docker-library/postgres/pull/1259
-    """
-    return "/var/lib/postgresql/data" if major < 18 else "/var/lib/postgresql"
-
-
 def database(inventory: Inventory, secrets: Secrets, folder: Path = COMPOSE_FOLDER) -> Wanted:
     """The database stack. Raises ConfigError for a missing vault entry or a broken compose file."""
     postgres = inventory.postgres
     password = secrets.require("vault_postgres_password").reveal()
     secret = versioned(secrets.name_key(), postgres.stack, "postgres_password", password.encode())
-    old, target = postgres.major < 18, data_target(postgres.major)
+    # From PostgreSQL 18 on the image keeps its data below /var/lib/postgresql by major
+    # version; before, it declares a volume one level down that would hide ours.
+    old = postgres.major < 18
+    target = "/var/lib/postgresql/data" if old else "/var/lib/postgresql"
     names: dict[str, compose.Value] = {
         "db_stack": postgres.stack,
         "db_service": main_service(inventory, "db"),
