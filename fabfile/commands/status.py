@@ -25,17 +25,19 @@ def status(ctx: Context, hosts: str = "", json: bool = False, prom: str = "") ->
 
     from fabfile.deploy.observation import observe_any
     from fabfile.ssh.fleet import connect
+    from fabfile.swarm.proxy_health import look_at_all
     from fabfile.swarm.status import summarise
     from fabfile.terminal import tables
 
     with connect(inventory, sudo_password=sudo_password(ctx)) as fleet:
         cluster = observe_any(fleet)[1]
+        proxies = look_at_all(fleet) if file and inventory.proxy.hosts else {}
     summary = summarise(inventory, cluster)
     print(tables.to_json(summary) if json else _text(summary, cluster.now))
     if file:
         from fabfile.monitoring.metrics import write_status
 
-        write_status(file, inventory, summary, cluster.now)
+        write_status(file, inventory, summary, cluster.now, proxies)
     if not summary["ok"]:
         raise Exit(code=FAILED)
 

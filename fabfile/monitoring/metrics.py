@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from fabfile.backup.verdict import Verdict
     from fabfile.config.inventory import Inventory
+    from fabfile.swarm.proxy_health import Found
 
 UPDATE_STATES = (
     "updating", "paused", "completed", "rollback_started", "rollback_paused", "rollback_completed",
@@ -77,8 +78,15 @@ def write_verify(path: Path, inventory: Inventory, verdicts: Sequence[Verdict]) 
     _write(path, registry)
 
 
-def write_status(path: Path, inventory: Inventory, summary: Mapping[str, Any], now: str) -> None:
-    """Replace a file by what status says of each service (`swarm.status.summarise`).
+def write_status(
+    path: Path,
+    inventory: Inventory,
+    summary: Mapping[str, Any],
+    now: str,
+    proxies: Mapping[str, Found],
+) -> None:
+    """Replace a file by what status says of each service (`swarm.status.summarise`), and what the
+    proxy on each host (by name) answers.
 
     `now` is the manager's time, RFC 3339. Raises SwarmkeepError.
     """
@@ -102,6 +110,15 @@ def write_status(path: Path, inventory: Inventory, summary: Mapping[str, Any], n
             for state in UPDATE_STATES:
                 states.set("service_update_state", "The state of the last update: 1 for the one.",
                            one | {"state": state}, float(service["update"] == state))  # fmt: skip
+    hosts = _Gauges(registry, "swarmkeep_proxy", ["project", "host"])
+    for host, found in proxies.items():
+        one = project | {"host": host}
+        hosts.set("answers", "Whether the app answers through the proxy of a host: 1 or 0.",
+                  one, float(found.reaches_app))  # fmt: skip
+        # An authority of Caddy's own gives certificates for half a day.
+        if found.days_left is not None and inventory.proxy.certificates != "internal":
+            hosts.set("certificate_expiry_timestamp_seconds", "When the certificate expires.",
+                      one, seconds + found.days_left * 86400)  # fmt: skip
     _write(path, registry)
 
 

@@ -67,6 +67,17 @@ def _judged(certificate: bytes, domain: str, status: int) -> Found:
     return Found("", status, left, issuer)
 
 
+def look_at_all(fleet: Fleet) -> dict[str, Found]:
+    """What the proxy on each host says now; a host that cannot be asked is a problem, too."""
+    outcomes = fleet.fan_out(
+        fleet.inventory.with_role("proxy"), lambda host: look(host, fleet.inventory)
+    )
+    return {
+        one.entry.name: one.value or Found(one.error.message if one.error else "was not asked")
+        for one in outcomes
+    }
+
+
 def await_proxy(fleet: Fleet, deadline: float = CERTIFICATE_SECONDS) -> dict[str, Found]:
     """Wait until the proxy of every host answers as it should; return what each said, by host.
 

@@ -14,10 +14,14 @@ from fabfile.backup.sets import Proof
 from fabfile.base.check import Check
 from fabfile.base.errors import ConfigError, SwarmkeepError
 from fabfile.monitoring import metrics
+from fabfile.swarm.proxy_health import Found
 
 NOW = datetime(2026, 11, 26, 10, tzinfo=UTC)
 INVENTORY: Any = SimpleNamespace(
-    project="staging", postgres=SimpleNamespace(stack="dbstack"), stacks=("dbstack", "appstack")
+    project="staging",
+    postgres=SimpleNamespace(stack="dbstack"),
+    running_stacks=("dbstack", "appstack"),
+    proxy=SimpleNamespace(certificates="acme"),
 )
 
 
@@ -69,10 +73,20 @@ def test_status_of_each_service(tmp_path):
     file = tmp_path / "s.prom"
     service = {"name": "dbstack_root_db", "wanted": 1, "running": 0, "update": "paused"}
     summary = {"missing_stacks": ["appstack"], "services": [service]}
-    metrics.write_status(file, INVENTORY, summary, "2026-11-26T10:00:00.123456789Z")
+    proxies = {
+        "app1": Found("", 200, 30.0, "an authority"),
+        "app2": Found("", 503, 30.0, "an authority"),
+        "app3": Found("port 443: connection refused"),
+    }
+    metrics.write_status(file, INVENTORY, summary, "2026-11-26T10:00:00.123456789Z", proxies)
     text = file.read_text()
     found = samples(file)
     assert found["swarmkeep_service_tasks_wanted", "dbstack_root_db"] == 1
+    answers = {host: found["swarmkeep_proxy_answers", host] for host in proxies}
+    assert answers == {"app1": 1, "app2": 0, "app3": 0}
+    expiry = "swarmkeep_proxy_certificate_expiry_timestamp_seconds"
+    assert found[expiry, "app1"] == NOW.timestamp() + 30 * 86400
+    assert (expiry, "app3") not in found
     assert found["swarmkeep_service_tasks_running", "dbstack_root_db"] == 0
     assert found["swarmkeep_service_update_state", "dbstack_root_db", "paused"] == 1
     assert found["swarmkeep_service_update_state", "dbstack_root_db", "completed"] == 0
