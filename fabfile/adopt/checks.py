@@ -49,7 +49,8 @@ def wanted_values(found: Found, facts: Facts, inventory: Inventory) -> dict[tupl
         values["images", "postgres"] = (
             f"{inventory.postgres.image.rpartition(':')[0]}:{facts['major']}-bookworm"
         )
-    if found.public_url:
+    # Behind a proxy it follows from app.domain.
+    if found.public_url and not inventory.proxy.hosts:
         values["app", "public_url"] = found.public_url
     return values
 

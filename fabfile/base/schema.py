@@ -87,7 +87,8 @@ class Section:
             self._known.append(key)
             return default
         if not isinstance(value, list):
-            return (self.text(key, default[0], pattern=pattern, want=want),)
+            found = self.text(key, default[0] if default else "", pattern=pattern, want=want)
+            return (found,)
         self._known.append(key)
         if not value:
             self.fail(key, "is an empty list")

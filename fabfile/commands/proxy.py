@@ -5,7 +5,7 @@ from __future__ import annotations
 from invoke.context import Context
 
 from fabfile.base.errors import ConfigError
-from fabfile.terminal.command import command, connected, known_project, read_inventory
+from fabfile.terminal.command import command, connected, is_dry, known_project, read_inventory
 from fabfile.terminal.deploy_dialog import WAIT_HELP
 
 
@@ -28,4 +28,7 @@ def remove(ctx: Context, hosts: str | None = None, wait: bool = False) -> None:
         options = Options("proxy.remove", operator.find(), wait=wait)
         removed = proxy_removal.remove(fleet, options, known_project(inventory), say)
     stack = inventory.proxy.stack
-    print(f"{stack}: removed" if removed else f"{stack}: is not there, nothing to remove")
+    if removed and is_dry(ctx):
+        print("dry run, nothing was changed")
+    else:
+        print(f"{stack}: removed" if removed else f"{stack}: is not there, nothing to remove")

@@ -21,7 +21,13 @@ from fabfile.terminal.command import (
 )
 from fabfile.terminal.deploy_dialog import WAIT_HELP, ask, carry_out, say
 from fabfile.terminal.identity_dialog import IDENTITY_HELP, identity_for
-from fabfile.terminal.recover_dialog import choose_sets, deploy_proxies, ends_of_wal, named
+from fabfile.terminal.recover_dialog import (
+    choose_sets,
+    deploy_proxy_and_app,
+    ends_of_wal,
+    named,
+    wanted_proxies,
+)
 from fabfile.terminal.restore_dialog import Source, bring_files, counted, source_of
 from fabfile.terminal.restore_dialog import carry_out as carry_out_restore
 
@@ -57,7 +63,7 @@ def recover(
     wait: bool = False,
 ) -> None:
     """Bring all back from the bucket onto an empty db host."""
-    from fabfile.commands.plan import roles, wanted_stack
+    from fabfile.commands.plan import wanted_stack
     from fabfile.deploy.finish_script import Options
     from fabfile.deploy.planning import make_plan
     from fabfile.deploy.preflight import Allowed
@@ -70,7 +76,9 @@ def recover(
     start = time.monotonic()
     inventory = read_inventory(hosts)
     secrets = read_vault(inventory)
-    wanted = [wanted_stack(role, inventory, secrets) for role in roles("", inventory)]
+    database, app = (wanted_stack(role, inventory, secrets) for role in ("db", "app"))
+    proxies = wanted_proxies(inventory, secrets)
+    wanted = [database, *proxies, app]
     sets, doubtful = choose_sets(inventory, key=key, before=before, identity=identity)
     ends = {} if key or before else ends_of_wal(inventory, sets, doubtful)
     recovery.check_versions(inventory, sets)
@@ -90,7 +98,6 @@ def recover(
         said = named(sets, ends)
         ask(f"This brings back {said}. Go on?", yes=yes, refusal=f"this would bring back {said}")
         options = Options("recover", operator.find(), wait=wait, allowed=allowed)
-        database, *proxies, app = wanted
         carry_out(fleet, database, options, yes=True, seen=seen)
         if fleet.dry:
             print(DRY)
@@ -99,11 +106,7 @@ def recover(
         _install(fleet, inventory, secrets)
         came = _restore(fleet, sets, ends, private, replaced=site.replaced, wait=wait)
         _accept_cluster(fleet, sets, database)
-        failures = deploy_proxies(fleet, proxies, options)
-        allowed = Allowed(leave_data=True)
-        carry_out(
-            fleet, app, Options("recover", options.origin, wait=wait, allowed=allowed), yes=True
-        )
+        failures = deploy_proxy_and_app(fleet, proxies, app, options)
         failures += _bring_the_rest(fleet, inventory, secrets, identity)
     _print_result(came, time.monotonic() - start, failures, pitr=inventory.backup.pitr)
 

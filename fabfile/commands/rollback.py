@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from invoke.context import Context
 
 from fabfile.base.errors import ConfigError
@@ -9,6 +11,10 @@ from fabfile.commands.plan import check_role, wanted_stack
 from fabfile.commands.releases import words
 from fabfile.terminal.command import command, is_dry, read_inventory, read_vault, sudo_password
 from fabfile.terminal.deploy_dialog import WAIT_HELP, YES_HELP
+
+if TYPE_CHECKING:
+    from fabfile.config.inventory import Inventory
+    from fabfile.deploy.stacks import Wanted
 
 _TO_HELP = "number of the release to go back to; else the one before the current one"
 _SECRETS_HELP = "with the vault's secrets of today, where those of the release are gone"
@@ -57,6 +63,8 @@ def rollback(
         release = kept.choose(kept.read(fleet.first_manager(), present.name), present.name, number)
         print(f"{present.name}: going back to release {release.number} ({words(release)})")
         wanted = kept.as_wanted(release, main_service(inventory, role), present.hidden)
+        if role == "app":
+            _check_way_in(inventory, release.number, wanted)
         wanted = labelled(wanted, inventory, secrets)
         wanted = kept.with_shown(wanted, present)
         if with_current_secrets:
@@ -78,6 +86,23 @@ def rollback(
             "hosts.yaml, the vault and compose/ are as they were: the next deploy brings their "
             "state back (inv plan shows it)"
         )
+
+
+def _check_way_in(inventory: Inventory, number: int, wanted: Wanted) -> None:
+    """Raise ConfigError where the release has another way in than the app has now."""
+    from fabfile.deploy.behind_proxy import is_behind
+
+    if is_behind(wanted.compose, inventory.proxy) == bool(inventory.proxy.hosts):
+        return
+    was, now = ("stood behind the proxy", "does not")
+    if inventory.proxy.hosts:
+        was, now = ("published a port of its own", "stands behind the proxy")
+    raise ConfigError(
+        f"{wanted.name}: in release {number} it {was}, and now it {now}: its clients would not "
+        "find it",
+        hint="choose a later release with --to (inv releases --stack app), or change 'proxy' and "
+        "app.domain in hosts.yaml first",
+    )
 
 
 def _number(text: str) -> int | None:

@@ -47,7 +47,7 @@ def init(ctx: Context, hosts: str | None = None, wait: bool = False) -> None:
     positional=["node"],
     help={
         "node": _NODE,
-        "force": "drain it even if nothing else can run the database",
+        "force": "drain it even if nothing else can run the database or the proxy",
         "timeout": _TIMEOUT,
         "wait": WAIT_HELP,
     },

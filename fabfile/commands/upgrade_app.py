@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -103,6 +104,7 @@ def upgrade_app(
             _go_back(fleet, inventory, saved, error, private, back=back, wait=wait)
             raise
     print(f"upgraded: {inventory.app.stack} runs {image}")
+    _start_first_again(new, sudo, wanted, options)
     hosts_file(inventory, {("images", "nocodb"): image}, write=write)
     print(
         "to go back to the version and the database of before: "
@@ -111,16 +113,34 @@ def upgrade_app(
 
 
 def _change_version(fleet: Fleet, wanted: Wanted, options: Options) -> None:
-    """Deploy the app's other version. Behind a proxy, too, the old one stops before it starts:
-    the two must not meet on tables that the new one changes.
+    """Deploy the other version. Behind a proxy, too, the old one stops before it starts: the two
+    must not meet on tables that the new one changes.
     """
     from fabfile.terminal.deploy_dialog import carry_out
     from fabfile.upgrade import app
 
     if fleet.inventory.proxy.hosts:
-        carry_out(fleet, app.stopping_first(wanted, fleet.inventory), options, yes=True)
-    # After that nothing but the order of the next update is another one.
+        wanted = app.stopping_first(wanted, fleet.inventory)
+        options = replace(options, keep_release=False)
     carry_out(fleet, wanted, options, yes=True)
+
+
+def _start_first_again(
+    inventory: Inventory, sudo: str | None, wanted: Wanted, options: Options
+) -> None:
+    """Behind a proxy, have the next update start its task first again, as hosts.yaml has it. That
+    restarts nothing; where it fails, the next deploy does it.
+    """
+    from fabfile.ssh.fleet import connect
+    from fabfile.terminal.deploy_dialog import carry_out
+
+    if not inventory.proxy.hosts:
+        return
+    try:
+        with connect(inventory, sudo_password=sudo, echo=print) as fleet:
+            carry_out(fleet, wanted, options, yes=True)
+    except SwarmkeepError as error:
+        say(f"warning: {error.message}; the next inv deploy-app does the rest (see inv plan)")
 
 
 def _with_set(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ STAGING = "https://acme-staging-v02.api.letsencrypt.org/directory"
 """Let's Encrypt's, for trying: https://letsencrypt.org/docs/staging-environment/."""
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 DOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+_NETWORK = r"[0-9a-f:.]+/[0-9]{1,3}"
 _MAIL = r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+"
 
 
@@ -50,11 +52,22 @@ def read_proxy(
         http_port=section.integer("http_port", 80, low=1, high=65535),
         https_port=section.integer("https_port", 443, low=1, high=65535),
         wait=section.duration("wait", 30, low=1, high=600),
-        drain=section.duration("drain", 10, low=1, high=600),
-    )
+        # SwarmKit waits for an old task for a minute at most before it starts the new one.
+        drain=section.duration("drain", 10, low=1, high=45),
+        trusted_proxies=section.texts("trusted_proxies", (), pattern=_NETWORK, want="networks such "
+                                      "as 10.0.0.0/8"),
+    )  # fmt: skip
     _check(section, proxy, {host.name for host in hosts})
     section.finish()
     return proxy
+
+
+def _is_address(domain: str) -> bool:
+    try:
+        ipaddress.ip_address(domain)
+    except ValueError:
+        return False
+    return True
 
 
 def _check(section: Section, proxy: Proxy, known: set[str]) -> None:
@@ -83,8 +96,13 @@ def with_domain(app: App, section: Section, proxy: Proxy) -> App:
     if not domain:
         section.fail("domain", "is missing: the name that the proxy answers for")
         return app
-    if app.public_url:
+    if _is_address(domain) and proxy.certificates != "none":
+        section.fail("domain", "is an IP address, which certificates are not for")
+    if app.public_url and proxy.certificates != "none":
         section.fail("public_url", "follows from app.domain: leave it out")
+    if app.public_url:
+        # Whoever is in front of the proxy may have a certificate, and another port.
+        return replace(app, domain=domain)
     scheme, port, usual = (
         ("http", proxy.http_port, 80)
         if proxy.certificates == "none"

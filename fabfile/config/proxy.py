@@ -32,6 +32,13 @@ class Proxy:
     """Seconds that a request waits for an app that starts."""
     drain: int = 10
     """Seconds that a task of the app answers on after its successor has taken over."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks (CIDR) of load balancers in front of it, which say who the client is."""
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        """For HTTP and for HTTPS."""
+        return (self.http_port, self.https_port)
 
     @property
     def network(self) -> str:

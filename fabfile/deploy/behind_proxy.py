@@ -12,6 +12,12 @@ UNHEARD_SIGNAL = "SIGWINCH"
 """What begins the end of a task of the app: nothing reacts to it, so requests are answered on."""
 
 
+def is_behind(compose: Mapping[str, Any], proxy: Proxy) -> bool:
+    """Whether an app's compose file, or release, joins the network of this proxy."""
+    entries = (compose.get("networks") or {}).values()
+    return proxy.network in [str((entry or {}).get("name")) for entry in entries]
+
+
 def stopping_first(compose: Mapping[str, Any], main: str) -> dict[str, Any]:
     """The same with the old task stopped before the new one starts: for a version that changes
     tables, which the old one must not meet. Requests wait at the proxy meanwhile.

@@ -27,6 +27,8 @@ class Options:
     """always, changed or never instead of what hosts.yaml says; "" for that."""
     goes_back_to: int = 0
     """The release that this deploy goes back to; 0 for none."""
+    keep_release: bool = True
+    """Whether what is deployed is a release: not where another step follows at once."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def make(
     A release is kept only of a success, and only where the newest one is another.
     """
     number, keep, content = 0, "", b""
-    if not error and not releases.is_recorded(wanted, cluster):
+    if options.keep_release and not error and not releases.is_recorded(wanted, cluster):
         number, keep, content = releases.record_script(
             wanted,
             cluster,

@@ -16,7 +16,7 @@ from fabfile.ssh.fleet import Outcome, values
 from fabfile.swarm import data_volume, placement
 from fabfile.swarm.docker_commands import cluster_label, holds_data
 from fabfile.swarm.placement import Labels
-from fabfile.swarm.state import Cluster, Node
+from fabfile.swarm.state import Cluster, Node, Service
 
 
 @dataclass(frozen=True)
@@ -208,30 +208,52 @@ def check_network(name: str, cluster: Cluster) -> None:
 
 
 def check_proxy_runs(inventory: Inventory, cluster: Cluster) -> None:
-    """Raise SwarmkeepError if the app is to stand behind a proxy that was never deployed."""
+    """Raise SwarmkeepError if the app is to stand behind a proxy that does not run."""
     proxy = inventory.proxy
-    if proxy.hosts and proxy.network not in cluster.networks.values():
+    running = [
+        task
+        for service in cluster.stack(proxy.stack)
+        for task in cluster.tasks_of(service)
+        if task.state == task.desired == "running"
+    ]
+    if proxy.hosts and (not running or proxy.network not in cluster.networks.values()):
         raise SwarmkeepError(
-            f"{proxy.stack}: is not deployed, and {inventory.app.stack} would have no way in",
+            f"{proxy.stack}: does not run, and {inventory.app.stack} would have no way in",
             hint="deploy it first: inv deploy-proxy",
         )
 
 
 def check_ports(inventory: Inventory, cluster: Cluster) -> None:
-    """Raise ConfigError if another service of Swarmkeep's publishes a port that the proxy wants.
+    """Raise ConfigError if another service of Swarmkeep's has a port that the proxy wants.
 
     Swarm would find no node for the proxy, and not say for which port.
     """
     proxy = inventory.proxy
+    wanted = {proxy.http_port} if proxy.certificates == "none" else set(proxy.ports)
+    mine = {host.node for host in inventory.with_role("proxy")}
+    nodes = {node.id for node in cluster.nodes if node.name in mine}
     for service in cluster.services:
         for port in (service.spec.get("EndpointSpec") or {}).get("Ports") or ():
             number = port.get("PublishedPort")
-            if service.stack != proxy.stack and number in (proxy.http_port, proxy.https_port):
+            # One that is published on the nodes themselves is in the way only there.
+            there = port.get("PublishMode") != "host" or any(
+                task.node_id in nodes and task.desired == "running"
+                for task in cluster.tasks_of(service)
+            )
+            if service.stack != proxy.stack and number in wanted and there:
                 raise ConfigError(
                     f"{service.name}: publishes port {number}, which the proxy needs",
-                    hint="give the service another port and deploy it, then the proxy; or set "
-                    "proxy.http_port and https_port",
+                    hint=_other_port(inventory, service),
                 )
+
+
+def _other_port(inventory: Inventory, service: Service) -> str:
+    if service.stack == inventory.app.stack:
+        return (
+            "take 'proxy' and app.domain out of hosts.yaml for now, set another app.port, inv "
+            "deploy-app; then put them back"
+        )
+    return "give the service another port, or set proxy.http_port and https_port"
 
 
 def check_database_runs(inventory: Inventory, cluster: Cluster) -> None:

@@ -43,7 +43,9 @@ def check(chain: str, key: str, domain: str, where: str) -> None:
     form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     if private.public_key().public_bytes(*form) != certificate.public_key().public_bytes(*form):
         raise _refused(f"{where}: vault_proxy_key is not the key of vault_proxy_certificate")
-    end = certificate.not_valid_after_utc
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if begin > datetime.now(UTC):
+        raise _refused(f"{where}: vault_proxy_certificate is not valid before {begin:%Y-%m-%d}")
     if end < datetime.now(UTC):
         raise _refused(f"{where}: vault_proxy_certificate has expired on {end:%Y-%m-%d}")
     if not certificates.is_for(certificate, domain):

@@ -60,17 +60,21 @@ def _check_app(fleet: Fleet, cluster: Cluster) -> None:
 
 
 def _script(stack: str) -> str:
+    """Services and network, then what was made for them; a lock's changes end after 40 s."""
     name = shlex.quote(stack)
     label = f"label={docker_commands.STACK_LABEL}={stack}"
+    ours = f"label={docker_commands.FILE_LABEL}={stack}"
     return (
+        "set -e\n"
         f"docker stack rm {name} >/dev/null 2>&1 || true\n"
         f'i=0; while [ -n "$(docker service ls -q --filter {label}; '
         f'docker network ls -q --filter {label})" ]; do\n'
-        f"  [ $i -lt 120 ] || {{ echo 'parts of {stack} are still there' >&2; exit 1; }}\n"
+        f"  [ $i -lt 60 ] || {{ echo 'the network of {stack} is still in use; next: docker network "
+        "inspect, disconnect what is on it, then the same again' >&2; exit 1; }\n"
         f"  docker stack rm {name} >/dev/null 2>&1 || true\n"
         "  sleep 0.5; i=$((i + 1)); done\n"
         "for kind in config secret; do\n"
-        f"  for one in $(docker $kind ls --format '{{{{.Name}}}}' | grep '^{stack}_'); do\n"
+        f"  for one in $(docker $kind ls -q --filter {ours}); do\n"
         '    docker $kind rm "$one" >/dev/null\n'
         "  done\ndone\n"
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fabfile.base.errors import ConfigError
 from fabfile.deploy import stacks
 from fabfile.deploy.local_files import LocalFile
-from fabfile.deploy.secret_versions import SecretContent, versioned, versioned_file
+from fabfile.deploy.secret_versions import SecretContent, versioned_file
 from fabfile.ssh.tunnel import CHECK_HEADER
 from fabfile.swarm.docker_commands import proxy_label
 from fabfile.vault.reading import PROXY_CERTIFICATE, PROXY_KEY
@@ -101,9 +101,10 @@ def _certificate(inventory: Inventory, secrets: Secrets) -> dict[str, SecretCont
     )
     proxy_certificate.check(chain, private, inventory.app.domain, where)
     key, stack = secrets.name_key(), inventory.proxy.stack
+    # As files of the stack: they go when it does not want them any more.
     return {
-        "certificate": versioned(key, stack, "certificate", chain.encode()),
-        "certificate_key": versioned(key, stack, "certificate_key", private.encode()),
+        name: versioned_file(key, stack, LocalFile("secrets", f"{stack}_{name}", text.encode()))
+        for name, text in (("certificate", chain), ("certificate_key", private))
     }
 
 
@@ -128,6 +129,7 @@ def caddyfile(inventory: Inventory, folder: Path = stacks.COMPOSE_FOLDER) -> str
             app_service=f"{inventory.app.stack}_{stacks.main_service(inventory, 'app')}",
             app_port=APP_PORT,
             check_header=CHECK_HEADER,
+            trusted_proxies=settings.trusted_proxies,
         )
     except (OSError, UnicodeDecodeError, TemplateError) as error:
         raise ConfigError(

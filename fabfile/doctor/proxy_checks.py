@@ -14,8 +14,8 @@ from fabfile.swarm import proxy_health
 from fabfile.swarm.proxy_health import Found
 
 GROUP = "proxy"
-DAYS_LEFT = 14
-"""Caddy renews a certificate of 90 days when 30 are left: with fewer than this it cannot."""
+SHARE_LEFT = 1 / 6
+"""Caddy renews a certificate when a third of its time is left: with less than this it cannot."""
 CONNECT_SECONDS = 5.0
 
 
@@ -86,15 +86,14 @@ def _of_host(inventory: Inventory, outcome: Outcome[Found]) -> Sequence[Finding]
         )
     ]
     if found.days_left is not None:
-        # An authority of Caddy's own gives certificates for half a day, and renews them as often.
-        good = found.days_left > (0 if inventory.proxy.certificates == "internal" else DAYS_LEFT)
+        good = (found.share_left or 0) > SHARE_LEFT
         findings.append(
             Finding(
                 GROUP,
                 Check(
                     f"certificate {outcome.entry.name}",
                     good,
-                    f"of {found.issuer}, {found.days_left:.1f} days left",
+                    f"of {found.issuer}, {found.days_left:.1f} of {found.days:.1f} days left",
                     "put a new one into the vault, then inv deploy-proxy"
                     if inventory.proxy.certificates == "vault"
                     else f"it is not renewed; what Caddy says: {log}",

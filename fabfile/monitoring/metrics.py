@@ -115,8 +115,9 @@ def write_status(
         one = project | {"host": host}
         hosts.set("answers", "Whether the app answers through the proxy of a host: 1 or 0.",
                   one, float(found.reaches_app))  # fmt: skip
-        # An authority of Caddy's own gives certificates for half a day.
-        if found.days_left is not None and inventory.proxy.certificates != "internal":
+        if found.days_left is not None and found.share_left is not None:
+            hosts.set("certificate_left_ratio", "How much of the certificate's time is left.",
+                      one, found.share_left)  # fmt: skip
             hosts.set("certificate_expiry_timestamp_seconds", "When the certificate expires.",
                       one, seconds + found.days_left * 86400)  # fmt: skip
     _write(path, registry)

@@ -15,6 +15,7 @@ from fabfile.deploy.locked_change import Record, locked
 from fabfile.deploy.observation import observe, observe_any, observe_command
 from fabfile.ssh.fleet import Fleet, Host
 from fabfile.ssh.remote_command import Command, succeeded
+from fabfile.swarm import proxy_health
 from fabfile.swarm.docker_commands import holds_data, set_availability
 from fabfile.swarm.state import Cluster, Node
 from fabfile.swarm.state_reading import parse_sections
@@ -56,8 +57,8 @@ class Move:
     def drain(self, name: str, *, force: bool) -> None:
         """Drain a node and wait until its tasks have left it.
 
-        Raises SwarmkeepError if nothing else can run the database (unless `force`), or if
-        tasks are still there after the time-out.
+        Raises SwarmkeepError if nothing else can run the database or the proxy (unless `force`),
+        or if tasks are still there after the time-out.
         """
         with self._set(name, "drain", keep_database=not force) as node:
             if self.fleet.dry:
@@ -96,6 +97,7 @@ class Move:
             node = find_node(self._inventory, cluster, name)
             if keep_database:
                 refuse_without_database(self._inventory, cluster, node)
+                refuse_without_proxy(self._inventory, cluster, node)
             return node
 
         node = find(self._first_look[1])
@@ -165,6 +167,17 @@ def refuse_without_database(inventory: Inventory, cluster: Cluster, node: Node) 
         raise SwarmkeepError(
             f"{node.name}: {why}: without it PostgreSQL runs nowhere, and NocoDB not either",
             hint="to take both down on purpose (maintenance): "
+            f"inv swarm.drain {node.name} --force; afterwards: inv swarm.activate {node.name}",
+        )
+
+
+def refuse_without_proxy(inventory: Inventory, cluster: Cluster, node: Node) -> None:
+    """Raise SwarmkeepError if this node has the only proxy that works: no client would come in."""
+    hosts = proxy_health.working(inventory, cluster)
+    if [host.node for host in hosts] == [node.name]:
+        raise SwarmkeepError(
+            f"{node.name}: has the only proxy: without it {inventory.app.domain} answers nobody",
+            hint="name another host in proxy.hosts, and inv deploy-proxy; or to do it on purpose: "
             f"inv swarm.drain {node.name} --force; afterwards: inv swarm.activate {node.name}",
         )
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from fabfile.base.errors import SwarmkeepError
 from fabfile.config.inventory import HostEntry, Inventory
 from fabfile.ssh.fleet import Fleet, Host
+from fabfile.swarm.state import Cluster
 
 POLL_SECONDS = 1.0
 CERTIFICATE_SECONDS = 90.0
@@ -25,7 +26,14 @@ class Found:
     status: int = 0
     days_left: float | None = None
     """Of the certificate; None without one."""
+    days: float | None = None
+    """How long the certificate is good for from its beginning to its end; None without one."""
     issuer: str = ""
+
+    @property
+    def share_left(self) -> float | None:
+        """How much of the certificate's time is left, from 1 to 0; None without a certificate."""
+        return None if self.days_left is None or not self.days else self.days_left / self.days
 
     @property
     def reaches_app(self) -> bool:
@@ -58,13 +66,15 @@ def _judged(certificate: bytes, domain: str, status: int) -> Found:
     from fabfile.base import certificates
 
     found = x509.load_der_x509_certificate(certificate)
-    left = (found.not_valid_after_utc - datetime.now(UTC)).total_seconds() / 86400
-    issuer = certificates.issuer(found)
+    end = found.not_valid_after_utc
+    left = (end - datetime.now(UTC)).total_seconds() / 86400
+    days = (end - found.not_valid_before_utc).total_seconds() / 86400
+    problem = ""
     if not certificates.is_for(found, domain):
-        return Found(f"its certificate is not for {domain}", status, left, issuer)
-    if left < 0:
-        return Found(f"its certificate has expired {-left:.1f} days ago", status, left, issuer)
-    return Found("", status, left, issuer)
+        problem = f"has a certificate that is not for {domain}"
+    elif left < 0:
+        problem = f"has a certificate that expired {-left:.1f} days ago"
+    return Found(problem, status, left, days, certificates.issuer(found))
 
 
 def look_at_all(fleet: Fleet) -> dict[str, Found]:
@@ -78,27 +88,55 @@ def look_at_all(fleet: Fleet) -> dict[str, Found]:
     }
 
 
-def await_proxy(fleet: Fleet, deadline: float = CERTIFICATE_SECONDS) -> dict[str, Found]:
-    """Wait until the proxy of every host answers as it should; return what each said, by host.
+def working(inventory: Inventory, cluster: Cluster) -> tuple[HostEntry, ...]:
+    """The hosts of the proxy whose nodes are ready and active: on others it does not run."""
+    ready = {
+        node.name
+        for node in cluster.nodes
+        if node.state == "ready" and node.availability == "active"
+    }
+    return tuple(host for host in inventory.with_role("proxy") if host.node in ready)
 
-    Raises SwarmkeepError, naming the host and what is wrong.
+
+def await_proxy(
+    fleet: Fleet,
+    cluster: Cluster,
+    *,
+    reaches_app: bool = False,
+    deadline: float = CERTIFICATE_SECONDS,
+) -> dict[str, Found]:
+    """Wait until the proxy of every host whose node works answers as it should, and with
+    `reaches_app` until a task of the app does through it; return what each said, by host.
+
+    Raises SwarmkeepError, naming the host and what is wrong, and where there is no such host.
     """
     inventory = fleet.inventory
+    hosts = working(inventory, cluster)
+    if not hosts:
+        raise SwarmkeepError(
+            f"{inventory.proxy.stack}: no node of its hosts is ready and active",
+            hint="see inv status; bring one up, or name another in proxy.hosts",
+        )
     end = time.monotonic() + deadline
-    return {
-        entry.name: _await(fleet, entry, inventory, end) for entry in inventory.with_role("proxy")
-    }
+    return {entry.name: _await(fleet, entry, end, reaches_app=reaches_app) for entry in hosts}
 
 
-def _await(fleet: Fleet, entry: HostEntry, inventory: Inventory, end: float) -> Found:
+def _await(fleet: Fleet, entry: HostEntry, end: float, *, reaches_app: bool) -> Found:
+    inventory = fleet.inventory
     while True:
         found = look(fleet.host(entry), inventory)
-        if not found.problem:
+        problem = found.problem
+        if not problem and reaches_app and not found.reaches_app:
+            problem = f"does not reach the app (HTTP {found.status})"
+        if not problem:
             return found
         if time.monotonic() > end:
             raise SwarmkeepError(
-                f"{inventory.proxy.stack}: the proxy on {entry.name} {found.problem}",
-                hint=_hint(inventory),
+                f"{inventory.proxy.stack}: the proxy on {entry.name} {problem}",
+                hint=_hint(inventory)
+                if found.problem
+                else "do the nodes reach each other by UDP port 4789? What is on the network: "
+                f"docker network inspect {inventory.proxy.network}; inv status",
             )
         time.sleep(POLL_SECONDS)
 

@@ -20,6 +20,11 @@ def summarise(inventory: Inventory, cluster: Cluster) -> dict[str, Any]:
     """
     stacks = inventory.running_stacks
     services = [_service(cluster, s) for stack in stacks for s in cluster.stack(stack)]
+    for one in services:
+        if one["name"].startswith(f"{inventory.proxy.stack}_"):
+            # Swarm wants none on a node that is down or drained: clients do.
+            one["wanted"] = max(one["wanted"], len(inventory.proxy.hosts))
+            one["converged"] = one["running"] == one["wanted"]
     missing = [stack for stack in stacks if not cluster.stack(stack)]
     return {
         "ok": not missing and all(s["converged"] for s in services),

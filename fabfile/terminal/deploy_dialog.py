@@ -134,23 +134,30 @@ def _confirm(fleet: Fleet, plan: Plan, wanted: Wanted, *, yes: bool) -> None:
 def _verifier(fleet: Fleet, wanted: Wanted) -> Callable[[Cluster], None]:
     def verify(cluster: Cluster) -> None:
         if wanted.role == "proxy" and not fleet.dry:
-            _verify_proxy(fleet)
+            _verify_proxy(fleet, cluster)
         if wanted.role != "app" or fleet.dry:
             return
+        from fabfile.deploy import behind_proxy
         from fabfile.swarm.app_health import await_app
+        from fabfile.swarm.proxy_health import await_proxy
 
         await_app(fleet, fleet.inventory, cluster)
         say(f"{wanted.name}: NocoDB answers from its database")
+        if behind_proxy.is_behind(wanted.compose, fleet.inventory.proxy):
+            for name in await_proxy(fleet, cluster, reaches_app=True):
+                say(f"{wanted.name}: NocoDB answers for {fleet.inventory.app.domain} on {name}")
 
     return verify
 
 
-def _verify_proxy(fleet: Fleet) -> None:
+def _verify_proxy(fleet: Fleet, cluster: Cluster) -> None:
     """Raise SwarmkeepError unless the proxy answers for the domain; what is behind is told."""
-    from fabfile.swarm.proxy_health import await_proxy
+    from fabfile.swarm.proxy_health import await_proxy, working
 
+    for entry in set(fleet.inventory.with_role("proxy")) - set(working(fleet.inventory, cluster)):
+        say(f"warning: {entry.name}: its node does not work, and no proxy runs there")
     stack, domain = fleet.inventory.proxy.stack, fleet.inventory.app.domain
-    for name, found in await_proxy(fleet).items():
+    for name, found in await_proxy(fleet, cluster).items():
         certificate = (
             f", certificate of {found.issuer}, {found.days_left:.0f} days left"
             if found.days_left is not None

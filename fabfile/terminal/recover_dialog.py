@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from fabfile.base.errors import SwarmkeepError, UnreachableError
+from fabfile.base.errors import SwarmkeepError
 from fabfile.terminal.command import open_bucket
 from fabfile.terminal.deploy_dialog import carry_out, say
 from fabfile.terminal.restore_dialog import Source, choose, contents, made
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fabfile.deploy.finish_script import Options
     from fabfile.deploy.stacks import Wanted
     from fabfile.ssh.fleet import Fleet
+    from fabfile.vault.reading import Secrets
 
 _LOOKED_AT = 20
 """Sets of a database, the newest, among which the one to restore is looked for."""
@@ -108,11 +109,12 @@ def named(sets: dict[str, BackupSet], ends: dict[str, Source]) -> str:
     )
 
 
-def deploy_proxies(
-    fleet: Fleet, proxies: Sequence[Wanted], options: Options
+def deploy_proxy_and_app(
+    fleet: Fleet, proxies: Sequence[Wanted], app: Wanted, options: Options
 ) -> list[SwarmkeepError]:
-    """Deploy the reverse proxy, where there is one, before the app joins its network; what fails of
-    it. A certificate that cannot be had yet keeps no data away.
+    """Deploy the reverse proxy, where there is one, then the app, which joins its network; what
+    fails of it. What is wrong with the proxy keeps no data away. Raises SwarmkeepError for the app
+    where there is no proxy.
     """
     from fabfile.deploy.preflight import Allowed
 
@@ -120,9 +122,27 @@ def deploy_proxies(
     for proxy in proxies:
         try:
             carry_out(fleet, proxy, replace(options, allowed=Allowed()), yes=True)
-        except UnreachableError:
-            raise
         except SwarmkeepError as error:
             say(f"warning: {error.message}")
             failures.append(error)
+    try:
+        carry_out(fleet, app, replace(options, allowed=Allowed(leave_data=True)), yes=True)
+    except SwarmkeepError as error:
+        # The database is back. Without its way in the app cannot be: the rest can.
+        if not fleet.inventory.proxy.hosts:
+            raise
+        failures.append(error)
     return failures
+
+
+def wanted_proxies(inventory: Inventory, secrets: Secrets) -> list[Wanted]:
+    """The proxy's stack, where there is to be one and hosts.yaml, vault and template make one."""
+    from fabfile.deploy import proxy_stack
+
+    if not inventory.proxy.hosts:
+        return []
+    try:
+        return [proxy_stack.proxy(inventory, secrets)]
+    except SwarmkeepError as error:
+        say(f"warning: {error.message}; the data comes first: then correct it, and inv deploy")
+        return []

@@ -290,7 +290,7 @@ def test_a_certificate_from_the_vault(front):
     await_answers(name)
     with connect(name) as one:
         assert ssl.DER_cert_to_PEM_cert(one.getpeercert(binary_form=True) or b"") == certificate
-    assert "max-age=31536000" in curl(name, "/", "-I")
+    assert "max-age=86400" in curl(name, "/", "-I")
     front.stop(name)
 
 

@@ -80,6 +80,26 @@ def test_the_public_address_follows_from_the_domain(proxy: dict[str, Any], publi
     assert read(proxy, domain="noco.test").app.public_url == public
 
 
+def test_behind_a_load_balancer_the_public_address_may_be_another() -> None:
+    found = read({"certificates": "none"}, domain="10.1.2.3", public_url="https://noco.test")
+    assert found.app.public_url == "https://noco.test"
+    assert found.app.domain == "10.1.2.3"
+
+
+def test_one_host_as_a_text_where_no_host_has_an_app() -> None:
+    data = {
+        "hosts": {
+            "m": {"address": "192.0.2.1", "swarm": "manager"},
+            "d": {"address": "192.0.2.2", "role": "db"},
+        },
+        "s3_bucket_name": "test-bucket",
+        "app": {"domain": "noco.test"},
+        "proxy": {"hosts": "m"},
+    }
+    found = hosts_file.parse(yaml.safe_dump(data), Path("/x/hosts.yaml"))
+    assert found.proxy.hosts == ("m",)
+
+
 def test_staging_is_lets_encrypts() -> None:
     assert read({"staging": True}, domain="noco.test").proxy.acme_directory == STAGING
 
@@ -93,6 +113,10 @@ def test_staging_is_lets_encrypts() -> None:
         ({}, {"domain": "a.b", "public_url": "https://x"}, "app.public_url: follows from"),
         ({"hosts": ["x"]}, {"domain": "a.b"}, "proxy.hosts: 'x' is not a host"),
         ({"hosts": ["m", "a"]}, {"domain": "a.b"}, "proxy.hosts: with 'certificates: acme'"),
+        ({"hosts": "m", "drain": "50s"}, {"domain": "a.b"}, "proxy.drain: '50s' is out of range"),
+        ({"hosts": "x"}, {"domain": "a.b"}, "proxy.hosts: 'x' is not a host"),
+        ({}, {"domain": "10.1.2.3"}, "app.domain: is an IP address"),
+        ({"trusted_proxies": ["x"]}, {"domain": "a.b"}, "proxy.trusted_proxies[0]: 'x' is not"),
         ({"http_port": 443}, {"domain": "a.b"}, "proxy.https_port: 443 is also http_port"),
         ({"certificates": "none", "wait": "0s"}, {"domain": "a.b"}, "proxy.wait: '0s'"),
         ({"staging": True, "acme_directory": "https://x/dir"}, {"domain": "a.b"}, "proxy.staging"),

@@ -11,7 +11,8 @@ import pytest
 
 from fabfile.base.errors import ConfigError
 from fabfile.base.secret import Secret
-from fabfile.deploy import proxy_certificate, proxy_check, proxy_stack, stacks
+from fabfile.commands.rollback import _check_way_in
+from fabfile.deploy import behind_proxy, proxy_certificate, proxy_check, proxy_stack, stacks
 from fabfile.deploy.service_spec import specification
 from tests.unit.certificate_files import self_signed
 from tests.unit.deploy.test_stacks import Vault, inventory
@@ -82,8 +83,8 @@ def test_a_private_acme_server(tmp_path):
     hosts = with_proxy(tmp_path, acme_directory="https://ca.example.com/dir", acme_root="ca.pem")
     wanted = proxy_stack.proxy(hosts, Vault())
     text = proxy_stack.caddyfile(hosts)
-    assert "acme_ca https://ca.example.com/dir" in text
-    assert "acme_ca_root /etc/caddy/acme-root.pem" in text
+    assert "dir https://ca.example.com/dir" in text
+    assert "trusted_roots /etc/caddy/acme-root.pem" in text
     assert authority.encode() in [one.content for one in wanted.secrets]
     (tmp_path / "ca.pem").write_text("junk")
     with pytest.raises(ConfigError, match=r"proxy.acme_root: .* is no PEM"):
@@ -112,6 +113,7 @@ def test_a_certificate_from_the_vault_is_a_secret(tmp_path):
     [
         (("other.example.com",), 30, DOMAIN, "is for other.example.com, not for"),
         ((DOMAIN,), -0.5, DOMAIN, "has expired on"),
+        ((DOMAIN,), 30, "x.y", "not for x.y"),
         (("*.example.com",), 30, "a.b.example.com", "not for a.b.example.com"),
     ],
 )
@@ -143,6 +145,36 @@ def test_a_key_that_is_another_or_none():
     ):
         with pytest.raises(ConfigError, match=said):
             proxy_certificate.check(chain, private, DOMAIN, "vault.yml")
+
+
+def test_a_certificate_of_the_future():
+    certificate, key = self_signed(DOMAIN, age=-2)
+    with pytest.raises(ConfigError, match="is not valid before"):
+        proxy_certificate.check(certificate, key, DOMAIN, "vault.yml")
+
+
+def test_another_port_than_443_is_in_the_redirect(tmp_path):
+    text = proxy_stack.caddyfile(with_proxy(tmp_path, https_port=8443))
+    assert "auto_https disable_redirects" in text
+    assert f"redir https://{DOMAIN}:8443{{uri}} permanent" in text
+    assert "redir" not in proxy_stack.caddyfile(with_proxy(tmp_path)).replace("redirects", "")
+
+
+def test_who_may_say_who_the_client_is(tmp_path):
+    hosts = with_proxy(tmp_path, trusted_proxies=["10.0.0.0/8", "fd00::/8"])
+    assert "trusted_proxies 10.0.0.0/8 fd00::/8" in proxy_stack.caddyfile(hosts)
+
+
+def test_a_release_of_the_app_is_behind_the_proxy_or_not(tmp_path):
+    hosts = with_proxy(tmp_path)
+    assert behind_proxy.is_behind(stacks.application(hosts, Vault()).compose, hosts.proxy)
+    plain = stacks.application(inventory(tmp_path, hosts=HOSTS), Vault())
+    assert not behind_proxy.is_behind(plain.compose, hosts.proxy)
+    with pytest.raises(ConfigError, match="in release 3 it published a port of its own"):
+        _check_way_in(hosts, 3, plain)
+    with pytest.raises(ConfigError, match="in release 3 it stood behind the proxy"):
+        _check_way_in(inventory(tmp_path, hosts=HOSTS), 3, stacks.application(hosts, Vault()))
+    _check_way_in(hosts, 3, stacks.application(hosts, Vault()))
 
 
 def test_without_the_section_there_is_nothing_to_deploy(tmp_path):

@@ -21,7 +21,6 @@ INVENTORY: Any = SimpleNamespace(
     project="staging",
     postgres=SimpleNamespace(stack="dbstack"),
     running_stacks=("dbstack", "appstack"),
-    proxy=SimpleNamespace(certificates="acme"),
 )
 
 
@@ -74,8 +73,8 @@ def test_status_of_each_service(tmp_path):
     service = {"name": "dbstack_root_db", "wanted": 1, "running": 0, "update": "paused"}
     summary = {"missing_stacks": ["appstack"], "services": [service]}
     proxies = {
-        "app1": Found("", 200, 30.0, "an authority"),
-        "app2": Found("", 503, 30.0, "an authority"),
+        "app1": Found("", 200, 30.0, 90.0, "an authority"),
+        "app2": Found("", 503, 30.0, 90.0, "an authority"),
         "app3": Found("port 443: connection refused"),
     }
     metrics.write_status(file, INVENTORY, summary, "2026-11-26T10:00:00.123456789Z", proxies)
@@ -87,6 +86,7 @@ def test_status_of_each_service(tmp_path):
     expiry = "swarmkeep_proxy_certificate_expiry_timestamp_seconds"
     assert found[expiry, "app1"] == NOW.timestamp() + 30 * 86400
     assert (expiry, "app3") not in found
+    assert found["swarmkeep_proxy_certificate_left_ratio", "app1"] == pytest.approx(1 / 3)
     assert found["swarmkeep_service_tasks_running", "dbstack_root_db"] == 0
     assert found["swarmkeep_service_update_state", "dbstack_root_db", "paused"] == 1
     assert found["swarmkeep_service_update_state", "dbstack_root_db", "completed"] == 0
