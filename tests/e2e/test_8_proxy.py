@@ -236,7 +236,9 @@ def test_another_version_stops_the_old_one_first(product, lab, hosts, url, rows)
     """They never meet on tables that the new one may change; then all is as hosts.yaml has it."""
     path = changed(hosts, {})
     ran = product.ok("upgrade-app", NEXT, "--write", hosts=path)
-    assert "update_config.Order   start-first" in ran.out.replace("     ", "   ")
+    lines = [" ".join(line.split()) for line in ran.out.splitlines()]
+    assert "update_config.Order start-first stop-first" in lines
+    assert "update_config.Order stop-first start-first" in lines
     assert ran.out.count("kept as release") == 1
     assert "nothing to do" in product.ok("plan", hosts=path).out
     assert demo.records(lab, url) == rows
@@ -244,8 +246,8 @@ def test_another_version_stops_the_old_one_first(product, lab, hosts, url, rows)
 
 
 def test_everything_is_lost_and_the_proxy_comes_back_too(product, lab, hosts, url, rows, stamp):
-    docker(lab, "manager1", "stack", "rm", "proxystack")
     remove_stacks(lab)
+    docker(lab, "manager1", "stack", "rm", "proxystack")
     volume_is_removed(lab, "app1", "proxystack_data")
     ran = product.ok("recover", "--yes", hosts=hosts, timeout=600)
     assert "recovery complete (" in ran.out
