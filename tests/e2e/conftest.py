@@ -43,16 +43,19 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     session.config.stash[THERE] = on_the_engine()
 
 
-LONGEST = (
+FIRST = (
+    # In a lab where nothing has been deployed yet.
+    "test_1_deploy",
+    # Then those that take minutes (docs/testing.md), so that none of them is alone at the end.
     "test_8_container", "test_8_adopt", "test_3_plan_and_releases", "test_8_pitr_faults",
     "test_8_proxy", "test_8_replace", "test_8_recover", "test_8_encryption",
 )  # fmt: skip
-"""Files that take minutes (docs/testing.md): they begin first, so that none is alone at the end."""
+"""The files that begin first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
+    places = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(FIRST)))
 
 
 @pytest.hookimpl(trylast=True)

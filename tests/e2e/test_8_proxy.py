@@ -197,6 +197,7 @@ def test_no_request_fails_while_one_of_two_app_nodes_is_drained(product, lab, ho
     assert client.failures == []
 
 
+@pytest.mark.usefixtures("tidy")
 def test_a_page_says_when_to_come_back_while_a_database_is_replaced(
     product, lab, hosts, url, rows, stamp
 ):
