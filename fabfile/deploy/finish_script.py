@@ -44,6 +44,8 @@ class Report:
     release: int = 0
     images: Mapping[str, str] = field(default_factory=dict)
     """What every service of both stacks runs now, by full name."""
+    away: Mapping[str, float] = field(default_factory=dict)
+    """For how many seconds no task of a service ran, by full name, where that was so."""
     at_rest: bool = False
     """Whether the stack ran as wanted from the first look on: that look is still true."""
 

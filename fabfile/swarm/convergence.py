@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fabfile.swarm.state import Cluster, Node, Service, Task, age_seconds
+from fabfile.swarm.state import Cluster, Node, Service, Task, age_seconds, seconds_between
 
 FAILURES_ALLOWED = 2
 """Failed tasks of one service that are put down to bad luck; one more is a failed deploy."""
@@ -144,6 +144,24 @@ def _is_good(task: Task, service: Service, now: str) -> bool:
         return False
     checked = service.template["ContainerSpec"].get("Healthcheck")
     return bool(checked) or age_seconds(task.since, now) >= STEADY_SECONDS
+
+
+def away_seconds(before: Cluster, after: Cluster, service: Service) -> float | None:
+    """For how many seconds of a change no task of a service with one replica ran: from the end of
+    the old one until the new one was healthy. None where one ran all the time, or none before.
+    """
+    ran = {task.id for task in before.tasks_of(service) if task.state == "running"}
+    tasks = after.tasks_of(service)
+    ended = [task.since for task in tasks if task.id in ran and task.state != "running"]
+    begun = [
+        task.since
+        for task in tasks
+        if task.id not in ran and task.state == task.desired == "running"
+    ]
+    if service.replicas != 1 or not ended or not begun:
+        return None
+    away = seconds_between(max(ended), min(begun))
+    return away if away > 0 else None
 
 
 def same_specification(task: Task, service: Service) -> bool:

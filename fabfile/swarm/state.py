@@ -142,6 +142,11 @@ def age_seconds(since: str, now: str) -> float:
     return (_time(now) - _time(since)).total_seconds()
 
 
+def seconds_between(first: str, second: str) -> float:
+    """The same with fractions of a second."""
+    return (datetime.fromisoformat(second) - datetime.fromisoformat(first)).total_seconds()
+
+
 def _time(text: str) -> datetime:
     # Docker gives nanoseconds, which datetime cannot hold; whole seconds do here.
     return datetime.fromisoformat(text[:19] + "+00:00")

@@ -178,7 +178,8 @@ def _print_report(report: Report, seconds: float, dry: bool) -> None:
     from fabfile.base.units import format_duration
 
     for name, outcome in report.services.items():
-        say(f"{name}: {outcome}")
+        away = f", no task ran for {report.away[name]:.1f} s" if name in report.away else ""
+        say(f"{name}: {outcome}{away}")
     if report.release:
         say(f"kept as release {report.release}")
     if dry:

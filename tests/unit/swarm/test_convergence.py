@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from fabfile.swarm.convergence import Baseline, Progress, baseline, judge
+from fabfile.swarm.convergence import Baseline, Progress, away_seconds, baseline, judge
 from tests.unit.clusters import NOW, cluster, node, service, spec, task
 
 NOTHING = Baseline(frozenset(), {})
@@ -179,3 +179,20 @@ def test_global_service_wants_a_task_on_each_node_that_its_constraints_allow(con
     template = spec() | {"Placement": {"Constraints": [constraint]}}
     each = service(template=template, replicas=None)
     assert one(each, nodes=nodes).wanted == wanted
+
+
+def test_how_long_no_task_ran():
+    db = service()
+    old = task(db, id="old", since="2026-11-22T09:00:00.5Z")
+    ended = replace(old, state="shutdown", desired="shutdown", since="2026-11-22T10:00:00.5Z")
+    new = task(db, id="new", since="2026-11-22T10:00:03.750000001Z")
+    before = cluster((db,), (old,))
+    assert away_seconds(before, cluster((db,), (new, ended)), db) == 3.25
+    # The new one was there first, the old one was left alone, or nothing ran before.
+    earlier = replace(new, since="2026-11-22T10:00:00Z")
+    assert away_seconds(before, cluster((db,), (earlier, ended)), db) is None
+    assert away_seconds(before, before, db) is None
+    assert away_seconds(cluster((db,)), cluster((db,), (new,)), db) is None
+    # Of several, others answered.
+    two = service(replicas=2)
+    assert away_seconds(before, cluster((two,), (new, ended)), two) is None
