@@ -44,8 +44,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 FIRST = (
-    # In a lab where nothing has been deployed yet.
-    "test_1_deploy",
+    # In labs where nothing has been deployed yet, and nothing backed up.
+    "test_1_deploy", "test_4_backup",
     # Then those that take minutes (docs/testing.md), so that none of them is alone at the end.
     "test_8_container", "test_8_adopt", "test_3_plan_and_releases", "test_8_pitr_faults",
     "test_8_proxy", "test_8_replace", "test_8_recover", "test_8_encryption",
