@@ -79,6 +79,8 @@ def forget(lab, bucket, stamp: str) -> None:
 
 
 def test_with_the_app(product, lab, bucket, stamp):
+    # Another file may have needed it there.
+    lab.exec("db1", "docker", "image", "rm", "--force", images.NOCODB.tag)
     refused = product.fails(1, "backup.drill", "--key", stamp, "--app")
     assert "is not on this node and cannot be pulled" in refused.err
     node = lab.container("db1")
