@@ -20,6 +20,7 @@ CHECK_HEADER = "X-Swarmkeep-Check"
 
 _BLOCK = 16384
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
+_CHECKED = re.compile(rb"(?i)\r\n%s: *([a-z0-9.-]+) *\r\n" % CHECK_HEADER.encode())
 _PROHIBITED = 1
 """RFC 4254, 5.1: SSH_OPEN_ADMINISTRATIVELY_PROHIBITED."""
 _MOST = 65536
@@ -28,10 +29,14 @@ _MOST = 65536
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: the status (0: no HTTP) and the server's certificate (DER; b"" for none)."""
+    """What came back: the status (0: no HTTP) and the server's certificate (DER; b"" for none).
+
+    `checked` is the domain that our proxy says it answers for; "" from any other server.
+    """
 
     status: int
     certificate: bytes
+    checked: str = ""
 
 
 def get(
@@ -66,7 +71,7 @@ def _ask(channel: paramiko.Channel, name: str, *, tls: bool) -> Answer:
     request = "".join(f"{line}\r\n" for line in (*lines, "")).encode()
     if not tls:
         channel.sendall(request)
-        return Answer(_status_of(_read(channel)), b"")
+        return _answer(_read(channel), b"")
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -75,7 +80,7 @@ def _ask(channel: paramiko.Channel, name: str, *, tls: bool) -> Answer:
 
 def _read(channel: paramiko.Channel) -> bytes:
     said = b""
-    while len(said) < _MOST and b"\r\n" not in said:
+    while len(said) < _MOST and b"\r\n\r\n" not in said:
         block = channel.recv(_BLOCK)
         if not block:
             break
@@ -83,9 +88,12 @@ def _read(channel: paramiko.Channel) -> bytes:
     return said
 
 
-def _status_of(said: bytes) -> int:
-    found = _STATUS.match(said)
-    return int(found[1]) if found else 0
+def _answer(said: bytes, certificate: bytes) -> Answer:
+    status = _STATUS.match(said)
+    checked = _CHECKED.search(said.partition(b"\r\n\r\n")[0] + b"\r\n")
+    return Answer(
+        int(status[1]) if status else 0, certificate, checked[1].decode() if checked else ""
+    )
 
 
 class _Tls:
@@ -101,12 +109,12 @@ class _Tls:
         certificate = self._tls.getpeercert(binary_form=True) or b""
         self._until(lambda: self._tls.write(request))
         said = b""
-        while len(said) < _MOST and b"\r\n" not in said:
+        while len(said) < _MOST and b"\r\n\r\n" not in said:
             block = self._until(lambda: self._tls.read(_BLOCK))
             if not block:
                 break
             said += block
-        return Answer(_status_of(said), certificate)
+        return _answer(said, certificate)
 
     def _until(self, step: Callable[[], T]) -> T:
         """Take a step of the protocol as soon as the other side has said what it needs."""

@@ -55,6 +55,8 @@ def look(host: Host, inventory: Inventory) -> Found:
         return Found(f"port {port}: {said.lower()}")
     if not answer.status:
         return Found(f"port {port}: does not answer as HTTP")
+    if answer.checked != domain:
+        return Found(f"port {port}: answers, but not for {domain}: inv deploy-proxy")
     if not tls:
         return Found("", answer.status)
     return _judged(answer.certificate, domain, answer.status)

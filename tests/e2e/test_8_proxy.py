@@ -123,6 +123,12 @@ def test_switched_on_with_one_restart_of_the_app(product, lab, hosts, url, rows)
     found = {one["name"]: one for one in checks if one["group"] == "proxy"}
     assert set(found) == {"domain", "answers app1"}
     assert all(one["ok"] for one in found.values()), found
+    # A domain that the proxy does not know yet: it answers, and not for that one.
+    renamed = changed(hosts, {"app": {"domain": "other.test"}})
+    checks = json.loads(product.inv("doctor", "--json", hosts=renamed).out)["checks"]
+    [one] = [one for one in checks if one["name"] == "answers app1"]
+    assert not one["ok"]
+    assert "answers, but not for other.test" in one["detail"]
 
 
 def test_the_proxy_has_what_it_needs_and_no_more(lab, hosts):

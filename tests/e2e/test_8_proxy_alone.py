@@ -22,6 +22,8 @@ import yaml
 
 from fabfile.config import hosts_file
 from fabfile.deploy import proxy_stack
+from fabfile.ssh import tunnel
+from fabfile.ssh.tunnel import CHECK_HEADER
 from lab import docker, engine, images
 from lab.progress import Progress
 from tests.e2e import proxied_app
@@ -183,6 +185,21 @@ def test_plain_http_leads_to_https(proxy):
         said = one.recv(4096).decode()
     assert said.startswith("HTTP/1.1 308")
     assert f"Location: https://{DOMAIN}/page" in said
+
+
+def test_a_check_sees_whether_this_is_the_domains_proxy(proxy):
+    """Caddy answers 200 for any name: that alone would be a wrong "ok"."""
+
+    def checked(host: str) -> bytes:
+        with connect(proxy) as one:
+            lines = ("GET / HTTP/1.1", f"Host: {host}", f"{CHECK_HEADER}: now", "Connection: close")
+            one.sendall("".join(f"{line}\r\n" for line in (*lines, "")).encode())
+            return one.recv(4096)
+
+    assert tunnel._answer(checked(DOMAIN), b"") == tunnel.Answer(200, b"", DOMAIN)
+    assert tunnel._answer(checked("other.test"), b"").checked == ""
+    with without_app(proxy):
+        assert tunnel._answer(checked(DOMAIN), b"") == tunnel.Answer(503, b"", DOMAIN)
 
 
 def test_websocket(proxy):
