@@ -112,7 +112,10 @@ class Bench:
         deploy = ("docker", "stack", "deploy", "--resolve-image=never", "-c", "-", wanted.name)
         manager = self.lab.container("manager1")
         docker.inside(manager, *deploy, input=wanted.stack_input.encode())
-        look = lambda: "" if self.task() not in ("", before) else "no other task"  # noqa: E731
+
+        def look() -> str:
+            return "" if self.task() not in ("", before) else "no other task"
+
         if problem := waiting.until(look, deadline=DOWN_SECONDS):
             raise SwarmkeepError(f"docker stack deploy: {problem}")
 
