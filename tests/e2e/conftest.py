@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from lab import cluster, demo, engine, images, s3
 from lab import docker as lab_docker
 from lab.model import NODES, Lab
 from lab.progress import Progress
+from tests.e2e import preloaded_inv
 from tests.e2e.live import DB, container_of, databases, docker, eventually, sql
 
 ROOT = Path(__file__).parents[2]
@@ -147,6 +149,11 @@ class Ran:
         return self.out + self.err
 
 
+@cache
+def preloaded() -> preloaded_inv.PreloadedInv:
+    return preloaded_inv.PreloadedInv()
+
+
 @dataclass(frozen=True)
 class Product:
     """Runs `inv` against the lab. Every output is searched for the lab's secrets."""
@@ -172,18 +179,21 @@ class Product:
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         if hosts:
             environment["SWARMKEEP_HOSTS"] = str(hosts)
-        done = subprocess.run(
-            [sys.executable, "-m", "invoke", *args],
-            cwd=root,
-            env=environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-            # No terminal, even where the tests have one: a prompt must read what we give it.
-            start_new_session=True,
-        )
+        # In a session of its own: a prompt must read what we give it, not the tests' terminal.
+        if root == ROOT and preloaded_inv.serves(environment):
+            done = preloaded().run(args, environment, stdin, timeout)
+        else:
+            done = subprocess.run(
+                [sys.executable, "-m", "invoke", *args],
+                cwd=root,
+                env=environment,
+                input=stdin,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+                start_new_session=True,
+            )
         ran = Ran(done.returncode, done.stdout, done.stderr)
         print(f"$ inv {' '.join(args)}  -> {ran.code}\n{ran.text}")
         for secret in self.secrets:
