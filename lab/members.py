@@ -86,7 +86,7 @@ def _create(lab: Lab, member: str) -> None:
     image = images.S3 if member == S3 else images.NODE
     labels = [f"{LABEL}={lab.name}", f"{ROLE_LABEL}={member}"]
     volume = f"type=volume,dst={VOLUMES[member]}"
-    more = [] if member == S3 else capabilities.flags(cgroup_parent(lab, member))
+    more = capabilities.NO_FSYNC if member == S3 else capabilities.flags(cgroup_parent(lab, member))
     docker.run(
         "run", "--detach", "--init",
         "--name", lab.container(member), "--hostname", member,

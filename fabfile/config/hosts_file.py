@@ -9,11 +9,15 @@ Nothing here opens a connection. Relative paths in the file are relative to the 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fabfile.base import yaml_text
 from fabfile.base.errors import ConfigError
 from fabfile.base.schema import Section
+from fabfile.config.apps import OtherApp
+from fabfile.config.hosts_file_apps_keys import read_apps
 from fabfile.config.hosts_file_backup_keys import read_backup
 from fabfile.config.hosts_file_keys import (
     NAME,
@@ -26,7 +30,7 @@ from fabfile.config.hosts_file_keys import (
     read_vault,
 )
 from fabfile.config.hosts_file_proxy_keys import read_proxy, with_domain
-from fabfile.config.inventory import RESOLVE_IMAGE, Inventory
+from fabfile.config.inventory import RESOLVE_IMAGE, Inventory, Postgres
 
 DEFAULT_FILE = "hosts.yaml"
 ENVIRONMENT = "SWARMKEEP_HOSTS"
@@ -90,14 +94,18 @@ def _read(top: Section, path: Path) -> Inventory:
     images = top.section("images")
     project = _read_project(top)
     proxy = read_proxy(top, stacks, images, hosts, project, base)
-    app = top.section("app")
+    app_section = top.section("app")
+    postgres = read_postgres(top, stacks, images, project)
+    app = with_domain(read_app(app_section, stacks, images, project), app_section, proxy)
+    apps = read_apps(top.section("apps"), postgres, app, proxy, project, base)
     inventory = Inventory(
         path=path,
         ssh=ssh,
         hosts=hosts,
         network=top.text("network", "backend", pattern=NAME, want="a Docker network name"),
-        postgres=read_postgres(top, stacks, images, project),
-        app=with_domain(read_app(app, stacks, images, project), app, proxy),
+        postgres=with_apps(postgres, apps),
+        app=app,
+        apps=apps,
         proxy=proxy,
         backup=read_backup(top.section("backup"), top, stacks, images, project),
         vault=read_vault(top.section("vault"), base),
@@ -114,15 +122,23 @@ def _read(top: Section, path: Path) -> Inventory:
     )
     if inventory.app.stack == inventory.postgres.stack:
         stacks.fail("app", f"{inventory.app.stack!r} is also stacks.db: want two separate stacks")
-    if inventory.backup.stack in inventory.stacks:
+    others = tuple(one.stack for one in inventory.apps)
+    if inventory.backup.stack in (*inventory.stacks, *others):
         stacks.fail("backup", f"{inventory.backup.stack!r} is another stack's name, too")
-    if inventory.proxy.stack in (*inventory.stacks, inventory.backup.stack):
+    if inventory.proxy.stack in (*inventory.stacks, *others, inventory.backup.stack):
         stacks.fail("proxy", f"{inventory.proxy.stack!r} is another stack's name, too")
-    for section in (app, stacks, images, deploy):
+    for section in (app_section, stacks, images, deploy):
         section.finish()
     top.finish(extensions=True)
     _check_hosts(inventory, top.section("hosts"))
     return inventory
+
+
+def with_apps(postgres: Postgres, apps: Sequence[OtherApp]) -> Postgres:
+    """The database with the databases of the apps beside NocoDB, which are backed up like its."""
+    return replace(
+        postgres, databases=(*postgres.databases, *(name for one in apps for name in one.databases))
+    )
 
 
 def _read_project(top: Section) -> str:

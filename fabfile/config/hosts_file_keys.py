@@ -27,7 +27,7 @@ _ADDRESS = r"[A-Za-z0-9:][A-Za-z0-9._:-]{0,252}"
 _ADVERTISE = r"\d{1,3}(\.\d{1,3}){3}|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*|[A-Za-z][A-Za-z0-9_.-]{0,14}"
 REGISTRY = r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}(:[0-9]{1,5})?"
 _USER = r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,62}"
-_PG_NAME = r"[A-Za-z_][A-Za-z0-9_.-]{0,62}"
+PG_NAME = r"[A-Za-z_][A-Za-z0-9_.-]{0,62}"
 IMAGE = r"[a-z0-9][A-Za-z0-9._/:-]{0,254}(@sha256:[0-9a-f]{64})?"
 URL = r"https?://[A-Za-z0-9._:\[\]-]+(/[A-Za-z0-9._~/-]*)?"
 _PG_IMAGE = re.compile(r".*:(?P<major>\d+)(\.\d+)?-[a-z][a-z0-9.]*(@sha256:[0-9a-f]{64})?")
@@ -118,8 +118,8 @@ def read_postgres(top: Section, stacks: Section, images: Section, project: str) 
         service=service,
         image=image,
         major=int(pinned["major"]) if pinned else 0,
-        databases=top.texts("pg_db", ("nocodb",), pattern=_PG_NAME, want="letters, digits, _ . -"),
-        user=top.text("pg_user", "nocodb", pattern=_PG_NAME, want="letters, digits, _ . -"),
+        databases=top.texts("pg_db", ("nocodb",), pattern=PG_NAME, want="letters, digits, _ . -"),
+        user=top.text("pg_user", "nocodb", pattern=PG_NAME, want="letters, digits, _ . -"),
         data_host=section.text("data_host", "", pattern=NAME, want="a host of this file"),
         endpoint_mode=section.choice("endpoint_mode", "dnsrr", ("dnsrr", "vip")),
         volume=section.text("volume", "pgdata", pattern=NAME, want="a volume's name"),

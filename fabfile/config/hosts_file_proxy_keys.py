@@ -90,23 +90,32 @@ def with_domain(app: App, section: Section, proxy: Proxy) -> App:
     """The app with its public address, where the proxy gives it one."""
     domain = section.text("domain", "", pattern=DOMAIN, want="a domain name in lower case")
     if not proxy.hosts:
-        if domain:
-            section.fail("domain", "needs the section 'proxy': docs/proxy.md")
+        check_domain(section, domain, "", proxy)
         return app
     if not domain:
         section.fail("domain", "is missing: the name that the proxy answers for")
         return app
-    if _is_address(domain) and proxy.certificates != "none":
+    check_domain(section, domain, app.public_url, proxy)
+    # Whoever is in front of the proxy may have a certificate, and another port.
+    return replace(app, domain=domain, public_url=app.public_url or public_url(domain, proxy))
+
+
+def check_domain(section: Section, domain: str, url: str, proxy: Proxy) -> None:
+    """Record what is wrong with an app's domain, and with its public address beside it."""
+    if domain and not proxy.hosts:
+        section.fail("domain", "needs the section 'proxy': docs/proxy.md")
+    if domain and _is_address(domain) and proxy.certificates != "none":
         section.fail("domain", "is an IP address, which certificates are not for")
-    if app.public_url and proxy.certificates != "none":
-        section.fail("public_url", "follows from app.domain: leave it out")
-    if app.public_url:
-        # Whoever is in front of the proxy may have a certificate, and another port.
-        return replace(app, domain=domain)
+    if domain and url and proxy.certificates != "none":
+        section.fail("public_url", f"follows from {section.at('domain')}: leave it out")
+
+
+def public_url(domain: str, proxy: Proxy) -> str:
+    """The address by which the proxy serves a domain."""
     scheme, port, usual = (
         ("http", proxy.http_port, 80)
         if proxy.certificates == "none"
         else ("https", proxy.https_port, 443)
     )
     shown = "" if port == usual else f":{port}"
-    return replace(app, domain=domain, public_url=f"{scheme}://{domain}{shown}")
+    return f"{scheme}://{domain}{shown}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fabfile.config.apps import OtherApp
 from fabfile.config.proxy import Proxy
 
 ROLE_LABEL = "role"
@@ -72,7 +73,7 @@ class Postgres:
     image: str
     major: int
     databases: tuple[str, ...]
-    """What is backed up; the first one is NocoDB's."""
+    """What is backed up; the first one is NocoDB's, the last ones those of the apps beside it."""
     user: str
     data_host: str
     """Name of the host that holds the data; "" where only one host has role db."""
@@ -167,11 +168,9 @@ class Backup:
     base_schedule: str = "45 1 * * *"
     max_base_age: int = 50 * 3600
     max_slot_wal: int = 10 * 2**30
-    incremental_from: int = 10 * 2**30
-    """Bytes of all databases from which base backups are incremental, on PostgreSQL 17 or newer; 0:
-    never.
-    """
     """Bytes of WAL that PostgreSQL keeps at most for what is not archived yet."""
+    incremental_from: int = 10 * 2**30
+    """Bytes of all databases from which base backups are incremental (PostgreSQL 17); 0: never."""
     pitr_window: int = 7 * 86400
     """Seconds that one can at least go back; what is older may be pruned."""
     recipients: tuple[str, ...] = ()
@@ -247,6 +246,8 @@ class Inventory:
     """Nothing is told without it."""
     project_id: str = ""
     """Its identity, for whoever cannot read the vault; "" where not given."""
+    apps: tuple[OtherApp, ...] = ()
+    """The applications beside NocoDB, in the order of the file."""
 
     @property
     def role_label(self) -> str:
@@ -267,25 +268,32 @@ class Inventory:
         """The names of the stacks that should run, as this file says."""
         backup = (self.backup.stack,) if self.backup.mode == "container" else ()
         proxy = (self.proxy.stack,) if self.proxy.hosts else ()
-        return (*self.stacks, *backup, *proxy)
+        return (*self.stacks, *(one.stack for one in self.apps), *backup, *proxy)
 
     @property
     def every_stack(self) -> tuple[str, ...]:
-        """The names of all stacks that may be ours: the backup's and the proxy's, too."""
-        return (*self.stacks, self.backup.stack, self.proxy.stack)
+        """The names of all stacks that may be ours: the backup's, the proxy's, every app's."""
+        others = (one.stack for one in self.apps)
+        return (*self.stacks, *others, self.backup.stack, self.proxy.stack)
+
+    def other_app(self, name: str) -> OtherApp | None:
+        """The application beside NocoDB of this name."""
+        return next((one for one in self.apps if one.name == name), None)
 
     def managers(self) -> tuple[HostEntry, ...]:
         """The Swarm managers, in the order of the file."""
         return tuple(host for host in self.hosts if host.swarm == "manager")
 
     def with_role(self, role: str) -> tuple[HostEntry, ...]:
-        """The hosts of a role, in the order of the file; "backup": those that are backed up;
-        "proxy": those that the proxy runs on.
+        """The hosts of a role, in the order of the file; "backup": those that are backed up,
+        "proxy": those that the proxy runs on, an app's name: those of all apps.
         """
         if role == "proxy":
             return tuple(host for host in self.hosts if host.name in self.proxy.hosts)
         if role == "backup":
             return self.with_role("db") + (self.with_role("app") if self.backup.files else ())
+        if self.other_app(role):
+            return self.with_role("app")
         return tuple(host for host in self.hosts if host.role == role)
 
     def host_of_node(self, node: str) -> HostEntry | None:

@@ -278,7 +278,8 @@ def test_a_newer_engine_knows_by_itself_what_the_machine_lacks(version):
 
 
 def test_a_whole_machine_gives_privileged_nodes():
-    assert capabilities.flags_for([], True, "/x") == ["--privileged", "--cgroupns", "private"]
+    flags = capabilities.flags_for([], True, "/x")
+    assert flags == ["--privileged", *capabilities.NO_FSYNC, "--cgroupns", "private"]
 
 
 def test_a_machine_that_lacks_a_capability_gives_everything_else():
