@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import base, docker, locks, nocodb
+from lab import base, docker, kinto, locks, nocodb
 from lab.progress import Progress
 
 FOLDER = Path(__file__).resolve().parent / "images"
@@ -54,7 +54,10 @@ MONITORING = Image("monitoring", "swarmkeep-lab/monitoring:bookworm")
 # The reverse proxy, and an ACME server to give it certificates: for the tests of the proxy.
 CADDY = Image("caddy", "swarmkeep-lab/caddy:2.6.2")
 ACME = Image("acme", "swarmkeep-lab/acme:bookworm")
-WITHOUT_LAB = (MONITORING, POSTGRES_17, CADDY, ACME)
+# Another app with a database and files, in two versions: for the tests of apps beside NocoDB.
+KINTO_BEFORE = Image("kinto", "swarmkeep-lab/kinto:25.0.3")
+KINTO = Image("kinto", "swarmkeep-lab/kinto:26.5.0")
+WITHOUT_LAB = (MONITORING, POSTGRES_17, CADDY, ACME, KINTO_BEFORE, KINTO)
 # The longest build first.
 ALL = (NOCODB, NODE, S3, POSTGRES)
 
@@ -108,6 +111,8 @@ def _build_all(progress: Progress, wanted: list[Image]) -> None:
                 if image is NOCODB:
                     # npm needs no base image: the longest part begins at once.
                     nocodb.build(progress, FOLDER / image.name, context)
+                elif image.name == KINTO.name:
+                    kinto.build(progress, context, image.tag.rpartition(":")[2])
                 bases[image.suite].result()
                 more = [f"--build-arg={argument}" for argument in image.arguments]
                 _build(progress, image, made_from, context, *more)

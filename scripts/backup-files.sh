@@ -1,6 +1,6 @@
 #!/bin/bash
 # shellcheck disable=SC2034 # used by its part
-# Uploads NocoDB's attachments (the files in its data volume) from an app node to S3: what the
+# Uploads the files in the apps' volumes (NocoDB's attachments) from an app node to S3: what the
 # bucket does not have yet. Nothing is ever deleted there. Root's cron runs it, beside
 # backup-pg.sh on the db node; docs/backup.md explains settings, files and exit codes.
 
@@ -17,7 +17,8 @@ usage() {
   cat <<END
 Usage: backup-files.sh [--config FILE] [--check | --restore [--identity] | --help | --version]
 
-Back up the files in NocoDB's data volume to S3, as far as they are not there yet.
+Back up the files in NocoDB's data volume, and in those of VOLUMES, to S3, as far as they are
+not there yet.
 
   --config FILE  settings to use instead of /etc/backup-files.conf
   --check        only see whether a backup could be made: settings, tools, bucket, volume
@@ -25,12 +26,12 @@ Back up the files in NocoDB's data volume to S3, as far as they are not there ye
   --identity     what is encrypted is read with the identity on stdin (docs/encryption.md)
 
 Exit codes:
-   0  every file of the volume is in the bucket (--restore: and the other way round; those
+   0  every file of the volumes is in the bucket (--restore: and the other way round; those
       that differ stay as they are here, and are named)
    1  unexpected failure
    2  wrong usage or settings
   10  another run is in progress
-  11  no such volume on this node: NocoDB has never run here
+  11  none of the volumes is on this node: NocoDB has never run here
   12  a tool is missing, or the Docker engine does not answer
   14  too little free disk space for the files (--restore)
   16  a file could not be encrypted
@@ -49,10 +50,25 @@ remove_unfinished() {
   [[ -z $STAGING ]] || rm -rf -- "$STAGING"
 }
 
-# Sets VOLUME_DIR, and STAGING, a folder in it where files are gathered: what a killed run has left there is
-# no file of NocoDB's.
+# Does $1 for each volume that is on this node: NocoDB's, then those of the apps beside it.
+each_volume() {
+  local volume found=0
+  for volume in "${APP_STACK}_data" "${MORE_VOLUMES[@]}"; do
+    open_volume "$volume" || continue
+    found=1
+    "$1"
+  done
+  ((found)) || die "$NO_CONTAINER" "${ABSENT[@]}"
+}
+
+# Sets for volume $1: OF, whose files they are; PREFIX, where the bucket has them; VOLUME_DIR, where they are;
+# STAGING, a folder there in which files are gathered: what a killed run has left in it is no file of an app's.
+# Returns 1 if this node has no such volume.
 open_volume() {
-  find_volume
+  OF=$1
+  [[ $1 != "${APP_STACK}_data" ]] || OF=$APP_STACK
+  PREFIX=${PROJECT:+$PROJECT/}files/$OF
+  find_volume "$1" || return 1
   STAGING=$VOLUME_DIR/.swarmkeep-files.partial
   rm -rf -- "$STAGING" "$VOLUME_DIR/.swarmkeep-restore.partial" # the name before 0.4
 }
@@ -92,8 +108,8 @@ total() { awk -F '\t' '{ bytes += $1 } END { printf "%d %d\n", NR, bytes }' "$1"
 
 backup() {
   local count bytes tries=0 list=$DIR/files.partial objects=$DIR/objects.partial
-  open_volume
-  ping_start
+  [[ -n $STARTED ]] || ping_start
+  STARTED=yes
   log INFO "uploading what is new of $VOLUME_DIR"
   list_both
   # Also what was changed since and kept its size. (Only at first: clocks differ.)
@@ -110,8 +126,8 @@ backup() {
     "run it again when nobody writes; else compare with 'aws s3 ls s3://$S3_BUCKET/$PREFIX/$FOLDER/'"
   read -r count bytes < <(total "$list")
   record "$list" "$count" "$bytes" || quit $?
-  succeeded files="$count" size_bytes="$bytes"
-  log INFO "files complete stack=$APP_STACK files=$count bytes=$bytes seconds=$SECONDS tries=$tries"
+  ALL_FILES=$((ALL_FILES + count)) ALL_BYTES=$((ALL_BYTES + bytes))
+  log INFO "files complete stack=$OF files=$count bytes=$bytes seconds=$SECONDS tries=$tries"
 }
 
 # Lists what is here and what the bucket has.
@@ -175,7 +191,7 @@ record() {
   gzip -6 -n <"$list" >"$list.gz"
   sum=$(sum_of "$list.gz")
   cat >"$state" <<END
-{"format": 1, "tool": "backup-files.sh $VERSION", "node": $(quoted "$NODE"), "stack": $(quoted "$APP_STACK"),
+{"format": 1, "tool": "backup-files.sh $VERSION", "node": $(quoted "$NODE"), "stack": $(quoted "$OF"),
 "project": $(project_json),$(recipients_json)
 "finished": "$(date -u +%Y-%m-%dT%H:%M:%SZ)", "seconds": $SECONDS, "files": $2, "bytes": $3,
 "list": {"bytes": $(stat -c %s -- "$list.gz"), "sha256": "$sum"}}
@@ -206,7 +222,6 @@ compare() {
 # What is encrypted comes first: what was uploaded in clear before is older.
 restore() {
   FETCHED=0 FETCHED_BYTES=0
-  open_volume
   list_objects "$DIR/encrypted.partial" "$ENCRYPTED"
   list_objects "$DIR/clear.partial" "$CLEAR"
   without "$DIR/encrypted.partial" "$DIR/clear.partial" >"$DIR/only-clear.partial"
@@ -214,7 +229,7 @@ restore() {
   bring "$ENCRYPTED" "$DIR/encrypted.partial" || code=$?
   bring "$CLEAR" "$DIR/only-clear.partial" || code=$?
   ((code == 0)) || quit "$code"
-  log INFO "files restored stack=$APP_STACK fetched=$FETCHED bytes=$FETCHED_BYTES seconds=$SECONDS"
+  log INFO "files restored stack=$OF fetched=$FETCHED bytes=$FETCHED_BYTES seconds=$SECONDS"
 }
 
 # The lines of list $2 whose paths are not in list $1.
@@ -243,7 +258,7 @@ bring() {
   [[ ! -s $DIR/differing.partial ]] || log WARNING \
     "$(wc -l <"$DIR/differing.partial") files are not as they are in the bucket and were left alone, such as $(head -n 3 "$DIR/differing.partial" | cut -f 2- | paste -sd ,)"
   [[ -s $DIR/absent.partial ]] || return 0
-  log ERROR "$(wc -l <"$DIR/absent.partial") files did not arrive as they are in the bucket, such as $(head -n 1 "$DIR/absent.partial" | cut -f 2-); next: run it again; the log of NocoDB tells who else writes there"
+  log ERROR "$(wc -l <"$DIR/absent.partial") files did not arrive as they are in the bucket, such as $(head -n 1 "$DIR/absent.partial" | cut -f 2-); next: run it again; the app's log tells who else writes there"
   return "$BAD_OBJECT"
 }
 
@@ -309,7 +324,6 @@ check() {
   fi
   echo "backup-files.sh --check may write here" >"$probe"
   send "$probe" "$PREFIX/state/.write-check" "$(sum_of "$probe")" || quit $?
-  open_volume
   log INFO "ready: bucket s3://$S3_BUCKET, files in $VOLUME_DIR"
 }
 
@@ -331,7 +345,9 @@ main() {
   read_config "$config"
   setting APP_STACK '[A-Za-z0-9][A-Za-z0-9_.-]*'
   setting STATE_DIR '/[^[:cntrl:]]+'
-  STACK=$APP_STACK DIR=$STATE_DIR PREFIX=${PROJECT:+$PROJECT/}files/$APP_STACK STAGING=""
+  [[ -z ${VOLUMES-} ]] || setting VOLUMES '[A-Za-z0-9][A-Za-z0-9_.-]*( [A-Za-z0-9][A-Za-z0-9_.-]*)*'
+  read -ra MORE_VOLUMES <<<"${VOLUMES-}"
+  STACK=$APP_STACK DIR=$STATE_DIR STAGING="" STARTED="" ALL_FILES=0 ALL_BYTES=0
   [[ $action != backup ]] || report_as files "$APP_STACK"
   need "$(access_tools)" aws awk comm flock gzip md5sum setpriv sha256sum timeout xargs
   take_lock "$DIR"
@@ -339,7 +355,8 @@ main() {
   use_recipients
   FOLDER=$CLEAR LANES=$(nproc)
   [[ -z $AGE ]] || FOLDER=$ENCRYPTED
-  "$action"
+  each_volume "$action"
+  [[ $action != backup ]] || succeeded files="$ALL_FILES" size_bytes="$ALL_BYTES"
 }
 
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then

@@ -29,7 +29,7 @@ from fabfile.backup.sets import FORMAT, BackupSet, FilesState, Manifest, Proof, 
 from fabfile.backup.verify import CLOCK_TOLERANCE, PREDECESSORS, Holding
 from fabfile.base import age_encryption
 from fabfile.base.errors import UnreachableError
-from fabfile.config.inventory import Backup
+from fabfile.config.backup import Backup
 from fabfile.s3.connection import code_of
 from fabfile.s3.objects import Objects, Part
 

@@ -73,10 +73,13 @@ def _for_others(bucket: Bucket, recipients: Sequence[str]) -> str:
     return f"it is for keys {', '.join(recipients)}, backup.recipients are {', '.join(today)}"
 
 
-def files_encrypted(bucket: Bucket, stack: str, states: Iterable[FilesState]) -> Check:
-    """Whether the attachments are: by one of them, by there being none that is not, and by what the
-    app hosts have recorded.
+def files_encrypted(
+    bucket: Bucket, stack: str, states: Iterable[FilesState], volume: str = ""
+) -> Check:
+    """Whether the attachments, or the files of another app's `volume`, are: by one of them, by
+    there being none that is not, and by what the app hosts have recorded.
     """
+    name = f"files {volume} encrypted" if volume else "files encrypted"
     clear, encrypted_one = _first_files(bucket, stack)
     found = {encrypted_one: flaw(bucket, encrypted_one)} if encrypted_one else {}
     if clear:
@@ -84,8 +87,8 @@ def files_encrypted(bucket: Bucket, stack: str, states: Iterable[FilesState]) ->
     for state in states:
         found["the state of a host"] = _for_others(bucket, state.recipients)
     if not found:
-        return Check("files encrypted", True, "there are none yet")
-    return encrypted("files encrypted", len(bucket.backup.recipients), found)
+        return Check(name, True, "there are none yet")
+    return encrypted(name, len(bucket.backup.recipients), found)
 
 
 def _first_files(bucket: Bucket, stack: str) -> tuple[str, str]:

@@ -53,6 +53,8 @@ def config(
             "NODE": entry.node,
             "STATE_DIR": kit.state_dir,
         }
+        more = [one.volume_name(volume) for one in inventory.apps for volume in one.volumes]
+        settings |= {"VOLUMES": " ".join(more)} if more else {}
     if secrets.get(AWS_ACCESS_KEY_ID) is not None:
         settings["AWS_SHARED_CREDENTIALS_FILE"] = kit.credentials
     if in_container:

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 
 from fabfile.backup.sets import RUNGS, BackupSet
 from fabfile.backup.verify import CLOCK_TOLERANCE
-from fabfile.config.inventory import Retention
+from fabfile.config.backup import Retention
 
 INCOMPLETE = "not complete, so neither counted nor touched"
 CLUSTER_BEFORE = "of the cluster before, until the new one is accepted"

@@ -129,13 +129,13 @@ def look(
     )
     flaws = encryption_check.flaws_of_set(bucket, newest) if backup.recipients and newest else {}
     checks = judge(expected, holding, now, drill, flaws)
-    if backup.files and database == inventory.postgres.database:
+    for of, name in inventory.files_of(database).items():
         nodes = [entry.node for entry in inventory.with_role("app")]
-        states = {node: bucket.files_state(inventory.app.stack, node) for node in nodes}
-        checks += judge_files(states, backup.max_age, now)
+        states = {node: bucket.files_state(of, node) for node in nodes}
+        checks += judge_files(states, backup.max_age, now, name)
         if backup.recipients:
             recorded = [one for one in states.values() if isinstance(one, FilesState)]
-            checks.append(encryption_check.files_encrypted(bucket, inventory.app.stack, recorded))
+            checks.append(encryption_check.files_encrypted(bucket, of, recorded, name))
     oldest = bucket.oldest(database) if newest else None
     history = wal_history(bucket, newest) if backup.pitr else None
     if backup.pitr:

@@ -12,12 +12,16 @@ from fabfile.base.units import format_duration, format_size
 
 
 def judge_files(
-    states: Mapping[str, FilesState | str | None], max_age: int, now: datetime
+    states: Mapping[str, FilesState | str | None],
+    max_age: int,
+    now: datetime,
+    volume: str = "",
 ) -> list[Check]:
-    """Given what each app host has recorded about NocoDB's attachments, judge it.
+    """Given what each app host has recorded about NocoDB's attachments, or about a `volume` of
+    another app, judge it.
 
     A text says why a record cannot be read, None that there never was one: so it is on a host
-    that NocoDB has not run on yet. That is fine as long as another host's are in the bucket;
+    that the app has not run on yet. That is fine as long as another host's are in the bucket;
     whoever has ever recorded something must go on doing so. `max_age` is in seconds.
     """
     young = [
@@ -25,16 +29,17 @@ def judge_files(
         for node, state in states.items()
         if isinstance(state, FilesState) and _age(state, now) <= max_age
     ]
-    return [_files(node, state, young, max_age, now) for node, state in states.items()]
+    of = f"{volume} " if volume else ""
+    return [_files(f"{of}{node}", state, young, max_age, now) for node, state in states.items()]
 
 
 def _files(
-    node: str, state: FilesState | str | None, young: Sequence[str], max_age: int, now: datetime
+    where: str, state: FilesState | str | None, young: Sequence[str], max_age: int, now: datetime
 ) -> Check:
-    name = f"files {node}"
+    name = f"files {where}"
     if state is None:
         never = "no backup of its files was ever recorded"
-        fine = f"{never}: NocoDB has not run there yet, or backup.install is due; those of "
+        fine = f"{never}: the app has not run there yet, or backup.install is due; those of "
         detail = f"{fine}{', '.join(young)} are in the bucket" if young else never
         return Check(name, bool(young), detail, LOOK)
     if isinstance(state, str):

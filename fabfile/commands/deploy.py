@@ -13,8 +13,10 @@ from fabfile.commands.plan import (
     RESOLVE_HELP,
     TAKE_OVER_HELP,
     check_resolve,
+    check_role,
     roles,
 )
+from fabfile.terminal.app_passwords import with_app_passwords
 from fabfile.terminal.command import command, connected, is_dry, read_inventory, read_vault
 from fabfile.terminal.deploy_dialog import WAIT_HELP, YES_HELP
 
@@ -27,6 +29,7 @@ _HELP = {
     "leave-data": LEAVE_HELP,
     "take-over": TAKE_OVER_HELP,
 }
+APP_HELP = "an app of hosts.yaml's 'apps'; NocoDB where none is named"
 _DB_HELP = {**_HELP, "move-data-host": MOVE_HELP}
 
 
@@ -62,9 +65,10 @@ def deploy_db(
     _deploy(ctx, hosts, "deploy-db", ("db",), flags)
 
 
-@command(notifies="deploy-app", name="deploy-app", help=dict(_HELP))
+@command(notifies="deploy-app", name="deploy-app", help={**_HELP, "app": APP_HELP})
 def deploy_app(
     ctx: Context,
+    app: str = "",
     hosts: str = "",
     yes: bool = False,
     wait: bool = False,
@@ -74,9 +78,9 @@ def deploy_app(
     leave_data: bool = False,
     take_over: bool = False,
 ) -> None:
-    """Deploy NocoDB and wait until it answers from its database."""
+    """Deploy NocoDB or another app, wait until it works."""
     flags = Flags(yes, wait, prune, resolve, keep_failed, leave_data, take_over)
-    _deploy(ctx, hosts, "deploy-app", ("app",), flags)
+    _deploy(ctx, hosts, f"deploy-app {app}".rstrip(), (app or "app",), flags)
 
 
 @command(
@@ -112,7 +116,7 @@ def deploy(
     leave_data: bool = False,
     take_over: bool = False,
 ) -> None:
-    """Deploy all stacks: the database, the proxy, the app."""
+    """Deploy all stacks: the database, the proxy, the apps."""
     flags = Flags(yes, wait, prune, resolve, keep_failed, leave_data, take_over, move_data_host)
     _deploy(ctx, hosts, "deploy", (), flags)
 
@@ -123,9 +127,10 @@ def _deploy(ctx: Context, hosts: str, name: str, only: tuple[str, ...], flags: F
 
     check_resolve(flags.resolve)
     inventory = read_inventory(hosts)
-    secrets = read_vault(inventory)
     # All stacks are rendered before anything is contacted.
-    chosen = only or roles("", inventory)
+    chosen = tuple(check_role(one, inventory) for one in only) or roles("", inventory)
+    secrets = read_vault(inventory)
+    secrets = with_app_passwords(inventory, secrets, chosen, write=not is_dry(ctx))
     wanted = [wanted_stack(role, inventory, secrets) for role in chosen]
 
     from fabfile.deploy import observation, preflight

@@ -8,6 +8,7 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 
 from fabfile.base.errors import ConfigError
+from fabfile.terminal.app_passwords import with_app_passwords
 from fabfile.terminal.command import command, read_inventory, read_vault, sudo_password
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 CHANGES = 5
 """Exit code of a plan that has something to do."""
-STACK_HELP = "db, app or proxy; all where it is not given"
+STACK_HELP = "db, app, proxy or an app's name; all where it is not given"
 PRUNE_HELP = "remove services of the stack that are no longer in its compose file"
 MOVE_HELP = "let PostgreSQL start on another node, without the data of the old one"
 LEAVE_HELP = "go on even if data stays behind: an empty database, other attachments"
@@ -51,8 +52,9 @@ def plan(
     """Show what a deploy would change; exit code 5 if anything."""
     check_resolve(resolve)
     inventory = read_inventory(hosts)
-    secrets = read_vault(inventory)
-    wanted = [wanted_stack(role, inventory, secrets) for role in roles(stack, inventory)]
+    chosen = roles(stack, inventory)
+    secrets = with_app_passwords(inventory, read_vault(inventory), chosen, write=False)
+    wanted = [wanted_stack(role, inventory, secrets) for role in chosen]
 
     from fabfile.deploy import observation, preflight
     from fabfile.deploy.planning import make_plan
@@ -92,14 +94,18 @@ def roles(stack: str, inventory: Inventory) -> tuple[str, ...]:
     """
     if not stack:
         # The app joins the proxy's network.
-        return ("db", "proxy", "app") if inventory.proxy.hosts else ("db", "app")
-    return (check_role(stack),)
+        proxy = ("proxy",) if inventory.proxy.hosts else ()
+        return ("db", *proxy, "app", *(one.name for one in inventory.apps))
+    return (check_role(stack, inventory),)
 
 
-def check_role(stack: str) -> str:
+def check_role(stack: str, inventory: Inventory) -> str:
     """Given what a user calls a stack, return its role. Raises ConfigError."""
-    if stack not in ("db", "app", "proxy"):
-        raise ConfigError(f"{stack!r} is no stack of ours", hint="say db, app or proxy")
+    known = ("db", "app", "proxy", *(one.name for one in inventory.apps))
+    if stack not in known:
+        raise ConfigError(
+            f"{stack!r} is no stack of ours", hint=f"say {', '.join(known[:-1])} or {known[-1]}"
+        )
     return stack
 
 
@@ -116,7 +122,9 @@ def check_resolve(resolve: str) -> None:
 
 def wanted_stack(role: str, inventory: Inventory, secrets: Secrets) -> Wanted:
     """The stack of a role as hosts.yaml, the vault and its compose file want it."""
-    from fabfile.deploy import proxy_stack, stacks
+    from fabfile.deploy import other_app_stack, proxy_stack, stacks
 
+    if app := inventory.other_app(role):
+        return other_app_stack.other_app(app, inventory, secrets)
     make = {"db": stacks.database, "app": stacks.application, "proxy": proxy_stack.proxy}
     return make[role](inventory, secrets)

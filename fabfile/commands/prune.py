@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fabfile.backup.retention import Decision
     from fabfile.backup.sets import BackupSet
     from fabfile.backup.verify import Holding
-    from fabfile.config.inventory import Backup, Retention
+    from fabfile.config.backup import Backup, Retention
 
 _SHOWN = 10
 """Keys and times that are listed one by one."""

@@ -146,13 +146,11 @@ def _bring_password(fleet: Fleet, password: Secret) -> None:
     before anybody came to recover, has the one of the service's earlier secret.
     """
     from fabfile.deploy import observation
-    from fabfile.rotation import role_password, scram
+    from fabfile.rotation import role_password
 
     try:
-        cluster = observation.observe_any(fleet)[1]
-        role = role_password.find(fleet, cluster, [password])
-        if not scram.accepts(role.kept(), role.user, password.reveal()):
-            role.change(scram.verifier(password.reveal()))
+        role = role_password.find(fleet, observation.observe_any(fleet)[1], [password])
+        if role.bring(password):
             say(f"{role.user}: has the vault's password again")
     except SwarmkeepError as error:
         say(f"warning: whether {fleet.inventory.postgres.user} has the vault's password: {error}")

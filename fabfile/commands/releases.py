@@ -41,6 +41,7 @@ def _stack_name(inventory: Inventory, role: str) -> str:
         "db": inventory.postgres.stack,
         "app": inventory.app.stack,
         "proxy": inventory.proxy.stack,
+        **{one.name: one.stack for one in inventory.apps},
     }[role]
 
 

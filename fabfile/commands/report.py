@@ -14,7 +14,8 @@ from fabfile.terminal.command import command, connected, open_bucket, read_inven
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fabfile.config.inventory import Inventory, Retention
+    from fabfile.config.backup import Retention
+    from fabfile.config.inventory import Inventory
     from fabfile.monitoring.report_page import Report, Section
     from fabfile.ssh.fleet import Fleet
 

@@ -25,7 +25,7 @@ _PRUNE_HELP = "remove services of the stack that the release did not have"
     notifies="rollback",
     positional=["stack"],
     help={
-        "stack": "db, app or proxy",
+        "stack": "db, app, proxy or an app's name",
         "to": _TO_HELP,
         "with-current-secrets": _SECRETS_HELP,
         "prune": _PRUNE_HELP,
@@ -46,8 +46,9 @@ def rollback(
     keep_failed: bool = False,
 ) -> None:
     """Go back to an earlier release of one stack."""
-    role, number = check_role(stack), _number(to)
+    number = _number(to)
     inventory = read_inventory(hosts)
+    role = check_role(stack, inventory)
     secrets = read_vault(inventory)
     present = wanted_stack(role, inventory, secrets)
 
@@ -63,8 +64,10 @@ def rollback(
         release = kept.choose(kept.read(fleet.first_manager(), present.name), present.name, number)
         print(f"{present.name}: going back to release {release.number} ({words(release)})")
         wanted = kept.as_wanted(release, main_service(inventory, role), present.hidden)
-        if role == "app":
-            _check_way_in(inventory, release.number, wanted)
+        other = inventory.other_app(role)
+        if role == "app" or other:
+            behind = bool(other.domain if other else inventory.proxy.hosts)
+            _check_way_in(inventory, release.number, wanted, behind=behind)
         wanted = labelled(wanted, inventory, secrets)
         wanted = kept.with_shown(wanted, present)
         if with_current_secrets:
@@ -88,20 +91,20 @@ def rollback(
         )
 
 
-def _check_way_in(inventory: Inventory, number: int, wanted: Wanted) -> None:
-    """Raise ConfigError where the release has another way in than the app has now."""
+def _check_way_in(inventory: Inventory, number: int, wanted: Wanted, *, behind: bool) -> None:
+    """Raise ConfigError where the release has another way in than the app is to have now."""
     from fabfile.deploy.behind_proxy import is_behind
 
-    if is_behind(wanted.compose, inventory.proxy) == bool(inventory.proxy.hosts):
+    if is_behind(wanted.compose, inventory.proxy) == behind:
         return
     was, now = ("stood behind the proxy", "does not")
-    if inventory.proxy.hosts:
+    if behind:
         was, now = ("published a port of its own", "stands behind the proxy")
     raise ConfigError(
         f"{wanted.name}: in release {number} it {was}, and now it {now}: its clients would not "
         "find it",
-        hint="choose a later release with --to (inv releases --stack app), or change 'proxy' and "
-        "app.domain in hosts.yaml first",
+        hint="choose a later release with --to (inv releases), or change 'proxy' and the app's "
+        "domain in hosts.yaml first",
     )
 
 

@@ -6,6 +6,8 @@ import sys
 
 from invoke.context import Context
 
+from fabfile.base.errors import ConfigError
+from fabfile.commands.plan import check_role
 from fabfile.terminal.command import (
     ask_secret,
     command,
@@ -17,34 +19,42 @@ from fabfile.terminal.command import (
 from fabfile.terminal.deploy_dialog import WAIT_HELP, say
 
 
-@command(help={"wait": WAIT_HELP})
-def rotate(ctx: Context, hosts: str | None = None, wait: bool = False) -> None:
-    """Give the database a new password."""
+@command(help={"wait": WAIT_HELP, "app": "an app of hosts.yaml's 'apps'; NocoDB without one"})
+def rotate(ctx: Context, app: str = "", hosts: str | None = None, wait: bool = False) -> None:
+    """Give the database role of an app a new password."""
     import time
 
     from fabfile.base.units import format_duration
     from fabfile.deploy.finish_script import Options
     from fabfile.rotation.rotate import Rotation
+    from fabfile.rotation.rotating_app import RotatingApp
     from fabfile.rotation.vault_entries import RotatingVault
     from fabfile.swarm import operator
     from fabfile.terminal.mark_dialog import set_mark
 
     start = time.monotonic()
     inventory = read_inventory(hosts)
-    vault = RotatingVault(inventory.vault, ask_secret if sys.stdin.isatty() else None)
-    options = Options("secrets.rotate", operator.find(), wait=wait)
-    user = inventory.postgres.user
+    role = check_role(app, inventory) if app else "app"
+    if role in ("db", "proxy"):
+        raise ConfigError(f"{role!r} is no app", hint="name an app of hosts.yaml, or none")
+    rotating = RotatingApp(inventory, inventory.other_app(role))
+    ask = ask_secret if sys.stdin.isatty() else None
+    vault = RotatingVault(inventory.vault, ask, rotating.entry)
+    options = Options(f"secrets.rotate{rotating.words}", operator.find(), wait=wait)
+    user = rotating.user
     print(f"rotating the password of {user}: checking", flush=True)
     with connected(ctx, inventory) as fleet:
         set_mark(fleet, "secrets.rotate", say)
-        rotated = Rotation(fleet, vault, options, say).run()
+        rotated = Rotation(fleet, rotating, vault, options, say).run()
     if rotated is None or is_dry(ctx):
         print("dry run: could be rotated; nothing was changed")
         return
     if rotated.release:
-        say(f"{inventory.app.stack}: kept as release {rotated.release}")
+        say(f"{rotating.stack}: kept as release {rotated.release}")
     print(f"rotated the password of {user} ({format_duration(time.monotonic() - start)})")
     print(f"next: commit {vault.file} and push it: until then nobody else has the new password")
+    if rotating.other:
+        return
     stack = inventory.postgres.stack
     if rotated.asked:
         print(

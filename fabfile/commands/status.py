@@ -31,7 +31,8 @@ def status(ctx: Context, hosts: str = "", json: bool = False, prom: str = "") ->
 
     with connect(inventory, sudo_password=sudo_password(ctx)) as fleet:
         cluster = observe_any(fleet)[1]
-        proxies = look_at_all(fleet) if file and inventory.proxy.hosts else {}
+        names = inventory.domains if file and inventory.proxy.hosts else ()
+        proxies = {name: look_at_all(fleet, name) for name in names}
     summary = summarise(inventory, cluster)
     print(tables.to_json(summary) if json else _text(summary, cluster.now))
     if file:

@@ -122,6 +122,10 @@ def _read(top: Section, path: Path) -> Inventory:
     )
     if inventory.app.stack == inventory.postgres.stack:
         stacks.fail("app", f"{inventory.app.stack!r} is also stacks.db: want two separate stacks")
+    if inventory.backup.mode == "container":
+        for one in inventory.apps:
+            if one.volumes:
+                top.fail(f"apps.{one.name}.volumes", "are backed up with 'backup.mode: host' only")
     others = tuple(one.stack for one in inventory.apps)
     if inventory.backup.stack in (*inventory.stacks, *others):
         stacks.fail("backup", f"{inventory.backup.stack!r} is another stack's name, too")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fabfile.base.schema import Section
 from fabfile.base.units import check_cron
+from fabfile.config.backup import PING_SERVICES, Backup, Retention
 from fabfile.config.hosts_file_keys import IMAGE, NAME, URL
-from fabfile.config.inventory import PING_SERVICES, Backup, Retention
 
 _BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 _ZONE = r"[A-Za-z][A-Za-z0-9_+/-]{0,63}"

@@ -7,14 +7,22 @@ right already is not touched; and a change that fails is taken back as far as Sw
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from fabfile.base.errors import SwarmkeepError, UnreachableError
 from fabfile.config.inventory import Inventory
-from fabfile.deploy import cluster_identity, finish_script, proxy_check, proxy_stack, releases
+from fabfile.deploy import (
+    app_database,
+    change_steps,
+    cluster_identity,
+    finish_script,
+    proxy_check,
+    proxy_stack,
+    releases,
+)
 from fabfile.deploy import plan as plans
 from fabfile.deploy.change_script import ChangeScript
 from fabfile.deploy.finish_script import Options, Report
@@ -128,8 +136,8 @@ class Deployment:
         return True
 
     def _dry(self, seen: Look, plan: Plan) -> Report:
-        for step in self._steps(seen.cluster):
-            script = self._script(step, seen.cluster, plan)
+        for step, first in change_steps.steps(self.inventory, self.wanted, seen.cluster):
+            script = change_steps.script(self.inventory, step, seen.cluster, plan, first=first)
             if script.steps:
                 seen.manager.run(Command(script.text, script.stdin))
         return Report(self.wanted.name, (), {})
@@ -164,9 +172,11 @@ class Deployment:
     def _change(self, lease: Lease, seen: Look, plan: Plan) -> Cluster:
         before = seen.cluster
         after, found = before, ""
-        for step in self._steps(before):
+        self._note(app_database.for_plan(self.fleet, self.wanted, plan, before))
+        for step, first in change_steps.steps(self.inventory, self.wanted, before):
+            script = change_steps.script(self.inventory, step, before, plan, first=first)
             try:
-                self._apply(lease, self._script(step, before, plan))
+                self._apply(lease, script)
                 after = self._await(lease, step, before)
                 found = self._cluster(plan, seen, after)
             except (UnreachableError, LockLostError):
@@ -203,39 +213,15 @@ class Deployment:
             known="" if allowed.leave_data or allowed.move_data_host else known,
         )
 
-    def _steps(self, cluster: Cluster) -> list[Wanted]:
-        """One step, or two: two first starts of NocoDB on an empty database race each other."""
-        replicas = self.inventory.app.replicas
-        first = not cluster.stack(self.wanted.name)
-        if self.wanted.role == "app" and first and replicas > 1:
-            return [self.wanted.with_replicas("nocodb", 1), self.wanted]
-        return [self.wanted]
-
-    def _script(self, step: Wanted, before: Cluster, plan: Plan) -> ChangeScript:
-        script = ChangeScript()
-        if not self._done:
-            script.labels(plan.labels)
-            if plan.network:
-                script.network(plan.network)
-            present = {version.name for version in before.secrets}
-            script.secrets([s for s in step.secrets if s.version.name not in present])
-        if plan.deploys:
-            script.stack(
-                step.name,
-                step.stack_input,
-                cli_major=before.cli_major,
-                resolve_image=plan.resolve_image,
-                registry_auth=bool(self.inventory.registry),
-                unset=step.empty_variables,
-            )
-        return script
-
     def _apply(self, lease: Lease, script: ChangeScript) -> None:
         if not script.steps:
             return
         script.check(lease.change(script.text, script.stdin))
-        self._done += script.done
-        for line in script.done:
+        self._note(script.done)
+
+    def _note(self, done: Sequence[str]) -> None:
+        self._done += done
+        for line in done:
             self.say(line)
 
     def _await(self, lease: Lease, wanted: Wanted, before: Cluster) -> Cluster:

@@ -48,7 +48,8 @@ class Look:
     surveys: Mapping[str, tuple[Outcome[Survey], ...]]
     """By role."""
     names: Names | None = None
-    """What the running PostgreSQL has, where one of its names would change."""
+    """What the running PostgreSQL has, where one of its names would change, or an app beside NocoDB
+    needs databases of its own."""
 
     @property
     def node_ids(self) -> dict[str, str]:
@@ -92,15 +93,16 @@ def look(fleet: Fleet, stacks: Sequence[Wanted]) -> Look:
     database = next((stack for stack in stacks if stack.role == "db"), None)
     if database and preflight_data.renamed(inventory, database, cluster):
         return _with_names(fleet, seen, database)
-    return seen
+    other = next((stack for stack in stacks if inventory.other_app(stack.role)), None)
+    return _with_names(fleet, seen, other) if other else seen
 
 
-def _with_names(fleet: Fleet, seen: Look, database: Wanted) -> Look:
+def _with_names(fleet: Fleet, seen: Look, wanted: Wanted) -> Look:
     """With what the running PostgreSQL has. One that restarts, as another deploy has it do, is
     waited for; what does not run, or is just being stopped, is looked at once more.
     """
     end = time.monotonic() + COMING_UP_SECONDS
-    while (names := postgres.names(fleet, seen.cluster, [database.password])) is None:
+    while (names := postgres.names(fleet, seen.cluster, [wanted.password])) is None:
         late = time.monotonic() > end
         cluster = observe(seen.manager).identified(seen.node_ids)
         # As it was, and nothing on its way: another question would bring no other answer.

@@ -69,6 +69,8 @@ class Plan:
     """Those that are changed once the stack has converged."""
     configs: tuple[str, ...] = ()
     """Configs of files, by name without version, that would get another version."""
+    databases: tuple[str, ...] = ()
+    """What would be made in PostgreSQL: "role kinto", "database kinto"."""
 
     @property
     def deploys(self) -> bool:
@@ -93,7 +95,7 @@ class Plan:
     def changes(self) -> bool:
         """Whether anything would be changed."""
         around = self.labels or self.labels_after or self.network or self.secrets or self.configs
-        return bool(around or self.deploys or self.removes)
+        return bool(around or self.databases or self.deploys or self.removes)
 
     @property
     def interrupts(self) -> tuple[str, ...]:
@@ -116,6 +118,7 @@ def make(
     resolve_image: str,
     prune: bool,
     labels_after: Sequence[LabelChange] = (),
+    databases: Sequence[str] = (),
 ) -> Plan:
     """Given what is wanted and what is there, return what a deploy would change."""
     present = {version.name for version in cluster.secrets}
@@ -166,6 +169,7 @@ def make(
         resolve_image,
         tuple(labels_after),
         tuple(version.base for version in new if version.kind == "config"),
+        tuple(databases),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fabfile.config.inventory import Inventory
+from fabfile.deploy import app_database
 from fabfile.deploy import plan as plans
 from fabfile.deploy.observation import Look
 from fabfile.deploy.plan import Plan
@@ -24,6 +25,7 @@ def make_plan(
     `resolve` is taken instead of deploy.resolve_image of hosts.yaml unless it is "".
     """
     labels = check(inventory, wanted, seen, allowed)
+    app = inventory.other_app(wanted.role)
     return plans.make(
         wanted,
         seen.cluster,
@@ -32,4 +34,5 @@ def make_plan(
         network=inventory.network,
         resolve_image=resolve or inventory.resolve_image,
         prune=prune,
+        databases=app_database.lacking(app, seen.names) if app else (),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fabfile.base.errors import ConfigError, SwarmkeepError
 from fabfile.config.inventory import HostEntry, Inventory
-from fabfile.deploy import preflight_data
+from fabfile.deploy import app_database, preflight_data
 from fabfile.deploy.observation import Look, Survey
 from fabfile.deploy.preflight_data import Found
 from fabfile.deploy.preflight_project import check_project
@@ -65,14 +65,28 @@ def check(
         _check_ready(wanted, cluster, inventory.with_role("proxy"))
         check_ports(inventory, cluster)
         return Labels((*changes, *placement.proxy_changes(inventory, cluster)))
+    _check_app(inventory, wanted, seen, allowed)
+    return Labels(tuple(changes))
+
+
+def _check_app(inventory: Inventory, wanted: Wanted, seen: Look, allowed: Allowed) -> None:
+    """What is checked before NocoDB or another app is deployed."""
+    cluster, other = seen.cluster, inventory.other_app(wanted.role)
     _check_ready(wanted, cluster, inventory.with_role("app"))
-    if not allowed.together:
-        check_proxy_runs(inventory, cluster)
-    if not allowed.together:
+    if not allowed.together and (other is None or other.domain):
+        check_proxy_runs(inventory, cluster, wanted.name)
+    if other:
+        preflight_data.check_other_app(
+            inventory,
+            wanted,
+            cluster,
+            app_database.lacking(other, seen.names) if seen.names else (),
+            leave_data=allowed.leave_data,
+        )
+    elif not allowed.together:
         preflight_data.check_app(inventory, wanted, cluster, leave_data=allowed.leave_data)
     if not allowed.database_first:
-        check_database_runs(inventory, cluster)
-    return Labels(tuple(changes))
+        check_database_runs(inventory, cluster, other.name if other else "NocoDB")
 
 
 def _check_identities(seen: Look) -> None:
@@ -207,8 +221,8 @@ def check_network(name: str, cluster: Cluster) -> None:
         )
 
 
-def check_proxy_runs(inventory: Inventory, cluster: Cluster) -> None:
-    """Raise SwarmkeepError if the app is to stand behind a proxy that does not run."""
+def check_proxy_runs(inventory: Inventory, cluster: Cluster, stack: str) -> None:
+    """Raise SwarmkeepError if an app's stack is to stand behind a proxy that does not run."""
     proxy = inventory.proxy
     running = [
         task
@@ -218,7 +232,7 @@ def check_proxy_runs(inventory: Inventory, cluster: Cluster) -> None:
     ]
     if proxy.hosts and (not running or proxy.network not in cluster.networks.values()):
         raise SwarmkeepError(
-            f"{proxy.stack}: does not run, and {inventory.app.stack} would have no way in",
+            f"{proxy.stack}: does not run, and {stack} would have no way in",
             hint="deploy it first: inv deploy-proxy",
         )
 
@@ -256,14 +270,15 @@ def _other_port(inventory: Inventory, service: Service) -> str:
     return "give the service another port, or set proxy.http_port and https_port"
 
 
-def check_database_runs(inventory: Inventory, cluster: Cluster) -> None:
-    """Raise SwarmkeepError unless the database service has a running task."""
+def check_database_runs(inventory: Inventory, cluster: Cluster, app: str = "NocoDB") -> None:
+    """Raise SwarmkeepError unless the database service has a running task, for an app's sake."""
     service = cluster.service(inventory.postgres.service)
     running = service and any(
         task.state == task.desired == "running" for task in cluster.tasks_of(service)
     )
     if not running:
         raise SwarmkeepError(
-            f"{inventory.postgres.service}: is not running, and NocoDB exits without its database",
+            f"{inventory.postgres.service}: is not running, and {app} cannot work without its "
+            "database",
             hint="deploy it first: inv deploy-db (inv status shows what is there)",
         )

@@ -193,6 +193,35 @@ def check_app(inventory: Inventory, wanted: Wanted, cluster: Cluster, *, leave_d
                 f"{then[name]!r}: NocoDB would start with an empty database",
                 hint=f"set {key} back to {now[name]}; if the {what} is there: inv deploy-db first",
             )
+    _check_volumes(inventory, wanted, live)
+
+
+def check_other_app(
+    inventory: Inventory,
+    wanted: Wanted,
+    cluster: Cluster,
+    lacking: Sequence[str],
+    *,
+    leave_data: bool,
+) -> None:
+    """Raise ConfigError where an app beside NocoDB that runs already would begin with an empty
+    database, or leave files behind. `lacking` is what PostgreSQL does not have of what it needs.
+    """
+    live = live_service(inventory, wanted, cluster)
+    if live is None or leave_data:
+        return
+    if lost := [one for one in lacking if one.startswith("database ")]:
+        raise ConfigError(
+            f"{live.name}: runs, and PostgreSQL has no {lost[0]}: the deploy would begin an empty "
+            "one",
+            hint=f"if it was renamed: set apps.{wanted.role}.database back; if it is lost: inv "
+            f"backup.restore (docs/recovery.md); to begin with an empty one: inv deploy-app "
+            f"{wanted.role} {LEAVE_DATA}",
+        )
+    _check_volumes(inventory, wanted, live)
+
+
+def _check_volumes(inventory: Inventory, wanted: Wanted, live: Service) -> None:
     lost = _volumes(live.spec) - _volumes(wanted_spec(inventory, wanted))
     if lost:
         target, source = sorted(lost)[0]

@@ -99,7 +99,8 @@ def _certificate(inventory: Inventory, secrets: Secrets) -> dict[str, SecretCont
         proxy_certificate.decoded(secrets.require(name).reveal(), name, where)
         for name in (PROXY_CERTIFICATE, PROXY_KEY)
     )
-    proxy_certificate.check(chain, private, inventory.app.domain, where)
+    for domain in inventory.domains:
+        proxy_certificate.check(chain, private, domain, where)
     key, stack = secrets.name_key(), inventory.proxy.stack
     # As files of the stack: they go when it does not want them any more.
     return {
@@ -118,7 +119,6 @@ def caddyfile(inventory: Inventory, folder: Path = stacks.COMPOSE_FOLDER) -> str
             path.read_text(encoding="utf-8")
         )
         return template.render(
-            domain=inventory.app.domain,
             certificates=settings.certificates,
             email=settings.email,
             acme_directory=settings.acme_directory,
@@ -126,8 +126,7 @@ def caddyfile(inventory: Inventory, folder: Path = stacks.COMPOSE_FOLDER) -> str
             http_port=settings.http_port,
             https_port=settings.https_port,
             wait=settings.wait,
-            app_service=f"{inventory.app.stack}_{stacks.main_service(inventory, 'app')}",
-            app_port=APP_PORT,
+            sites=_sites(inventory),
             check_header=CHECK_HEADER,
             trusted_proxies=settings.trusted_proxies,
         )
@@ -135,6 +134,28 @@ def caddyfile(inventory: Inventory, folder: Path = stacks.COMPOSE_FOLDER) -> str
         raise ConfigError(
             f"{path}: is no usable template: {error}", hint="restore it: git checkout compose/"
         ) from None
+
+
+def _sites(inventory: Inventory) -> list[dict[str, str | int]]:
+    """What the proxy answers for: each app's domain, its service, and the port it listens at."""
+    nocodb = f"{inventory.app.stack}_{stacks.main_service(inventory, 'app')}"
+    first: dict[str, str | int] = {
+        "snippet": "app",
+        "domain": inventory.app.domain,
+        "service": nocodb,
+        "port": APP_PORT,
+    }
+    others: list[dict[str, str | int]] = [
+        {
+            "snippet": f"app_{one.name}",
+            "domain": one.domain,
+            "service": one.service_name,
+            "port": one.port,
+        }
+        for one in inventory.apps
+        if one.domain
+    ]
+    return [first, *others]
 
 
 def _without_unwanted(wanted: Wanted, inventory: Inventory) -> Wanted:

@@ -41,6 +41,8 @@ class Wanted:
     """What the hashes in names of secret versions are made with."""
     password: str = field(default="", repr=False)
     """The database's."""
+    role_password: str = field(default="", repr=False)
+    """Of an app beside NocoDB: its own role's in PostgreSQL."""
     shown: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Of services that read environment files: the only variables whose values may be shown."""
 
@@ -81,6 +83,8 @@ class Wanted:
 
 def main_service(inventory: Inventory, role: str) -> str:
     """The service that a stack is there for, by its name in the compose file."""
+    if app := inventory.other_app(role):
+        return app.service
     if role != "db":
         return {"app": "nocodb", "backup": "database", "proxy": "caddy"}[role]
     return inventory.postgres.service.removeprefix(f"{inventory.postgres.stack}_")

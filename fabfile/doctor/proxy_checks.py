@@ -9,7 +9,7 @@ from fabfile.base.check import Check
 from fabfile.base.errors import SwarmkeepError
 from fabfile.config.inventory import Inventory
 from fabfile.doctor.finding import Finding, failure
-from fabfile.ssh.fleet import Fleet, Host, Outcome
+from fabfile.ssh.fleet import Fleet, Host
 from fabfile.swarm import proxy_health
 from fabfile.swarm.proxy_health import Found
 
@@ -25,19 +25,23 @@ def look(fleet: Fleet) -> list[Finding]:
     if not inventory.proxy.hosts:
         return []
 
-    def ask(host: Host) -> Found:
-        return proxy_health.look(host, inventory)
+    def ask(host: Host) -> dict[str, Found]:
+        return {one: proxy_health.look(host, inventory, one) for one in inventory.domains}
 
     outcomes = fleet.fan_out(inventory.with_role("proxy"), ask)
-    findings = [Finding(GROUP, domain(inventory))]
+    findings = [Finding(GROUP, resolves(inventory, name)) for name in inventory.domains]
     for outcome in outcomes:
-        findings += _of_host(inventory, outcome)
+        if outcome.value is None:
+            error = outcome.error or SwarmkeepError("was not asked")
+            findings.append(failure(GROUP, f"answers {outcome.entry.name}", error))
+        for name, found in (outcome.value or {}).items():
+            findings += _of_host(inventory, outcome.entry.name, name, found)
     return findings
 
 
-def domain(inventory: Inventory) -> Check:
-    """Whether the domain resolves, and somebody listens there, as seen from this machine."""
-    name, proxy = inventory.app.domain, inventory.proxy
+def resolves(inventory: Inventory, name: str) -> Check:
+    """Whether a domain resolves, and somebody listens there, as seen from this machine."""
+    proxy = inventory.proxy
     port = proxy.http_port if proxy.certificates == "none" else proxy.https_port
     try:
         found = sorted({str(entry[4][0]) for entry in socket.getaddrinfo(name, port)})
@@ -65,12 +69,8 @@ def _addresses(inventory: Inventory) -> str:
     return ", ".join(host.address for host in inventory.with_role("proxy"))
 
 
-def _of_host(inventory: Inventory, outcome: Outcome[Found]) -> Sequence[Finding]:
-    name = f"answers {outcome.entry.name}"
-    found = outcome.value
-    if found is None:
-        error = outcome.error or SwarmkeepError("was not asked")
-        return [failure(GROUP, name, error)]
+def _of_host(inventory: Inventory, host: str, domain: str, found: Found) -> Sequence[Finding]:
+    name = f"answers {host}"
     log = f"docker service logs {inventory.proxy.stack}_caddy"
     if found.problem:
         return [Finding(GROUP, Check(name, False, found.problem, f"inv deploy-proxy; {log}"))]
@@ -80,7 +80,7 @@ def _of_host(inventory: Inventory, outcome: Outcome[Found]) -> Sequence[Finding]
             Check(
                 name,
                 found.reaches_app,
-                f"HTTP {found.status} for {inventory.app.domain}",
+                f"HTTP {found.status} for {domain}",
                 f"no task of the app answers behind it: inv status, inv deploy-app; {log}",
             ),
         )
@@ -91,9 +91,10 @@ def _of_host(inventory: Inventory, outcome: Outcome[Found]) -> Sequence[Finding]
             Finding(
                 GROUP,
                 Check(
-                    f"certificate {outcome.entry.name}",
+                    f"certificate {host}",
                     good,
-                    f"of {found.issuer}, {found.days_left:.1f} of {found.days:.1f} days left",
+                    f"{domain}: of {found.issuer}, {found.days_left:.1f} of {found.days:.1f} "
+                    "days left",
                     "put a new one into the vault, then inv deploy-proxy"
                     if inventory.proxy.certificates == "vault"
                     else f"it is not renewed; what Caddy says: {log}",

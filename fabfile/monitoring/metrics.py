@@ -83,10 +83,10 @@ def write_status(
     inventory: Inventory,
     summary: Mapping[str, Any],
     now: str,
-    proxies: Mapping[str, Found],
+    proxies: Mapping[str, Mapping[str, Found]],
 ) -> None:
     """Replace a file by what status says of each service (`swarm.status.summarise`), and what the
-    proxy on each host (by name) answers.
+    proxy answers: for each domain, and there on each host.
 
     `now` is the manager's time, RFC 3339. Raises SwarmkeepError.
     """
@@ -110,9 +110,10 @@ def write_status(
             for state in UPDATE_STATES:
                 states.set("service_update_state", "The state of the last update: 1 for the one.",
                            one | {"state": state}, float(service["update"] == state))  # fmt: skip
-    hosts = _Gauges(registry, "swarmkeep_proxy", ["project", "host"])
-    for host, found in proxies.items():
-        one = project | {"host": host}
+    hosts = _Gauges(registry, "swarmkeep_proxy", ["project", "domain", "host"])
+    answers = [(domain, *one) for domain, of_hosts in proxies.items() for one in of_hosts.items()]
+    for domain, host, found in answers:
+        one = project | {"domain": domain, "host": host}
         hosts.set("answers", "Whether the app answers through the proxy of a host: 1 or 0.",
                   one, float(found.reaches_app))  # fmt: skip
         if found.days_left is not None and found.share_left is not None:

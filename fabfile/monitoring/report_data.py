@@ -19,7 +19,8 @@ from fabfile.backup.verify import ENOUGH, PREDECESSORS, SHRUNK_BELOW
 
 if TYPE_CHECKING:
     from fabfile.backup.bucket import Bucket
-    from fabfile.config.inventory import Inventory, Retention
+    from fabfile.config.backup import Retention
+    from fabfile.config.inventory import Inventory
 
 MANIFESTS = 90
 """Manifests that are read: a request each."""

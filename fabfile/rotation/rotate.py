@@ -22,10 +22,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from fabfile.base import scram
 from fabfile.base.errors import SwarmkeepError, UnreachableError
 from fabfile.base.secret import Secret
 from fabfile.config.inventory import Inventory
-from fabfile.deploy import finish_script, stacks
+from fabfile.deploy import finish_script
 from fabfile.deploy.change_script import ChangeScript
 from fabfile.deploy.finish_script import Options
 from fabfile.deploy.locked_change import give_up
@@ -33,21 +34,19 @@ from fabfile.deploy.observation import Look, look, observe, observe_command
 from fabfile.deploy.planning import make_plan
 from fabfile.deploy.preflight import Allowed
 from fabfile.deploy.stacks import Wanted
-from fabfile.deploy.waiting import await_settled, await_stack
-from fabfile.rotation import role_password, scram
+from fabfile.deploy.waiting import await_stack
+from fabfile.rotation import role_password
 from fabfile.rotation.role_password import RolePassword
-from fabfile.rotation.vault_entries import NEXT, RotatingVault
-from fabfile.ssh.fleet import Fleet, Host
+from fabfile.rotation.rotating_app import RotatingApp, uses
+from fabfile.rotation.vault_entries import RotatingVault
+from fabfile.ssh.fleet import Fleet
 from fabfile.ssh.remote_command import Command, succeeded
 from fabfile.swarm import audit_log, convergence, deploy_lock, docker_commands
-from fabfile.swarm.app_health import await_app
 from fabfile.swarm.deploy_lock import Lease, LockLostError
 from fabfile.swarm.state import Cluster
 from fabfile.swarm.state_reading import parse_sections
-from fabfile.vault.reading import POSTGRES_PASSWORD
 
 Say = Callable[[str], None]
-_AGAIN = "run it again: inv secrets.rotate finds out how far it came and finishes"
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,7 @@ class Rotation:
     """One rotation. `vault` has the passwords; `say` gets a line per step."""
 
     fleet: Fleet
+    app: RotatingApp
     vault: RotatingVault
     options: Options
     say: Say
@@ -72,7 +72,11 @@ class Rotation:
     _changes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._old, self._new = self._wanted(self.vault.old), self._wanted(self.vault.new)
+        hidden = (self.vault.old.reveal(), self.vault.new.reveal())
+        self._old, self._new = (
+            self.app.wanted(self.vault.secrets(password), hidden)
+            for password in (self.vault.old, self.vault.new)
+        )
 
     @property
     def _inventory(self) -> Inventory:
@@ -109,7 +113,7 @@ class Rotation:
             said = self._new.redact(audit_log.reason(error))
             give_up(lease, self._ending(seen.cluster, start, said), error)
             if isinstance(error, LockLostError):
-                raise _with_hint(error) from None
+                raise self._with_hint(error) from None
             raise
 
     def _rotate(self, lease: Lease, seen: Look, start: float) -> Rotated:
@@ -118,7 +122,7 @@ class Rotation:
         has_new = scram.accepts(kept, role.user, self.vault.new.reveal())
         before = seen.cluster
         if self.vault.interrupted and not has_new:
-            before = self._settled(lease.manager)
+            before = self.app.settled(lease.manager, self.say)
         self._check(replace(seen, cluster=before))
         fresh = scram.verifier(self.vault.new.reveal())
         role.rehearse(fresh)
@@ -126,14 +130,14 @@ class Rotation:
             kept = scram.verifier(self.vault.old.reveal())
             self.vault.switch()
         elif self.vault.prepare():
-            self.say(f"{self.vault.file}: the new password is kept as {NEXT}")
+            self.say(f"{self.vault.file}: the new password is kept as {self.vault.next}")
         try:
             after = self._switch(lease, before, role, "" if has_new else fresh)
         except LockLostError:
             raise
         except UnreachableError as error:
             # Nothing more can be done from here; what there is goes on without us.
-            raise _with_hint(error) from None
+            raise self._with_hint(error) from None
         except SwarmkeepError as error:
             self._undo(lease, role, kept, error)
             raise
@@ -145,7 +149,7 @@ class Rotation:
 
         `verifier` is the new one's, "" if the database has it already.
         """
-        if not self._uses(before, self._new):
+        if not uses(before, self._new):
             self._deploy(lease, self._new, before)
         if verifier:
             # The role is not changed through the lock's guard: see at least that it is ours.
@@ -153,7 +157,7 @@ class Rotation:
             role.change(verifier)
             self._note(f"role {role.user}: has the new password")
         if self.vault.switch():
-            self.say(f"{self.vault.file}: {POSTGRES_PASSWORD} is the new password")
+            self.say(f"{self.vault.file}: {self.app.entry} is the new password")
         manager = lease.manager
         after = await_stack(
             partial(observe, manager),
@@ -165,8 +169,7 @@ class Rotation:
                 manager.run(Command(docker_commands.task_logs(task, 15), changes=False)).stdout
             ),
         )
-        await_app(self.fleet, self._inventory, after)
-        self.say(f"{self._new.name}: NocoDB answers from its database")
+        self.say(f"{self._new.name}: {self.app.await_works(self.fleet, after)}")
         return after
 
     def _undo(self, lease: Lease, role: RolePassword, kept: str, error: SwarmkeepError) -> None:
@@ -176,15 +179,15 @@ class Rotation:
             role.change(kept)
             self.vault.prepare()
             cluster = observe(lease.manager)
-            if self._uses(cluster, self._new):
+            if uses(cluster, self._new):
                 self._deploy(lease, self._old, cluster)
-            cluster = self._settled(lease.manager)
-            await_app(self.fleet, self._inventory, cluster)
+            cluster = self.app.settled(lease.manager, self.say)
+            self.app.await_works(self.fleet, cluster)
             self.vault.forget()
         except SwarmkeepError as failure:
             raise SwarmkeepError(
                 f"{error.message}; and going back to the old password failed: {failure.message}",
-                hint=f"see inv status, fix the cause; then {_AGAIN}",
+                hint=f"see inv status, fix the cause; then {self.app.again}",
                 details=error.details,
             ) from None
         self.say("the old password is in force again, in the app, the database and the vault")
@@ -219,15 +222,16 @@ class Rotation:
 
     def _check(self, seen: Look) -> None:
         """Raise SwarmkeepError unless the app is as hosts.yaml wants it, and works."""
-        app = self._inventory.app.stack
-        live = self._new if self._uses(seen.cluster, self._new) else self._old
+        app = self.app.stack
+        live = self._new if uses(seen.cluster, self._new) else self._old
         # The images stay as they are: no registry is asked.
         plan = make_plan(self._inventory, live, seen, Allowed(), resolve="changed")
         if not seen.cluster.stack(app) or plan.changes:
             raise SwarmkeepError(
                 f"{app}: is not as hosts.yaml, compose/ and the vault want it; "
                 "a rotation changes the password and nothing else",
-                hint="see: inv plan; then: inv deploy-app, and again: inv secrets.rotate",
+                hint=f"see: inv plan; then: inv deploy-app{self.app.words}, and again: inv "
+                f"secrets.rotate{self.app.words}",
             )
         if self.vault.interrupted:
             return
@@ -235,14 +239,15 @@ class Rotation:
         if not all(one.done for one in progress):
             raise SwarmkeepError(
                 f"{app}: does not run as it should; nothing was changed",
-                hint="see: inv status; bring it up first: inv deploy-app",
+                hint=f"see: inv status; bring it up first: inv deploy-app{self.app.words}",
             )
-        await_app(self.fleet, self._inventory, seen.cluster)
+        self.app.await_works(self.fleet, seen.cluster)
 
     def _role(self, cluster: Cluster) -> RolePassword:
         """The role, if the database accepts a password of the vault. Else SwarmkeepError."""
         passwords = [self.vault.old, self.vault.new]
-        role = role_password.find(self.fleet, cluster, passwords)
+        asked = [Secret(self._old.password), *passwords] if self.app.other else passwords
+        role = role_password.find(self.fleet, cluster, asked, self.app.user)
         kept = role.kept()
         if any(scram.accepts(kept, role.user, password.reveal()) for password in passwords):
             return role
@@ -250,11 +255,8 @@ class Rotation:
             f"{self._inventory.postgres.service}: the password of {role.user} is not the one in "
             f"{self.vault.file}; nothing was changed",
             hint="is your vault the newest (git pull)? Else put the right password into it: "
-            f"inv secrets.set {POSTGRES_PASSWORD}",
+            f"inv secrets.set {self.app.entry}",
         )
-
-    def _settled(self, manager: Host) -> Cluster:
-        return await_settled(partial(observe, manager), self._inventory.app.stack, self.say)
 
     def _deploy(self, lease: Lease, wanted: Wanted, cluster: Cluster) -> None:
         script = ChangeScript()
@@ -279,22 +281,6 @@ class Rotation:
         self._changes.append(line)
         self.say(line)
 
-    def _wanted(self, password: Secret) -> Wanted:
-        """The app with a password; neither of the two may ever be shown."""
-        wanted = stacks.application(self._inventory, self.vault.secrets(password))
-        return replace(
-            wanted, hidden=(*wanted.hidden, self.vault.old.reveal(), self.vault.new.reveal())
-        )
-
-    def _uses(self, cluster: Cluster, wanted: Wanted) -> bool:
-        """Whether the app's services have the secrets of this one."""
-        names = {
-            name
-            for service in cluster.stack(wanted.name)
-            for name in docker_commands.versions_in_use(service.template)
-        }
-        return {secret.version.name for secret in wanted.secrets} <= names
-
-
-def _with_hint(error: SwarmkeepError) -> SwarmkeepError:
-    return type(error)(error.message, hint=f"{error.hint}; then {_AGAIN}", details=error.details)
+    def _with_hint(self, error: SwarmkeepError) -> SwarmkeepError:
+        hint = f"{error.hint}; then {self.app.again}"
+        return type(error)(error.message, hint=hint, details=error.details)

@@ -25,22 +25,24 @@ from fabfile.vault.editing import Document, open_document, set_entry
 from fabfile.vault.password import Ask
 from fabfile.vault.reading import POSTGRES_PASSWORD, Secrets
 
-NEXT = f"{POSTGRES_PASSWORD}_next"
-PREVIOUS = f"{POSTGRES_PASSWORD}_previous"
 _PASSWORD_BYTES = 32
 
 
 class RotatingVault:
-    """A vault file and its two passwords, `old` and `new`.
+    """A vault file and the two passwords of one of its entries, `old` and `new`.
 
     ConfigError if the file cannot be read or changed, as for `vault_edit.open_document`.
     """
 
-    def __init__(self, vault: Vault, ask: Ask | None = None) -> None:
+    def __init__(
+        self, vault: Vault, ask: Ask | None = None, entry: str = POSTGRES_PASSWORD
+    ) -> None:
+        self._entry = entry
+        self.next, self._previous = f"{entry}_next", f"{entry}_previous"
         self._document = open_document(vault, ask)
         entries = self._entries()
-        current = entries.require(POSTGRES_PASSWORD)
-        coming, previous = entries.get(NEXT), entries.get(PREVIOUS)
+        current = entries.require(entry)
+        coming, previous = entries.get(self.next), entries.get(self._previous)
         self.file = vault.file
         self.interrupted = bool(coming or previous)
         """Whether an earlier rotation has left both passwords in it."""
@@ -52,8 +54,8 @@ class RotatingVault:
             self._with(now)
 
     def secrets(self, password: Secret) -> Secrets:
-        """The entries of the vault, with this as the database's password."""
-        clear = set_entry(self._document, POSTGRES_PASSWORD, password.reveal())
+        """The entries of the vault, with this as the password."""
+        clear = set_entry(self._document, self._entry, password.reveal())
         return self._document.entries(clear)
 
     def check_unchanged(self) -> None:
@@ -78,16 +80,16 @@ class RotatingVault:
 
     def forget(self) -> None:
         """Keep the old password only, as if nothing had happened."""
-        self._write({POSTGRES_PASSWORD: self.old})
+        self._write({self._entry: self.old})
 
     def _prepared(self) -> dict[str, Secret]:
-        return {POSTGRES_PASSWORD: self.old, NEXT: self.new}
+        return {self._entry: self.old, self.next: self.new}
 
     def _switched(self) -> dict[str, Secret]:
-        return {POSTGRES_PASSWORD: self.new, PREVIOUS: self.old}
+        return {self._entry: self.new, self._previous: self.old}
 
     def _finished(self) -> dict[str, Secret]:
-        return {POSTGRES_PASSWORD: self.new}
+        return {self._entry: self.new}
 
     def _entries(self) -> Secrets:
         return self._document.entries(self._document.clear.reveal())
@@ -95,7 +97,7 @@ class RotatingVault:
     def _with(self, now: dict[str, Secret]) -> Document:
         """The document with these passwords, not written yet."""
         entries, changed = self._entries(), self._document
-        for name in (POSTGRES_PASSWORD, NEXT, PREVIOUS):
+        for name in (self._entry, self.next, self._previous):
             if name in now and entries.get(name) != now[name]:
                 clear = set_entry(changed, name, now[name].reveal())
             elif name not in now and name in entries.names():

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fabfile.base.check import Check
-from fabfile.config.inventory import Backup
+from fabfile.config.backup import Backup
 from fabfile.s3.connection import Connection, Unsupported
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from fabfile.config.inventory import Backup
+from fabfile.config.backup import Backup
 from fabfile.s3.connection import Connection, Unsupported
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fabfile.base.errors import UnreachableError
-from fabfile.config.inventory import Backup
+from fabfile.config.backup import Backup
 from fabfile.s3.error_messages import UNSUPPORTED, failure, refusal
 
 if TYPE_CHECKING:

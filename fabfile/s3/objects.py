@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any
 
 from fabfile.base.errors import UnreachableError
-from fabfile.config.inventory import Backup
+from fabfile.config.backup import Backup
 from fabfile.s3.connection import Connection, code_of
 
 if TYPE_CHECKING:

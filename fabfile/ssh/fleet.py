@@ -19,7 +19,7 @@ from fabfile.ssh.channel import Exchange, Feed
 from fabfile.ssh.connection import explain, open_connection
 from fabfile.ssh.remote_command import Command, RemoteFile, Result, succeeded, write_command
 from fabfile.ssh.ssh_config import route
-from fabfile.ssh.tunnel import Answer
+from fabfile.ssh.tunnel import Answer, Request
 
 if TYPE_CHECKING:
     import fabric
@@ -117,15 +117,15 @@ class Host:
         """As `run`, but raise SwarmkeepError "<host>: <what> failed: <why>" if it does."""
         return succeeded(self.run(command, timeout=timeout, on_line=on_line), what, hint=hint)
 
-    def get(self, name: str, port: int, *, tls: bool, timeout: float = 10) -> Answer:
-        """Send a GET request for `name` to a port of the host itself, through SSH.
+    def get(self, request: Request) -> Answer:
+        """Send a GET request to the host itself, or to what it reaches, through SSH.
 
         Raises UnreachableError if the connection is lost, OSError where nobody answers there, and
         SwarmkeepError if the SSH server forwards nothing.
         """
         self._fleet.count()
         try:
-            return tunnel.get(self._connection.transport, name, port, tls=tls, timeout=timeout)
+            return tunnel.get(self._connection.transport, request)
         except (SwarmkeepError, OSError):
             raise
         except Exception as error:

@@ -39,10 +39,20 @@ class Answer:
     checked: str = ""
 
 
-def get(
-    transport: paramiko.Transport, name: str, port: int, *, tls: bool, timeout: float
-) -> Answer:
-    """Send a GET request for `name` to a port of the machine at the other end.
+@dataclass(frozen=True)
+class Request:
+    """A GET request for `name`. `timeout` is in seconds, `address` as the other end sees it."""
+
+    name: str
+    port: int
+    tls: bool = False
+    timeout: float = 10
+    address: str = "127.0.0.1"
+    path: str = "/"
+
+
+def get(transport: paramiko.Transport, request: Request) -> Answer:
+    """Send a request from the machine at the other end.
 
     The certificate is not verified: whoever asks looks at it. Raises OSError (ssl.SSLError and
     TimeoutError, too) where nobody answers as HTTP or TLS want it, SwarmkeepError where the SSH
@@ -52,7 +62,10 @@ def get(
 
     try:
         channel = transport.open_channel(
-            "direct-tcpip", ("127.0.0.1", port), ("127.0.0.1", 0), timeout=timeout
+            "direct-tcpip",
+            (request.address, request.port),
+            ("127.0.0.1", 0),
+            timeout=request.timeout,
         )
     except paramiko.ChannelException as error:
         if error.code == _PROHIBITED:
@@ -62,20 +75,21 @@ def get(
             ) from error
         raise ConnectionRefusedError("nothing listens there") from error
     with channel:
-        channel.settimeout(timeout)
-        return _ask(channel, name, tls=tls)
+        channel.settimeout(request.timeout)
+        return _ask(channel, request)
 
 
-def _ask(channel: paramiko.Channel, name: str, *, tls: bool) -> Answer:
-    lines = ("GET / HTTP/1.1", f"Host: {name}", f"{CHECK_HEADER}: now", "Connection: close")
-    request = "".join(f"{line}\r\n" for line in (*lines, "")).encode()
-    if not tls:
-        channel.sendall(request)
+def _ask(channel: paramiko.Channel, request: Request) -> Answer:
+    lines = (f"GET {request.path} HTTP/1.1", f"Host: {request.name}", f"{CHECK_HEADER}: now",
+             "Connection: close")  # fmt: skip
+    text = "".join(f"{line}\r\n" for line in (*lines, "")).encode()
+    if not request.tls:
+        channel.sendall(text)
         return _answer(_read(channel), b"")
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    return _Tls(channel, context, name).ask(request)
+    return _Tls(channel, context, request.name).ask(text)
 
 
 def _read(channel: paramiko.Channel) -> bytes:

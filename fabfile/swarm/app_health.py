@@ -9,10 +9,23 @@ from fabfile.base.errors import SwarmkeepError
 from fabfile.config.inventory import HostEntry, Inventory
 from fabfile.ssh.fleet import Fleet
 from fabfile.ssh.remote_command import Command
+from fabfile.swarm.other_app_health import await_other_app
 from fabfile.swarm.state import Cluster, Task
 
 TRY_SECONDS = 10
 """How long one request may take: a NocoDB that accepts and then hangs is no longer waited for."""
+
+
+def await_works(fleet: Fleet, role: str, cluster: Cluster) -> str:
+    """Wait until the app of a role (NocoDB, or one beside it) works; return that in words.
+
+    Raises SwarmkeepError as the functions for each of them.
+    """
+    other = fleet.inventory.other_app(role)
+    if other:
+        return await_other_app(fleet, other, cluster)
+    await_app(fleet, fleet.inventory, cluster)
+    return "NocoDB answers from its database"
 
 
 def await_app(fleet: Fleet, inventory: Inventory, cluster: Cluster, deadline: float = 60) -> None:

@@ -127,3 +127,13 @@ def _ask(fleet: Fleet, cluster: Cluster, passwords: Sequence[str], sql: str) -> 
     command = run_sql(container, user, "postgres", sql, passwords, changes=False)
     said = host.check(command, "asking PostgreSQL").stdout.splitlines()
     return [line for line in said if line != ASKED]
+
+
+def quoted_name(text: str) -> str:
+    """A name as SQL wants it."""
+    return '"' + text.replace('"', '""') + '"'
+
+
+def quoted_text(text: str) -> str:
+    """A text as SQL wants it."""
+    return "'" + text.replace("'", "''") + "'"

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from fabfile.base.errors import SwarmkeepError
 from fabfile.config.inventory import HostEntry, Inventory
 from fabfile.ssh.fleet import Fleet, Host
+from fabfile.ssh.tunnel import Request
 from fabfile.swarm.state import Cluster
 
 POLL_SECONDS = 1.0
@@ -41,13 +42,13 @@ class Found:
         return not self.problem and self.status not in (0, *AWAY)
 
 
-def look(host: Host, inventory: Inventory) -> Found:
-    """Ask the proxy on a host once. Raises SwarmkeepError if the host cannot be asked."""
-    proxy, domain = inventory.proxy, inventory.app.domain
+def look(host: Host, inventory: Inventory, domain: str) -> Found:
+    """Ask the proxy on a host for a domain, once. SwarmkeepError if the host cannot be asked."""
+    proxy = inventory.proxy
     tls = proxy.certificates != "none"
     port = proxy.https_port if tls else proxy.http_port
     try:
-        answer = host.get(domain, port, tls=tls)
+        answer = host.get(Request(domain, port, tls))
     except OSError as error:
         said = str(getattr(error, "reason", "") or error) or type(error).__name__
         if "TLSV1_ALERT_INTERNAL_ERROR" in said:
@@ -79,10 +80,10 @@ def _judged(certificate: bytes, domain: str, status: int) -> Found:
     return Found(problem, status, left, days, certificates.issuer(found))
 
 
-def look_at_all(fleet: Fleet) -> dict[str, Found]:
-    """What the proxy on each host says now; a host that cannot be asked is a problem, too."""
+def look_at_all(fleet: Fleet, domain: str) -> dict[str, Found]:
+    """What the proxy on each host says for a domain; one that cannot be asked is a problem, too."""
     outcomes = fleet.fan_out(
-        fleet.inventory.with_role("proxy"), lambda host: look(host, fleet.inventory)
+        fleet.inventory.with_role("proxy"), lambda host: look(host, fleet.inventory, domain)
     )
     return {
         one.entry.name: one.value or Found(one.error.message if one.error else "was not asked")
@@ -103,11 +104,12 @@ def working(inventory: Inventory, cluster: Cluster) -> tuple[HostEntry, ...]:
 def await_proxy(
     fleet: Fleet,
     cluster: Cluster,
+    domain: str,
     *,
     reaches_app: bool = False,
     deadline: float = CERTIFICATE_SECONDS,
 ) -> dict[str, Found]:
-    """Wait until the proxy of every host whose node works answers as it should, and with
+    """Wait until the proxy of every host whose node works answers for a domain, and with
     `reaches_app` until a task of the app does through it; return what each said, by host.
 
     Raises SwarmkeepError, naming the host and what is wrong, and where there is no such host.
@@ -120,13 +122,15 @@ def await_proxy(
             hint="see inv status; bring one up, or name another in proxy.hosts",
         )
     end = time.monotonic() + deadline
-    return {entry.name: _await(fleet, entry, end, reaches_app=reaches_app) for entry in hosts}
+    return {
+        entry.name: _await(fleet, entry, domain, end, reaches_app=reaches_app) for entry in hosts
+    }
 
 
-def _await(fleet: Fleet, entry: HostEntry, end: float, *, reaches_app: bool) -> Found:
+def _await(fleet: Fleet, entry: HostEntry, domain: str, end: float, *, reaches_app: bool) -> Found:
     inventory = fleet.inventory
     while True:
-        found = look(fleet.host(entry), inventory)
+        found = look(fleet.host(entry), inventory, domain)
         problem = found.problem
         if not problem and reaches_app and not found.reaches_app:
             problem = f"does not reach the app (HTTP {found.status})"
@@ -135,7 +139,7 @@ def _await(fleet: Fleet, entry: HostEntry, end: float, *, reaches_app: bool) -> 
         if time.monotonic() > end:
             raise SwarmkeepError(
                 f"{inventory.proxy.stack}: the proxy on {entry.name} {problem}",
-                hint=_hint(inventory)
+                hint=_hint(inventory, domain)
                 if found.problem
                 else "do the nodes reach each other by UDP port 4789? What is on the network: "
                 f"docker network inspect {inventory.proxy.network}; inv status",
@@ -143,11 +147,11 @@ def _await(fleet: Fleet, entry: HostEntry, end: float, *, reaches_app: bool) -> 
         time.sleep(POLL_SECONDS)
 
 
-def _hint(inventory: Inventory) -> str:
+def _hint(inventory: Inventory, domain: str) -> str:
     log = f"docker service logs {inventory.proxy.stack}_caddy"
     if inventory.proxy.certificates == "acme":
         return (
-            f"does {inventory.app.domain} resolve to that host, and can the certificate authority "
+            f"does {domain} resolve to that host, and can the certificate authority "
             f"reach its ports 80 and 443? It is tried again by itself; what Caddy says: {log}"
         )
     return f"what Caddy says: {log}"

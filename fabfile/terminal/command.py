@@ -7,7 +7,7 @@ import itertools
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 HOSTS_HELP = "hosts file to use instead of $SWARMKEEP_HOSTS or ./hosts.yaml"
 VAULT_VARIABLES = ("SWARMKEEP_VAULT_PASSWORD", "SWARMKEEP_VAULT_PASSWORD_FILE")
 INTERRUPTED = 130
-MAY_FOLLOW = {"upgrade-db": "target"}
+MAY_FOLLOW = {"upgrade-db": "target", "deploy-app": "app", "secrets.rotate": "app"}
 """Commands with a word after them that may be left out: the flag that it stands for."""
 OTHER_NAMES = {"adopt": {"--from": "--source"}}
 """Flags under names that no parameter of Python can have."""
@@ -141,7 +141,7 @@ def own_usage_errors() -> None:
 
     def parse_argv(self: Parser, argv: list[str]) -> ParseResult:
         try:
-            return parse(self, with_flags(argv))
+            return parse(self, with_flags(argv, _names(self)))
         except ParseError as error:
             context = getattr(error.context, "name", None)
             problem = str(error)
@@ -154,15 +154,16 @@ def own_usage_errors() -> None:
     Parser.parse_argv = parse_argv  # type: ignore[method-assign]
 
 
-def with_flags(argv: list[str]) -> list[str]:
-    """Given a command line, return it with words that may be left out as flags.
+def with_flags(argv: list[str], commands: Collection[str] = ()) -> list[str]:
+    """Given a command line, return it with words that may be left out as flags. What is one of the
+    `commands` stays one.
 
     Invoke has positional words that must be there, and none that may: `inv upgrade-db 17-bookworm`
     and `inv upgrade-db --undo`.
     """
     found = list(argv)
     for i, (name, word) in enumerate(itertools.pairwise(argv)):
-        if name in MAY_FOLLOW and not word.startswith("-"):
+        if name in MAY_FOLLOW and not word.startswith("-") and word not in commands:
             found[i + 1] = f"--{MAY_FOLLOW[name]}={word}"
     names = {old: new for name, flags in OTHER_NAMES.items() if name in argv
              for old, new in flags.items()}  # fmt: skip
@@ -170,6 +171,11 @@ def with_flags(argv: list[str]) -> list[str]:
         flag, equals, value = word.partition("=")
         found[i] = f"{names.get(flag, flag)}{equals}{value}"
     return found
+
+
+def _names(parser: Parser) -> set[str]:
+    """What the commands of a parser are called, by their aliases, too."""
+    return {name for one in parser.contexts.values() for name in (one.name, *one.aliases) if name}
 
 
 def show_error(error: SwarmkeepError) -> None:

@@ -124,10 +124,11 @@ def _confirm(fleet: Fleet, plan: Plan, wanted: Wanted, *, yes: bool) -> None:
             yes=yes,
             refusal=f"{plan.stack}: this would interrupt the database ({names})",
         )
-    if wanted.role == "app" and fleet.inventory.backup.pitr:
+    is_app = wanted.role == "app" or fleet.inventory.other_app(wanted.role)
+    if is_app and fleet.inventory.backup.pitr:
         from fabfile.terminal.mark_dialog import set_mark
 
-        # A new version of NocoDB may change its tables.
+        # A new version of an app may change its tables.
         set_mark(fleet, "deploy-app", say)
 
 
@@ -135,17 +136,19 @@ def _verifier(fleet: Fleet, wanted: Wanted) -> Callable[[Cluster], None]:
     def verify(cluster: Cluster) -> None:
         if wanted.role == "proxy" and not fleet.dry:
             _verify_proxy(fleet, cluster)
-        if wanted.role != "app" or fleet.dry:
+        other = fleet.inventory.other_app(wanted.role)
+        if (wanted.role != "app" and not other) or fleet.dry:
             return
         from fabfile.deploy import behind_proxy
-        from fabfile.swarm.app_health import await_app
+        from fabfile.swarm.app_health import await_works
         from fabfile.swarm.proxy_health import await_proxy
 
-        await_app(fleet, fleet.inventory, cluster)
-        say(f"{wanted.name}: NocoDB answers from its database")
+        say(f"{wanted.name}: {await_works(fleet, wanted.role, cluster)}")
         if behind_proxy.is_behind(wanted.compose, fleet.inventory.proxy):
-            for name in await_proxy(fleet, cluster, reaches_app=True):
-                say(f"{wanted.name}: NocoDB answers for {fleet.inventory.app.domain} on {name}")
+            domain = (other or fleet.inventory.app).domain
+            for name in await_proxy(fleet, cluster, domain, reaches_app=True):
+                who = other.name if other else "NocoDB"
+                say(f"{wanted.name}: {who} answers for {domain} on {name}")
 
     return verify
 
@@ -156,15 +159,16 @@ def _verify_proxy(fleet: Fleet, cluster: Cluster) -> None:
 
     for entry in set(fleet.inventory.with_role("proxy")) - set(working(fleet.inventory, cluster)):
         say(f"warning: {entry.name}: its node does not work, and no proxy runs there")
-    stack, domain = fleet.inventory.proxy.stack, fleet.inventory.app.domain
-    for name, found in await_proxy(fleet, cluster).items():
-        certificate = (
-            f", certificate of {found.issuer}, {found.days_left:.0f} days left"
-            if found.days_left is not None
-            else ""
-        )
-        behind = "" if found.reaches_app else "; the app does not answer behind it yet"
-        say(f"{stack}: {name} answers for {domain}{certificate}{behind}")
+    stack = fleet.inventory.proxy.stack
+    for domain in fleet.inventory.domains:
+        for name, found in await_proxy(fleet, cluster, domain).items():
+            certificate = (
+                f", certificate of {found.issuer}, {found.days_left:.0f} days left"
+                if found.days_left is not None
+                else ""
+            )
+            behind = "" if found.reaches_app else "; the app does not answer behind it yet"
+            say(f"{stack}: {name} answers for {domain}{certificate}{behind}")
 
 
 def _note_images(fleet: Fleet, report: Report) -> None:

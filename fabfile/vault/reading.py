@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
@@ -117,6 +117,10 @@ class Secrets:
             f"{self.file}: the entry {name} is missing",
             hint="add it with: inv secrets.edit" + (f" (there is {close[0]!r})" if close else ""),
         )
+
+    def with_entries(self, entries: Mapping[str, Secret]) -> Secrets:
+        """The same with more entries, or others in the place of those of the same name."""
+        return replace(self, _entries={**self._entries, **entries})
 
     def check(self) -> None:
         """ConfigError if an entry that Swarmkeep itself uses is there and unusable."""

@@ -229,12 +229,13 @@ receiver_runs() {
 
 disallow_replication() { :; } # the local socket lets us anyway
 
-# ---- NocoDB's volume ----------------------------------------------------------------------------
+# ---- the apps' volumes --------------------------------------------------------------------------
 
-# Sets VOLUME_DIR, where this node has the volume's files.
+# Sets VOLUME_DIR, where this node has the files of volume $1. Returns 1 if it has none, and says so in ABSENT.
 find_volume() {
-  local volume=${APP_STACK}_data
   ask docker info >/dev/null 2>"$ERRORS" || engine_failed
-  VOLUME_DIR=$(ask docker volume inspect -f '{{.Mountpoint}}' "$volume" 2>"$ERRORS") && [[ -d $VOLUME_DIR ]] ||
-    die "$NO_CONTAINER" "this node has no volume $volume" "nothing to do if NocoDB has never run here; else 'docker volume ls'"
+  VOLUME_DIR=$(ask docker volume inspect -f '{{.Mountpoint}}' "$1" 2>"$ERRORS") && [[ -d $VOLUME_DIR ]] || {
+    ABSENT=("this node has no volume $1" "nothing to do if NocoDB has never run here; else 'docker volume ls'")
+    return 1
+  }
 }

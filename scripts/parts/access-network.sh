@@ -212,9 +212,13 @@ stop_receiver() {
 
 receiver_runs() { [[ -n $(receivers) ]]; }
 
-# ---- NocoDB's volume ----------------------------------------------------------------------------
+# ---- the apps' volumes --------------------------------------------------------------------------
 
+# NocoDB's is the only one that the container has.
 find_volume() {
   VOLUME_DIR=/data
-  [[ -d $VOLUME_DIR ]] || die "$NO_CONTAINER" "NocoDB's volume is not mounted at $VOLUME_DIR" "inv backup.install"
+  [[ -d $VOLUME_DIR ]] || {
+    ABSENT=("NocoDB's volume is not mounted at $VOLUME_DIR" "inv backup.install")
+    return 1
+  }
 }

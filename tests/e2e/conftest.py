@@ -28,7 +28,7 @@ from lab import docker as lab_docker
 from lab.model import NODES, Lab
 from lab.progress import Progress
 from tests.e2e import preloaded_inv
-from tests.e2e.live import DB, container_of, databases, docker, eventually, sql
+from tests.e2e.live import DB, QUIET, container_of, databases, docker, eventually, sql
 
 ROOT = Path(__file__).parents[2]
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
@@ -223,7 +223,12 @@ def lab() -> Iterator[Lab]:
     if not KEEP:
         # What an earlier run may have left that was ended half-way.
         cluster.down(NAME, say=print)
-    yield cluster.up(NAME, say=print)
+    made = cluster.up(NAME, say=print)
+    quiet = "".join(f"  {key}: {text!r}\n" for key, text in QUIET.items())
+    made.hosts_file.write_text(
+        made.hosts_file.read_text().replace("\nbackup:\n", f"\nbackup:\n{quiet}")
+    )
+    yield made
     if not KEEP:
         cluster.down(NAME, say=print)
 

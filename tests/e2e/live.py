@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fabfile.base.errors import SwarmkeepError
@@ -61,6 +62,16 @@ def databases(lab: Lab) -> set[str]:
 def named(lab: Lab, start: str) -> list[str]:
     """The databases whose names begin like this."""
     return sorted(name for name in databases(lab) if name.startswith(start))
+
+
+_HOURS_AGO = datetime.now(UTC) - timedelta(hours=6)
+QUIET = {
+    "schedule": f"{_HOURS_AGO.minute} {_HOURS_AGO.hour} * * *",
+    "base_schedule": f"{_HOURS_AGO.minute} {_HOURS_AGO.hour} * * *",
+}
+"""When backups are made by themselves in the tests' labs: hours after every test has ended. At the
+product's own hour they would, in runs at night, come in between.
+"""
 
 
 def eventually(what: Callable[[], bool], seconds: float = 120) -> None:

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import pytest
 
+from fabfile.base import scram
 from fabfile.config import hosts_file
-from fabfile.rotation import scram
-from fabfile.rotation.vault_entries import NEXT, PREVIOUS
 from fabfile.vault import reading
 from fabfile.vault.reading import POSTGRES_PASSWORD
 from tests.e2e.background import read_until, start
 from tests.e2e.live import APP, DB, cluster_state, container_of, docker
 
+NEXT, PREVIOUS = f"{POSTGRES_PASSWORD}_next", f"{POSTGRES_PASSWORD}_previous"
 INFO = "/api/v1/db/meta/nocodb/info"  # looks at the database; /api/v1/health does not
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

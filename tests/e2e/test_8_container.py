@@ -21,6 +21,7 @@ from tests.e2e import test_5_backup_faults as faults
 from tests.e2e.conftest import Product, Ran, merged
 from tests.e2e.live import (
     DB,
+    QUIET,
     container_of,
     databases,
     docker,
@@ -209,7 +210,7 @@ def test_its_clock_runs_what_is_due_and_what_was_missed_and_nothing_twice(inside
         eventually(lambda: last_set(inside) > before, 240)
         eventually(lambda: "drill complete" in inside.ok("backup.logs", "--lines", "400").out, 300)
     finally:
-        hosts.set({"backup": {"schedule": None, "drill_schedule": None}})
+        hosts.set({"backup": {"schedule": QUIET["schedule"], "drill_schedule": None}})
         inside.ok("backup.install")
     # The schedule is nightly again, and last night's is there: a restart runs nothing.
     newest = last_set(inside)

@@ -45,6 +45,44 @@ state() { python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))[sys.ar
   [ -z "$(find "$STATE" -name '*.partial*')" ]
 }
 
+@test "volumes of other apps: each has a folder of its own, and a state" {
+  files_settings "VOLUMES='kintostack_data other_x'"
+  mkdir -p "$FAKE/volumes/kintostack_data"
+  echo three >"$FAKE/volumes/kintostack_data/three.txt"
+  backup
+  [ "$status" -eq 0 ]
+  diff -r "$VOLUME" "$BUCKET/data"
+  diff -r "$FAKE/volumes/kintostack_data" "$FAKE/bucket/files/kintostack_data/data"
+  grep -q '"stack": "kintostack_data"' "$FAKE/bucket/files/kintostack_data/state/app1.json"
+  # That one has never been on this node.
+  [ ! -e "$FAKE/bucket/files/other_x" ]
+  [[ $output == *"files complete stack=appstack files=2 "*"files complete stack=kintostack_data files=1 "* ]]
+}
+
+@test "volumes of other apps: backed up and restored where NocoDB has never run" {
+  files_settings "VOLUMES='kintostack_data'"
+  mkdir -p "$FAKE/volumes/kintostack_data"
+  echo three >"$FAKE/volumes/kintostack_data/three.txt"
+  rm -r "$VOLUME"
+  backup
+  [ "$status" -eq 0 ]
+  [ ! -e "$BUCKET" ]
+  rm "$FAKE/volumes/kintostack_data/three.txt"
+  backup --restore
+  [ "$status" -eq 0 ]
+  [ "$(cat "$FAKE/volumes/kintostack_data/three.txt")" = three ]
+  rm -r "$FAKE/volumes/kintostack_data"
+  backup
+  [ "$status" -eq 11 ]
+}
+
+@test "2: a volume's name that could be anything else" {
+  files_settings "VOLUMES='a ../b'"
+  backup
+  [ "$status" -eq 2 ]
+  one_error "setting VOLUMES"
+}
+
 @test "the state is uploaded only if all files are there" {
   touch "$FAKE/lossy" # sync says all is well
   backup

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fabfile.backup.object_keys import EPOCH, Keys
 from fabfile.backup.retention import FUTURE, decide
 from fabfile.backup.sets import BackupSet, Manifest, Proof, Recorded
-from fabfile.config.inventory import Retention
+from fabfile.config.backup import Retention
 from fabfile.s3.objects import Part
 
 pytestmark = pytest.mark.thorough

@@ -312,7 +312,7 @@ def test_a_host_on_which_the_app_has_never_run_is_no_failure(states, wrong):
 
 def test_a_host_that_never_recorded_anything_is_shown():
     [_, standby] = judge_files({"app1": YOUNG, "app2": None}, 26 * 3600, NOW)
-    assert "was ever recorded: NocoDB has not run there yet" in standby.detail
+    assert "was ever recorded: the app has not run there yet" in standby.detail
     assert "those of app1 are in the bucket" in standby.detail
 
 

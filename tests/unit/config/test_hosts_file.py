@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fabfile.base.errors import CONFIG, ConfigError
 from fabfile.config import hosts_file, inventory
+from fabfile.config.backup import Retention
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -169,7 +170,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         count_rows=False, files=False, encryption="aws:kms", kms_key_id="abc-1",
         drill_schedule="0 4 * * 0", drill_with_app=True, max_drill_age=35 * 86400,
         drill_memory=2 * 2**30, drill_cpus=3,
-        retention=inventory.Retention(1, 2, 3, 4, 5), profile="ops",
+        retention=Retention(1, 2, 3, 4, 5), profile="ops",
     )  # fmt: skip
     assert (found.network, found.deploy_timeout, found.resolve_image) == ("net", 900, "never")
     assert found.host_of_node("node-d") == found.hosts[1]

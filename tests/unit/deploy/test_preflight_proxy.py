@@ -56,8 +56,10 @@ def test_the_app_needs_a_proxy_that_runs(tmp_path):
         cluster((proxy,), (task(proxy, "failed"),), networks=networks),
     ):
         with pytest.raises(SwarmkeepError, match="proxystack: does not run") as caught:
-            preflight.check_proxy_runs(hosts, seen)
+            preflight.check_proxy_runs(hosts, seen, "appstack")
         assert "inv deploy-proxy" in caught.value.hint
-    preflight.check_proxy_runs(hosts, cluster((proxy,), (task(proxy),), networks=networks))
+    preflight.check_proxy_runs(
+        hosts, cluster((proxy,), (task(proxy),), networks=networks), "appstack"
+    )
     # Without a proxy nobody asks.
-    preflight.check_proxy_runs(inventory(tmp_path), cluster())
+    preflight.check_proxy_runs(inventory(tmp_path), cluster(), "appstack")

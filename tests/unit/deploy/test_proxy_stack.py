@@ -171,10 +171,10 @@ def test_a_release_of_the_app_is_behind_the_proxy_or_not(tmp_path):
     plain = stacks.application(inventory(tmp_path, hosts=HOSTS), Vault())
     assert not behind_proxy.is_behind(plain.compose, hosts.proxy)
     with pytest.raises(ConfigError, match="in release 3 it published a port of its own"):
-        _check_way_in(hosts, 3, plain)
+        _check_way_in(hosts, 3, plain, behind=True)
     with pytest.raises(ConfigError, match="in release 3 it stood behind the proxy"):
-        _check_way_in(inventory(tmp_path, hosts=HOSTS), 3, stacks.application(hosts, Vault()))
-    _check_way_in(hosts, 3, stacks.application(hosts, Vault()))
+        _check_way_in(hosts, 3, stacks.application(hosts, Vault()), behind=False)
+    _check_way_in(hosts, 3, stacks.application(hosts, Vault()), behind=True)
 
 
 def test_without_the_section_there_is_nothing_to_deploy(tmp_path):

@@ -77,16 +77,19 @@ def test_status_of_each_service(tmp_path):
         "app2": Found("", 503, 30.0, 90.0, "an authority"),
         "app3": Found("port 443: connection refused"),
     }
-    metrics.write_status(file, INVENTORY, summary, "2026-11-26T10:00:00.123456789Z", proxies)
+    domains = {"db.example.com": proxies}
+    metrics.write_status(file, INVENTORY, summary, "2026-11-26T10:00:00.123456789Z", domains)
     text = file.read_text()
     found = samples(file)
     assert found["swarmkeep_service_tasks_wanted", "dbstack_root_db"] == 1
-    answers = {host: found["swarmkeep_proxy_answers", host] for host in proxies}
+    answers = {host: found["swarmkeep_proxy_answers", "db.example.com", host] for host in proxies}
     assert answers == {"app1": 1, "app2": 0, "app3": 0}
     expiry = "swarmkeep_proxy_certificate_expiry_timestamp_seconds"
-    assert found[expiry, "app1"] == NOW.timestamp() + 30 * 86400
-    assert (expiry, "app3") not in found
-    assert found["swarmkeep_proxy_certificate_left_ratio", "app1"] == pytest.approx(1 / 3)
+    assert found[expiry, "db.example.com", "app1"] == NOW.timestamp() + 30 * 86400
+    assert (expiry, "db.example.com", "app3") not in found
+    assert found[
+        "swarmkeep_proxy_certificate_left_ratio", "db.example.com", "app1"
+    ] == pytest.approx(1 / 3)
     assert found["swarmkeep_service_tasks_running", "dbstack_root_db"] == 0
     assert found["swarmkeep_service_update_state", "dbstack_root_db", "paused"] == 1
     assert found["swarmkeep_service_update_state", "dbstack_root_db", "completed"] == 0

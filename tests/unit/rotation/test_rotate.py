@@ -15,14 +15,16 @@ from typing import Any
 
 import pytest
 
+from fabfile.base import scram
 from fabfile.base.errors import ConfigError, SwarmkeepError, UnreachableError
 from fabfile.base.secret import Secret
 from fabfile.config import hosts_file
 from fabfile.deploy import stacks
 from fabfile.deploy.finish_script import Options
-from fabfile.rotation import role_password, scram
+from fabfile.rotation import role_password, rotating_app
 from fabfile.rotation import rotate as rotation
-from fabfile.rotation.vault_entries import NEXT, PREVIOUS, RotatingVault, without_entry
+from fabfile.rotation.rotating_app import RotatingApp
+from fabfile.rotation.vault_entries import RotatingVault, without_entry
 from fabfile.ssh.remote_command import Result
 from fabfile.swarm import deploy_lock, postgres
 from fabfile.swarm.deploy_lock import LockLostError
@@ -35,6 +37,7 @@ from tests.unit import clusters
 
 pytestmark = pytest.mark.thorough
 
+NEXT, PREVIOUS = f"{POSTGRES_PASSWORD}_next", f"{POSTGRES_PASSWORD}_previous"
 PASSWORD = "correct horse"
 OLD = "the-old-password"
 CLEAR = f"# ours\n{POSTGRES_PASSWORD}: '{OLD}'  # the database\nother: kept\n"
@@ -347,7 +350,8 @@ class World:
         fleet = SimpleNamespace(inventory=inventory, dry=False)
         options = Options("secrets.rotate", Origin("ann@desk", "abc"))
         vault = RotatingVault(inventory.vault)
-        rotation.Rotation(fleet, vault, options, self.said.append).run()  # type: ignore[arg-type]
+        app = RotatingApp(inventory)
+        rotation.Rotation(fleet, app, vault, options, self.said.append).run()  # type: ignore[arg-type]
 
     def passwords(self) -> set[str]:
         """The app's password, and the vault's that counts."""
@@ -393,7 +397,10 @@ def world(place: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     fake("observe", lambda manager, seen=None: world.step(world.cluster))
     fake("make_plan", lambda *args, **rest: SimpleNamespace(changes=False))
     fake("await_stack", lambda look, wanted, before, **rest: world.converge(wanted))
-    fake("await_app", lambda *args: None)
+    monkeypatch.setattr(
+        rotating_app, "observe", lambda manager, seen=None: world.step(world.cluster)
+    )
+    monkeypatch.setattr(rotating_app, "await_works", lambda *args: "works")
     monkeypatch.setattr(deploy_lock, "held", Held)
     monkeypatch.setattr(rotation, "parse_sections", lambda *args: world.cluster())
     monkeypatch.setattr(role_password, "find", lambda *args: world.role())

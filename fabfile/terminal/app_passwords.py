@@ -1,0 +1,49 @@
+"""Passwords of the apps' roles: made when an app is first deployed, and kept in the vault."""
+
+from __future__ import annotations
+
+import secrets as random
+import sys
+from collections.abc import Collection
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from fabfile.base.secret import Secret
+
+if TYPE_CHECKING:
+    from fabfile.config.inventory import Inventory
+    from fabfile.vault.reading import Secrets
+
+_BYTES = 32
+
+
+def with_app_passwords(
+    inventory: Inventory, secrets: Secrets, roles: Collection[str], *, write: bool
+) -> Secrets:
+    """The vault with a password for each of these apps; others are left alone.
+
+    One that is missing is made, and with `write` kept in the file before it is used anywhere.
+    Raises ConfigError if the file cannot be changed.
+    """
+    missing = [
+        app.password_entry
+        for app in inventory.apps
+        if app.name in roles and secrets.get(app.password_entry) is None
+    ]
+    if not missing:
+        return secrets
+    made = {name: Secret(random.token_urlsafe(_BYTES)) for name in missing}
+    if not write:
+        print(f"{secrets.file}: {', '.join(missing)} would be made")
+        return secrets.with_entries(made)
+    from fabfile.terminal.command import ask_secret, read_vault
+    from fabfile.vault import editing
+
+    document = editing.open_document(inventory.vault, ask_secret if sys.stdin.isatty() else None)
+    clear = document.clear.reveal()
+    for name, password in made.items():
+        clear = editing.set_entry(replace(document, clear=Secret(clear)), name, password.reveal())
+    document.save(clear)
+    for name in missing:
+        print(f"{secrets.file}: set {name}; next: commit the file")
+    return read_vault(inventory)
