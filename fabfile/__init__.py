@@ -4,6 +4,7 @@ from invoke.collection import Collection
 
 # Under names of their own: as `swarm` or `deploy` they would hide the packages of these names.
 from fabfile.commands import adopt as _adopt
+from fabfile.commands import apps as _apps
 from fabfile.commands import backup as _backup
 from fabfile.commands import backup_hosts as _backup_hosts
 from fabfile.commands import bucket as _bucket
@@ -84,6 +85,7 @@ namespace = Collection(
         _wal.base,
         _wal.mark,
     ),
+    Collection("app", _apps.remove),
     Collection("proxy", _proxy.remove),
     Collection("db", _db.reindex),
     Collection("bucket", _bucket.check, _bucket.setup, _bucket.policies),

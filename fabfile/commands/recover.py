@@ -11,9 +11,11 @@ from invoke.context import Context
 
 from fabfile.base.errors import CheckFailedError, ConfigError, SwarmkeepError
 from fabfile.commands.restore import BEFORE_HELP, DRY, KEY_HELP
+from fabfile.terminal.app_passwords import with_app_passwords
 from fabfile.terminal.command import (
     command,
     connected,
+    is_dry,
     open_bucket,
     read_inventory,
     read_vault,
@@ -22,8 +24,9 @@ from fabfile.terminal.command import (
 from fabfile.terminal.deploy_dialog import WAIT_HELP, ask, carry_out, say
 from fabfile.terminal.identity_dialog import IDENTITY_HELP, identity_for
 from fabfile.terminal.recover_dialog import (
+    bring_password,
     choose_sets,
-    deploy_proxy_and_app,
+    deploy_proxy_and_apps,
     ends_of_wal,
     named,
     wanted_proxies,
@@ -33,7 +36,6 @@ from fabfile.terminal.restore_dialog import carry_out as carry_out_restore
 
 if TYPE_CHECKING:
     from fabfile.backup.sets import BackupSet
-    from fabfile.base.secret import Secret
     from fabfile.config.inventory import Inventory
     from fabfile.deploy.stacks import Wanted
     from fabfile.restore.recovery import Site
@@ -75,10 +77,11 @@ def recover(
         raise ConfigError("--key and --before: use at most one of them")
     start = time.monotonic()
     inventory = read_inventory(hosts)
-    secrets = read_vault(inventory)
-    database, app = (wanted_stack(role, inventory, secrets) for role in ("db", "app"))
+    names = [one.name for one in inventory.apps]
+    secrets = with_app_passwords(inventory, read_vault(inventory), names, write=not is_dry(ctx))
+    database, *apps = (wanted_stack(role, inventory, secrets) for role in ("db", "app", *names))
     proxies = wanted_proxies(inventory, secrets)
-    wanted = [database, *proxies, app]
+    wanted = [database, *proxies, *apps]
     sets, doubtful = choose_sets(inventory, key=key, before=before, identity=identity)
     ends = {} if key or before else ends_of_wal(inventory, sets, doubtful)
     recovery.check_versions(inventory, sets)
@@ -102,11 +105,16 @@ def recover(
         if fleet.dry:
             print(DRY)
             return
-        _bring_password(fleet, secrets.require(POSTGRES_PASSWORD))
+        administrator = secrets.require(POSTGRES_PASSWORD)
+        bring_password(fleet, administrator, inventory.postgres.user, administrator)
         _install(fleet, inventory, secrets)
         came = _restore(fleet, sets, ends, private, replaced=site.replaced, wait=wait)
+        for one in inventory.apps:
+            # A set has its role with the password of then.
+            password = secrets.require(one.password_entry)
+            bring_password(fleet, administrator, one.user, password)
         _accept_cluster(fleet, sets, database)
-        failures = deploy_proxy_and_app(fleet, proxies, app, options)
+        failures = deploy_proxy_and_apps(fleet, proxies, apps, options)
         failures += _bring_the_rest(fleet, inventory, secrets, identity)
     _print_result(came, time.monotonic() - start, failures, pitr=inventory.backup.pitr)
 
@@ -139,21 +147,6 @@ def _without_kept(sets: dict[str, BackupSet], site: Site) -> dict[str, BackupSet
             flush=True,
         )
     return {name: one for name, one in sets.items() if name not in site.kept}
-
-
-def _bring_password(fleet: Fleet, password: Secret) -> None:
-    """Have the role the vault's password. A cluster that Swarm made by itself after a rotation,
-    before anybody came to recover, has the one of the service's earlier secret.
-    """
-    from fabfile.deploy import observation
-    from fabfile.rotation import role_password
-
-    try:
-        role = role_password.find(fleet, observation.observe_any(fleet)[1], [password])
-        if role.bring(password):
-            say(f"{role.user}: has the vault's password again")
-    except SwarmkeepError as error:
-        say(f"warning: whether {fleet.inventory.postgres.user} has the vault's password: {error}")
 
 
 def _install(fleet: Fleet, inventory: Inventory, secrets: Secrets) -> None:
@@ -284,7 +277,7 @@ def _print_result(
         upto = "as it was at" if that.source.words[0] == "--set" else "with every commit up to"
         print(f"recovered: {name}, {upto} {when}: {rows}")
         if that.kept:
-            print(f"the database that NocoDB made meanwhile is kept as {that.kept}")
+            print(f"the database that its app made meanwhile is kept as {that.kept}")
     if not failures:
         # The newest set tells verify which cluster's WAL to look at: the new one has none yet.
         run = "backup.run " if pitr else ""

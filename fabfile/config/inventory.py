@@ -189,6 +189,17 @@ class Inventory:
         found = (self.app.domain, *(one.domain for one in self.apps))
         return tuple(domain for domain in found if domain)
 
+    def app_of(self, database: str) -> str:
+        """The app whose database this is, as commands call it: "app" for NocoDB, "" for none."""
+        if database == self.postgres.database:
+            return "app"
+        return next((one.name for one in self.apps if database in one.databases), "")
+
+    def app_service(self, role: str) -> str:
+        """The full name of the main service of NocoDB ("app") or of an app beside it."""
+        other = self.other_app(role)
+        return other.service_name if other else f"{self.app.stack}_nocodb"
+
     def files_of(self, database: str) -> dict[str, str]:
         """The volumes that are backed up beside a database: what the bucket calls their files, and
         "" for NocoDB's attachments, else the volume's name.

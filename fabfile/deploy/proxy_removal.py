@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 
 from fabfile.base.errors import ConfigError
@@ -10,6 +9,7 @@ from fabfile.deploy.finish_script import Options
 from fabfile.deploy.locked_change import Record, locked
 from fabfile.deploy.observation import observe_any
 from fabfile.deploy.preflight_project import check_removal
+from fabfile.deploy.stack_removal import removal_script
 from fabfile.ssh.fleet import Fleet
 from fabfile.ssh.remote_command import Command, succeeded
 from fabfile.swarm import docker_commands, placement
@@ -30,8 +30,8 @@ def remove(fleet: Fleet, options: Options, project: str, say: Say) -> bool:
     if not cluster.stack(stack) and not changes:
         return False
     check_removal(cluster, stack, project, "proxy")
-    _check_app(fleet, cluster)
-    script = _script(stack)
+    _check_apps(fleet, cluster)
+    script = removal_script(stack, cluster)
     for change in changes:
         label = docker_commands.label_node(change.address, change.add, change.remove)
         script += f"{label} >/dev/null\n"
@@ -42,39 +42,20 @@ def remove(fleet: Fleet, options: Options, project: str, say: Say) -> bool:
     with locked(manager, options, record, say=say) as lease:
         succeeded(lease.change(script), f"removing {stack}")
         record.changes.append(f"stack {stack}: removed")
-    say(f"removed stack {stack} with its configs and secrets")
+    say(f"removed stack {stack} with its configs, secrets and releases")
     say(f"left in place: volume {stack}_data with the certificates, on the nodes it ran on")
     return True
 
 
-def _check_app(fleet: Fleet, cluster: Cluster) -> None:
+def _check_apps(fleet: Fleet, cluster: Cluster) -> None:
     inventory = fleet.inventory
-    for service in cluster.stack(inventory.app.stack):
+    stacks = (inventory.app.stack, *(one.stack for one in inventory.apps))
+    for service in (one for stack in stacks for one in cluster.stack(stack)):
         entries = service.template.get("Networks") or ()
         names = {cluster.networks.get(str(one["Target"])) for one in entries}
         if inventory.proxy.network in names:
             raise ConfigError(
                 f"{service.name}: stands behind {inventory.proxy.stack}, its only way in",
-                hint="inv deploy-app publishes its port again; then this again",
+                hint="deployed without a domain it publishes a port of its own again: inv deploy; "
+                "then this again",
             )
-
-
-def _script(stack: str) -> str:
-    """Services and network, then what was made for them; a lock's changes end after 40 s."""
-    name = shlex.quote(stack)
-    label = f"label={docker_commands.STACK_LABEL}={stack}"
-    ours = f"label={docker_commands.FILE_LABEL}={stack}"
-    return (
-        "set -e\n"
-        f"docker stack rm {name} >/dev/null 2>&1 || true\n"
-        f'i=0; while [ -n "$(docker service ls -q --filter {label}; '
-        f'docker network ls -q --filter {label})" ]; do\n'
-        f"  [ $i -lt 60 ] || {{ echo 'the network of {stack} is still in use; next: docker network "
-        "inspect, disconnect what is on it, then the same again' >&2; exit 1; }\n"
-        f"  docker stack rm {name} >/dev/null 2>&1 || true\n"
-        "  sleep 0.5; i=$((i + 1)); done\n"
-        "for kind in config secret; do\n"
-        f"  for one in $(docker $kind ls -q --filter {ours}); do\n"
-        '    docker $kind rm "$one" >/dev/null\n'
-        "  done\ndone\n"
-    )

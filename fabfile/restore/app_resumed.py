@@ -1,4 +1,4 @@
-"""NocoDB after a pause: as many tasks as before, converged, and answering from its database."""
+"""An app after a pause: as many tasks as before, converged, and answering from its database."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fabfile.deploy.observation import observe
 from fabfile.restore import app_pause
 from fabfile.ssh.fleet import Fleet, Host
 from fabfile.swarm import convergence
-from fabfile.swarm.app_health import await_app
+from fabfile.swarm.app_health import await_works
 from fabfile.swarm.state import Cluster, Service
 
 POLL_SECONDS = 0.5
@@ -22,15 +22,18 @@ def await_resumed(
     before: Cluster,
     say: Callable[[str], None],
     failed: Cluster | None = None,
+    role: str = "app",
 ) -> None:
-    """Wait until the app has as many tasks as `before`, has converged, and answers from its
-    database. What has `failed` until then (default: before) does not count.
+    """Wait until the app of a role (NocoDB, or one beside it) has as many tasks as `before`, has
+    converged, and answers from its database. What has `failed` until then (default: before) does
+    not count.
 
     Raises SwarmkeepError with the failing task, or after deploy.timeout.
     """
     inventory = fleet.inventory
-    stack = inventory.app.stack
-    service = f"{stack}_nocodb"
+    service = inventory.app_service(role)
+    other = inventory.other_app(role)
+    stack = other.stack if other else inventory.app.stack
     baseline = convergence.baseline(failed or before)
     was = before.service(service)
     wanted = replicas_of(was) if was else None
@@ -44,10 +47,10 @@ def await_resumed(
         if not late and app and app.replicas == wanted:
             break
         if (late and late[0].failure) or time.monotonic() > end:
-            raise _not_up(late[0]) if late else _not_as_before(service, app, wanted)
+            again = f"inv deploy-app {other.name if other else ''}".rstrip()
+            raise _not_up(late[0]) if late else _not_as_before(service, app, wanted, again)
         time.sleep(POLL_SECONDS)
-    await_app(fleet, inventory, cluster)
-    say(f"{stack}: NocoDB answers from its database")
+    say(f"{stack}: {await_works(fleet, role, cluster)}")
 
 
 def replicas_of(service: Service) -> int | None:
@@ -58,9 +61,11 @@ def replicas_of(service: Service) -> int | None:
     return int(noted) if noted.isdecimal() else service.replicas
 
 
-def _not_as_before(name: str, app: Service | None, wanted: int | None) -> SwarmkeepError:
+def _not_as_before(
+    name: str, app: Service | None, wanted: int | None, again: str
+) -> SwarmkeepError:
     now = "is gone" if app is None else f"is scaled to {app.replicas}, it was {wanted}"
-    return SwarmkeepError(f"{name}: {now}", hint="see inv status; inv deploy-app starts it")
+    return SwarmkeepError(f"{name}: {now}", hint=f"see inv status; {again} starts it")
 
 
 def _not_up(one: convergence.Progress) -> SwarmkeepError:

@@ -84,13 +84,16 @@ class Exchange:
     note: Say
     image: str = ""
     """NocoDB's image that goes with the other database; "" for the one that runs."""
+    _role: str = ""
+    """Whose database it is: of NocoDB ("app"), of an app beside it, or of nobody."""
 
     def run(self, database: str, other: str, keep_as: str) -> None:
         """Let `other` take the place of `database`, which is kept under another name.
 
         Raises SwarmkeepError, which tells which database is the live one then.
         """
-        before = self._app(database)
+        self._role = self._inventory.app_of(database)
+        before = self._app()
         self.say(f"{other} is to be {database}; the one before will be kept as {keep_as}")
         self._swap(before, database, other, keep_as, self.image)
         if before is None:
@@ -99,7 +102,7 @@ class Exchange:
             self._await(before)
         except UnreachableError as error:
             raise SwarmkeepError(
-                f"{database} is the other one now, but whether NocoDB answers could not be seen: "
+                f"{database} is the other one now, but whether its app answers could not be seen: "
                 f"{error.message}",
                 hint=f"see inv status; to go back: {self._way_to(keep_as, database)}",
             ) from None
@@ -209,9 +212,9 @@ class Exchange:
         asked = host.check(command, "asking for its databases", timeout=2 * _SCRIPT_SECONDS)
         return set(asked.stdout.split("\n"))
 
-    def _app(self, database: str) -> Cluster | None:
-        """What there is now, if the database is the app's and the app runs."""
-        if database != self._inventory.postgres.database:
+    def _app(self) -> Cluster | None:
+        """What there is now, if the database is an app's and that runs."""
+        if not self._role:
             return None
         cluster = observe(self.lease.manager)
         service = cluster.service(self._service)
@@ -221,7 +224,7 @@ class Exchange:
         succeeded(self.lease.change(":\n"), "looking at the deploy lock")
 
     def _await(self, before: Cluster, failed: Cluster | None = None) -> None:
-        await_resumed(self.fleet, self.lease.manager, before, self.say, failed)
+        await_resumed(self.fleet, self.lease.manager, before, self.say, failed, self._role)
 
     def _way_to(self, other: str, database: str) -> str:
         which = "" if database == self._inventory.postgres.database else f" --database {database}"
@@ -241,7 +244,7 @@ class Exchange:
 
     @property
     def _service(self) -> str:
-        return f"{self._inventory.app.stack}_nocodb"
+        return self._inventory.app_service(self._role)
 
 
 def _also(error: SwarmkeepError, said: str, advice: str) -> SwarmkeepError:

@@ -95,8 +95,12 @@ def survey(fleet: Fleet, seen: Look, passwords: list[Secret]) -> Site:
     that cannot be seen.
     """
     cluster, postgres = seen.cluster, fleet.inventory.postgres
-    app = cluster.service(f"{fleet.inventory.app.stack}_nocodb")
-    used = frozenset([postgres.database] if app else [])
+    apps = {name: fleet.inventory.app_of(name) for name in postgres.databases}
+    used = frozenset(
+        name
+        for name, role in apps.items()
+        if role and cluster.service(fleet.inventory.app_service(role))
+    )
     service = cluster.service(postgres.service)
     tasks = cluster.tasks_of(service) if service else ()
     # Of a node that is down Swarm goes on to say what it heard last: a task that runs.

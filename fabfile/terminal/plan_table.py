@@ -35,6 +35,8 @@ def to_text(plans: Sequence[Plan], redact: Callable[[str], str], *, all_services
         for name in _networks(plans)
     ]
     for plan in plans:
+        for one in plan.databases:
+            rows.append([_SIGNS["create"], cell(one), "", "in PostgreSQL"])
         for secret in plan.secrets:
             rows.append([_SIGNS["create"], cell(f"secret {secret}"), "", "a new version"])
         for config in plan.configs:
@@ -81,6 +83,7 @@ def to_data(plans: Sequence[Plan], redact: Callable[[str], str]) -> dict[str, An
                 "touches_database": plan.touches_database,
                 "new_secrets": list(plan.secrets),
                 "new_configs": list(plan.configs),
+                "new_in_postgresql": list(plan.databases),
                 "services": [_service_data(service, redact) for service in plan.services],
             }
             for plan in plans

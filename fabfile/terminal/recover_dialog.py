@@ -14,6 +14,7 @@ from fabfile.terminal.restore_dialog import Source, choose, contents, made
 
 if TYPE_CHECKING:
     from fabfile.backup.sets import BackupSet
+    from fabfile.base.secret import Secret
     from fabfile.config.inventory import Inventory
     from fabfile.deploy.finish_script import Options
     from fabfile.deploy.stacks import Wanted
@@ -109,12 +110,12 @@ def named(sets: dict[str, BackupSet], ends: dict[str, Source]) -> str:
     )
 
 
-def deploy_proxy_and_app(
-    fleet: Fleet, proxies: Sequence[Wanted], app: Wanted, options: Options
+def deploy_proxy_and_apps(
+    fleet: Fleet, proxies: Sequence[Wanted], apps: Sequence[Wanted], options: Options
 ) -> list[SwarmkeepError]:
-    """Deploy the reverse proxy, where there is one, then the app, which joins its network; what
-    fails of it. What is wrong with the proxy keeps no data away. Raises SwarmkeepError for the app
-    where there is no proxy.
+    """Deploy the reverse proxy, where there is one, then NocoDB and the other apps, which join its
+    network; what fails of it. What is wrong with the proxy, or with another app, keeps no data
+    away. Raises SwarmkeepError for NocoDB where there is no proxy.
     """
     from fabfile.deploy.preflight import Allowed
 
@@ -125,13 +126,15 @@ def deploy_proxy_and_app(
         except SwarmkeepError as error:
             say(f"warning: {error.message}")
             failures.append(error)
-    try:
-        carry_out(fleet, app, replace(options, allowed=Allowed(leave_data=True)), yes=True)
-    except SwarmkeepError as error:
-        # The database is back. Without its way in the app cannot be: the rest can.
-        if not fleet.inventory.proxy.hosts:
-            raise
-        failures.append(error)
+    for app in apps:
+        try:
+            carry_out(fleet, app, replace(options, allowed=Allowed(leave_data=True)), yes=True)
+        except SwarmkeepError as error:
+            # The database is back. Without its way in the app cannot be: the rest can.
+            if app.role == "app" and not fleet.inventory.proxy.hosts:
+                raise
+            say(f"warning: {error.message}")
+            failures.append(error)
     return failures
 
 
@@ -146,3 +149,19 @@ def wanted_proxies(inventory: Inventory, secrets: Secrets) -> list[Wanted]:
     except SwarmkeepError as error:
         say(f"warning: {error.message}; the data comes first: then correct it, and inv deploy")
         return []
+
+
+def bring_password(fleet: Fleet, administrator: Secret, user: str, password: Secret) -> None:
+    """Have a role the vault's password. A cluster that Swarm made by itself after a rotation,
+    before anybody came to recover, has the one of the service's earlier secret.
+    """
+    from fabfile.deploy import observation
+    from fabfile.rotation import role_password
+
+    try:
+        cluster = observation.observe_any(fleet)[1]
+        role = role_password.find(fleet, cluster, [administrator], user)
+        if role.bring(password):
+            say(f"{user}: has the vault's password again")
+    except SwarmkeepError as error:
+        say(f"warning: whether {user} has the vault's password: {error}")

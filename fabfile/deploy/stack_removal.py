@@ -1,0 +1,34 @@
+"""Removing a stack with all that was made for it: secrets, configs, releases. Volumes stay."""
+
+from __future__ import annotations
+
+import shlex
+
+from fabfile.deploy import releases
+from fabfile.swarm import docker_commands
+from fabfile.swarm.state import Cluster
+
+
+def removal_script(stack: str, cluster: Cluster) -> str:
+    """Services and networks, then what was made for them; a lock's changes end after 40 s."""
+    name = shlex.quote(stack)
+    label = f"label={docker_commands.STACK_LABEL}={stack}"
+    ours = f"label={docker_commands.FILE_LABEL}={stack}"
+    versions = [one for one in cluster.secrets if one.base.startswith(f"{stack}_")]
+    ids = [shlex.quote(mark.id) for mark in releases.marks(cluster, stack)]
+    return (
+        "set -e\n"
+        f"docker stack rm {name} >/dev/null 2>&1 || true\n"
+        f'i=0; while [ -n "$(docker service ls -q --filter {label}; '
+        f'docker network ls -q --filter {label})" ]; do\n'
+        f"  [ $i -lt 60 ] || {{ echo 'the network of {stack} is still in use; next: docker network "
+        "inspect, disconnect what is on it, then the same again' >&2; exit 1; }\n"
+        f"  docker stack rm {name} >/dev/null 2>&1 || true\n"
+        "  sleep 0.5; i=$((i + 1)); done\n"
+        "for kind in config secret; do\n"
+        f"  for one in $(docker $kind ls -q --filter {ours}); do\n"
+        '    docker $kind rm "$one" >/dev/null\n'
+        "  done\ndone\n"
+        + (docker_commands.remove_versions(versions) + "\n" if versions else "")
+        + (f"docker config rm {' '.join(ids)} >/dev/null\n" if ids else "")
+    )
