@@ -91,7 +91,7 @@ def _note_images(fleet: Fleet) -> None:
 
     with suppress(SwarmkeepError):
         cluster = observation.observe_any(fleet)[1]
-        host_run.note_images(fleet, images_of(cluster, fleet.inventory.stacks))
+        host_run.note_images(fleet, images_of(cluster, fleet.inventory.data_stacks))
 
 
 @command()

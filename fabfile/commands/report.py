@@ -131,7 +131,7 @@ def _swarm(fleet: Fleet, inventory: Inventory) -> dict[str, Any]:
             "commit": one.commit or "",
             "images": sorted(set(one.images.values())),
         }
-        for stack in inventory.stacks
+        for stack in inventory.data_stacks
         for one in releases.read(manager, stack)
     ]
     entries = [

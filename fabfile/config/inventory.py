@@ -171,17 +171,21 @@ class Inventory:
         return (self.postgres.stack, self.app.stack)
 
     @property
+    def data_stacks(self) -> tuple[str, ...]:
+        """The names of the stacks that have data: the database's and every app's."""
+        return (*self.stacks, *(one.stack for one in self.apps))
+
+    @property
     def running_stacks(self) -> tuple[str, ...]:
         """The names of the stacks that should run, as this file says."""
         backup = (self.backup.stack,) if self.backup.mode == "container" else ()
         proxy = (self.proxy.stack,) if self.proxy.hosts else ()
-        return (*self.stacks, *(one.stack for one in self.apps), *backup, *proxy)
+        return (*self.data_stacks, *backup, *proxy)
 
     @property
     def every_stack(self) -> tuple[str, ...]:
         """The names of all stacks that may be ours: the backup's, the proxy's, every app's."""
-        others = (one.stack for one in self.apps)
-        return (*self.stacks, *others, self.backup.stack, self.proxy.stack)
+        return (*self.data_stacks, self.backup.stack, self.proxy.stack)
 
     @property
     def domains(self) -> tuple[str, ...]:

@@ -278,7 +278,7 @@ class Deployment:
 
     def _report(self, before: Cluster, after: Cluster, release: int) -> Report:
         outcome = finish_script.outcome_of(self.wanted, before, after, prune=self.options.prune)
-        images = images_of(after, self.inventory.stacks)
+        images = images_of(after, self.inventory.data_stacks)
         away = {one.name: convergence.away_seconds(before, after, one) for one in after.services}
         gone = {name: seconds for name, seconds in away.items() if name in outcome and seconds}
         return Report(self.wanted.name, tuple(self._done), outcome, release, images, gone)

@@ -18,7 +18,7 @@ from fabfile.base.check import Check
 from fabfile.base.errors import ConfigError, SwarmkeepError
 from fabfile.base.units import format_duration, format_size
 from fabfile.config.inventory import Inventory
-from fabfile.deploy import proxy_stack, stacks
+from fabfile.deploy import other_app_stack, proxy_stack, stacks
 from fabfile.deploy.stacks import Wanted
 from fabfile.doctor.finding import Finding, failure
 from fabfile.ssh.remote_command import RemoteFile
@@ -57,6 +57,10 @@ def look(inventory: Inventory, read_vault: Callable[[], Secrets]) -> Here:
         wanted = (stacks.database(inventory, secrets), stacks.application(inventory, secrets))
         if inventory.proxy.hosts:
             wanted = (*wanted, proxy_stack.proxy(inventory, secrets))
+        wanted = (
+            *wanted,
+            *(other_app_stack.other_app(one, inventory, secrets) for one in inventory.apps),
+        )
         names = ", ".join(name for stack in wanted for name in stack.services)
         findings.append(Finding(GROUP, Check("compose", True, f"all files render: {names}")))
     except SwarmkeepError as error:
@@ -79,12 +83,16 @@ def vault_entries(inventory: Inventory, secrets: Secrets) -> Check:
     needed = [
         POSTGRES_PASSWORD,
         *((REGISTRY_USER, REGISTRY_PASSWORD) if inventory.registry else ()),
+        *(one.password_entry for one in inventory.apps),
     ]
     try:
         for name in needed:
             secrets.require(name)
     except ConfigError as error:
-        return Check("vault", False, error.message, error.hint)
+        apps = {one.password_entry: one.name for one in inventory.apps}
+        # Those of apps are made by the first deploy.
+        hint = f"inv deploy-app {apps[name]} makes it" if name in apps else error.hint
+        return Check("vault", False, error.message, hint)
     there = [name for name in dict.fromkeys([*needed, *KNOWN]) if name in secrets.names()]
     return Check("vault", True, f"{secrets.file.name} opens; it has {', '.join(there)}")
 

@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from invoke.parser import Parser
+
+from fabfile import namespace
+from fabfile.terminal.command import _names, with_flags
 
 ROOT = Path(__file__).parents[3]
 
@@ -26,6 +30,8 @@ ROOT = Path(__file__).parents[3]
         ),
         ("upgrade-db", "error: say one of: a version such as 17-bookworm"),
         ("upgrade-db 17-bookworm --undo", "error: say one of: a version"),
+        # The word behind it is an app, or the next command.
+        ("deploy-app nobody", "error: 'nobody' is no stack of ours"),
         ("upgrade-db --undo --finish", "error: say one of: a version"),
         ("upgrade-app", "error: 'upgrade-app' did not receive required positional arguments"),
         ("plan --resolve often", "error: --resolve: 'often' is not one of"),
@@ -43,3 +49,10 @@ def test_wrong_usage_is_exit_code_2(line, said):
     assert run.stderr.startswith(said)
     assert run.returncode == 2
     assert "Traceback" not in run.stderr
+
+
+def test_a_word_behind_a_command_is_no_app_if_it_is_a_command():
+    assert with_flags(["deploy-app", "kinto"]) == ["deploy-app", "--app=kinto"]
+    assert with_flags(["deploy-app", "backup.run"], {"backup.run"}) == ["deploy-app", "backup.run"]
+    assert with_flags(["deploy-app", "--yes"]) == ["deploy-app", "--yes"]
+    assert _names(Parser(namespace.to_contexts())) >= {"deploy-app", "backup.run", "status"}

@@ -1,0 +1,54 @@
+"""Passwords of apps: made once, kept before they are used, never made for nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from fabfile.config.inventory import Vault
+from fabfile.terminal.app_passwords import with_app_passwords
+from fabfile.vault import encryption
+from fabfile.vault.encryption import encrypt
+from fabfile.vault.reading import load
+from tests.unit.config.test_apps import read
+
+ENTRY = "vault_kinto_postgres_password"
+
+
+@pytest.fixture
+def given(tmp_path, monkeypatch):
+    """The inventory with two apps, one of which has a password."""
+    monkeypatch.setattr(encryption, "_ROUNDS", 1)
+    (tmp_path / "password").write_text("a vault password\n")
+    clear = "# ours\nvault_postgres_password: p-1\nvault_shop_postgres_password: p-2\n"
+    (tmp_path / "vault.yml").write_text(encrypt(clear.encode(), "a vault password"))
+    vault = {"file": "vault.yml", "password_file": "password"}
+    return read(tmp_path, {"kinto": {"image": "k"}, "shop": {"image": "s"}}, vault=vault)
+
+
+def entries(vault: Vault) -> set[str]:
+    return set(load(vault).names())
+
+
+def test_made_and_kept(given, capsys):
+    secrets = with_app_passwords(given, load(given.vault), ["kinto", "shop"], write=True)
+    made = secrets.require(ENTRY).reveal()
+    assert len(made) >= 32
+    assert load(given.vault).require(ENTRY).reveal() == made
+    assert load(given.vault).require("vault_shop_postgres_password").reveal() == "p-2"
+    said = capsys.readouterr().out
+    assert f"set {ENTRY}; next: commit the file" in said
+    assert made not in said
+    again = with_app_passwords(given, load(given.vault), ["kinto"], write=True)
+    assert again.require(ENTRY).reveal() == made
+
+
+def test_a_plan_writes_nothing(given, capsys):
+    secrets = with_app_passwords(given, load(given.vault), ["kinto"], write=False)
+    assert secrets.require(ENTRY).reveal()
+    assert ENTRY not in entries(given.vault)
+    assert f"{ENTRY} would be made" in capsys.readouterr().out
+
+
+def test_only_for_what_is_deployed(given):
+    with_app_passwords(given, load(given.vault), ["db", "app", "shop"], write=True)
+    assert ENTRY not in entries(given.vault)
