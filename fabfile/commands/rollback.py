@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from invoke.context import Context
@@ -69,7 +70,7 @@ def rollback(
             behind = bool(other.domain if other else inventory.proxy.hosts)
             _check_way_in(inventory, release.number, wanted, behind=behind)
         wanted = labelled(wanted, inventory, secrets)
-        wanted = kept.with_shown(wanted, present)
+        wanted = replace(kept.with_shown(wanted, present), role_password=present.role_password)
         if with_current_secrets:
             wanted = kept.with_secrets(wanted, release, present.secrets)
         seen = observation.look(fleet, [wanted])
