@@ -53,7 +53,11 @@ class Front:
         return name
 
     def caddy(
-        self, more: str = "", certificate: tuple[str, str] | None = None, **proxy: Any
+        self,
+        more: str = "",
+        certificate: tuple[str, str] | None = None,
+        apps: dict[str, Any] | None = None,
+        **proxy: Any,
     ) -> str:
         """Start Caddy as a deploy configures it, with more global options; return its name."""
         data = {
@@ -64,6 +68,7 @@ class Front:
             },
             "s3_bucket_name": "test-bucket",
             "app": {"domain": DOMAIN},
+            "apps": apps or {},
             "proxy": proxy,
         }
         text = proxy_stack.caddyfile(hosts_file.parse(yaml.safe_dump(data), Path("hosts.yaml")))
@@ -82,6 +87,12 @@ class Front:
             mounts += ["--volume", f"{folder}:/run/secrets:ro"]
         return self.start("caddy", images.CADDY.tag, *LIMITED, "--tmpfs=/config", "--tmpfs=/data",
                           *mounts, "", alias=DOMAIN)  # fmt: skip
+
+    def app(self, alias: str) -> str:
+        """Start an app under the name that its service would have."""
+        file = f"{Path(proxied_app.__file__)}:/app.py:ro"
+        return self.start("app", images.NODE.tag, "--volume", file, "--entrypoint", "python3",
+                          "/app.py", alias=alias)  # fmt: skip
 
     @property
     def root(self) -> str:
@@ -105,9 +116,7 @@ def front(tmp_path_factory) -> Iterator[Front]:
     (folder / "pebble.pem").write_text(certificate)
     (folder / "pebble-key.pem").write_text(key)
     try:
-        app = f"{Path(proxied_app.__file__)}:/app.py:ro"
-        made.start("app", images.NODE.tag, "--volume", app, "--entrypoint", "python3", "/app.py",
-                   alias="appstack_nocodb")  # fmt: skip
+        made.app("appstack_nocodb")
         yield made
     finally:
         for container in docker.run("ps", "-aq", "--filter", f"name={NAME}-").split():
@@ -200,6 +209,33 @@ def test_a_check_sees_whether_this_is_the_domains_proxy(proxy):
     assert tunnel._answer(checked("other.test"), b"").checked == ""
     with without_app(proxy):
         assert tunnel._answer(checked(DOMAIN), b"") == tunnel.Answer(503, b"", DOMAIN)
+
+
+def test_another_app_has_a_domain_of_its_own(front):
+    shop = front.app("shopstack_shop")
+    apps = {"shop": {"image": "shop:1", "domain": "shop.test"}}
+    name = front.caddy(apps=apps, certificates="none", wait="1s")
+
+    def asked(host: str) -> tunnel.Answer:
+        try:
+            with socket.create_connection((address(name), 80), 10) as one:
+                lines = (
+                    "GET / HTTP/1.1", f"Host: {host}", f"{CHECK_HEADER}: now", "Connection: close",
+                )  # fmt: skip
+                one.sendall("".join(f"{line}\r\n" for line in (*lines, "")).encode())
+                return tunnel._answer(one.recv(4096), b"")
+        except OSError:
+            return tunnel.Answer(0, b"")
+
+    try:
+        eventually(lambda: asked("shop.test") == tunnel.Answer(200, b"", "shop.test"), 30)
+        assert asked(DOMAIN) == tunnel.Answer(200, b"", DOMAIN)
+        front.stop(shop)
+        eventually(lambda: asked("shop.test") == tunnel.Answer(503, b"", "shop.test"), 30)
+        # Each domain leads to its own app only.
+        assert asked(DOMAIN) == tunnel.Answer(200, b"", DOMAIN)
+    finally:
+        front.stop(name)
 
 
 def test_websocket(proxy):
