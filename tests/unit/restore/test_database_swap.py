@@ -74,11 +74,13 @@ class World:
         if self.starting:
             raise self.starting
 
-    def await_app(self, *args: Any) -> None:
+    def await_works(self, fleet: Any, role: str, cluster: Any) -> str:
+        assert role == "app"
         self.asked_app += 1
         error = self.app.pop(0) if self.app else None
         if error:
             raise error
+        return "NocoDB answers from its database"
 
     def check(self, command: Any, what: str, *, timeout: float) -> Result:
         if self.asking:
@@ -93,7 +95,12 @@ class World:
     def exchange(self, database: str = LIVE) -> None:
         host = SimpleNamespace(name="db1", entry="db1", check=self.check)
         inventory = SimpleNamespace(
-            postgres=POSTGRES, app=SimpleNamespace(stack="appstack"), deploy_timeout=0.2
+            postgres=POSTGRES,
+            app=SimpleNamespace(stack="appstack"),
+            deploy_timeout=0.2,
+            app_of=lambda name: "app" if name == LIVE else "",
+            app_service=lambda role: "appstack_nocodb",
+            other_app=lambda role: None,
         )
         database_swap.Exchange(
             SimpleNamespace(inventory=inventory, host=lambda entry: host),  # type: ignore[arg-type]
@@ -120,7 +127,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
     monkeypatch.setattr(database_swap, "observe", world.cluster)
     monkeypatch.setattr(app_resumed, "observe", world.cluster)
-    monkeypatch.setattr(app_resumed, "await_app", world.await_app)
+    monkeypatch.setattr(app_resumed, "await_works", world.await_works)
     monkeypatch.setattr(app_resumed, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(database_swap.restore_script, "run", world.run)
     monkeypatch.setattr(app_pause, "stopped", world.stopped)
