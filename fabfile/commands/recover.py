@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from fabfile.terminal.identity_dialog import IDENTITY_HELP, identity_for
 from fabfile.terminal.recover_dialog import (
     bring_password,
     choose_sets,
+    databases_now,
     deploy_proxy_and_apps,
     ends_of_wal,
     named,
@@ -114,8 +115,12 @@ def recover(
             password = secrets.require(one.password_entry)
             bring_password(fleet, administrator, one.user, password)
         _accept_cluster(fleet, sets, database)
+        there = databases_now(fleet, administrator)
         failures = deploy_proxy_and_apps(fleet, proxies, apps, options)
         failures += _bring_the_rest(fleet, inventory, secrets, identity)
+    came = {
+        name: replace(one, kept=one.kept if one.kept in there else "") for name, one in came.items()
+    }
     _print_result(came, time.monotonic() - start, failures, pitr=inventory.backup.pitr)
 
 

@@ -165,3 +165,16 @@ def bring_password(fleet: Fleet, administrator: Secret, user: str, password: Sec
             say(f"{user}: has the vault's password again")
     except SwarmkeepError as error:
         say(f"warning: whether {user} has the vault's password: {error}")
+
+
+def databases_now(fleet: Fleet, administrator: Secret) -> frozenset[str]:
+    """The databases that there are; none where PostgreSQL cannot be asked."""
+    from fabfile.deploy import observation
+    from fabfile.swarm import postgres
+
+    try:
+        cluster = observation.observe_any(fleet)[1]
+    except SwarmkeepError:
+        return frozenset()
+    names = postgres.names(fleet, cluster, [administrator.reveal()])
+    return names.databases if names else frozenset()

@@ -125,7 +125,7 @@ class Apps:
 
 
 @pytest.fixture(scope="module")
-def apps(deployed, product, lab, tmp_path_factory) -> Iterator[Apps]:
+def apps(rows, product, lab, tmp_path_factory) -> Iterator[Apps]:
     with Progress(print) as progress:
         images.ensure(progress, (images.KINTO_BEFORE, images.KINTO))
     tags = (images.KINTO_BEFORE.tag, images.KINTO.tag)
@@ -264,6 +264,8 @@ def test_its_database_is_lost_and_recovered(apps, lab):
     said = apps.ok("recover", "--yes")
     assert "nocodb is there" in said
     assert "recovered: kinto" in said
+    # Nothing was there that could be kept.
+    assert "is kept as" not in said
     assert apps.orders() == {*range(20), 99}
     files = docker(lab, "app1", "exec", container_of(lab, "app1", KINTO), "sh", "-c", "cat /data/*")
     assert files == "an invoice"
