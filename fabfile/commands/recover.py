@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -118,10 +118,8 @@ def recover(
         there = databases_now(fleet, administrator)
         failures = deploy_proxy_and_apps(fleet, proxies, apps, options)
         failures += _bring_the_rest(fleet, inventory, secrets, identity)
-    came = {
-        name: replace(one, kept=one.kept if one.kept in there else "") for name, one in came.items()
-    }
-    _print_result(came, time.monotonic() - start, failures, pitr=inventory.backup.pitr)
+    seconds = time.monotonic() - start
+    _print_result(came, there, seconds, failures, pitr=inventory.backup.pitr)
 
 
 def _identity(
@@ -271,9 +269,14 @@ def _accept_cluster(fleet: Fleet, sets: dict[str, BackupSet], database: Wanted) 
 
 
 def _print_result(
-    came: dict[str, _Came], seconds: float, failures: list[SwarmkeepError], *, pitr: bool
+    came: dict[str, _Came],
+    there: frozenset[str],
+    seconds: float,
+    failures: list[SwarmkeepError],
+    *,
+    pitr: bool,
 ) -> None:
-    """Say what has come back. Raises the last of the failures, if there are any."""
+    """Say what has come back, and what is kept of what is `there`. Raises the last of the failures, if there are any."""
     from fabfile.base.units import format_duration
 
     for name, that in came.items():
@@ -281,7 +284,7 @@ def _print_result(
         rows = counted(that.done, compared=that.source.compared)
         upto = "as it was at" if that.source.words[0] == "--set" else "with every commit up to"
         print(f"recovered: {name}, {upto} {when}: {rows}")
-        if that.kept:
+        if that.kept in there:
             print(f"the database that its app made meanwhile is kept as {that.kept}")
     if not failures:
         # The newest set tells verify which cluster's WAL to look at: the new one has none yet.

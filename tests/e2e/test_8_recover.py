@@ -138,7 +138,7 @@ def test_volume_of_the_database_and_the_attachments_are_destroyed(
     assert "recovery complete (" in ran.out
     kept = named(lab, "nocodb_replaced_")
     assert len(kept) == 1
-    assert f"the database that NocoDB made meanwhile is kept as {kept[0]}" in ran.out
+    assert f"the database that its app made meanwhile is kept as {kept[0]}" in ran.out
     all_is_back(product, lab, rows)
     log = json.loads(product.ok("audit", "--json").out)
     assert f"recover {stamp}" in [entry["command"] for entry in log[-4:]]
