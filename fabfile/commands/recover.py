@@ -276,7 +276,10 @@ def _print_result(
     *,
     pitr: bool,
 ) -> None:
-    """Say what has come back, and what is kept of what is `there`. Raises the last of the failures, if there are any."""
+    """Say what has come back, and what is kept of what is `there`.
+
+    Raises the last of the failures, if there are any.
+    """
     from fabfile.base.units import format_duration
 
     for name, that in came.items():

@@ -339,7 +339,7 @@ class TestInstalling:
         outcomes.failures["db1"] = SwarmkeepError("db1: cannot work")
         failures = recover._bring_the_rest(None, outcomes.inventory, None, "")  # type: ignore[arg-type]
         with pytest.raises(SwarmkeepError, match="db1: cannot work"):
-            recover._print_result({}, 1.0, failures, pitr=False)
+            recover._print_result({}, frozenset(), 1.0, failures, pitr=False)
         captured = capsys.readouterr()
         assert "recovery complete" not in captured.out
         assert "the data is restored and NocoDB runs" in captured.out
