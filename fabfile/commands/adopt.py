@@ -60,7 +60,7 @@ def adopt(
             "say one of: --from SOURCE (perhaps with --plan or --rehearse), --undo, --finish",
             hint="inv --help adopt",
         )
-    inventory = read_inventory(hosts)
+    inventory = read_inventory(hosts).without_app_databases()
 
     from fabfile.adopt.inspection import look
     from fabfile.adopt.source import parse

@@ -5,7 +5,7 @@ Durations are seconds, sizes are bytes, paths are absolute.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fabfile.config.apps import OtherApp
@@ -192,6 +192,12 @@ class Inventory:
         """The names that the proxy answers for: NocoDB's, then the other apps'."""
         found = (self.app.domain, *(one.domain for one in self.apps))
         return tuple(domain for domain in found if domain)
+
+    def without_app_databases(self) -> Inventory:
+        """The same with those databases only that pg_db names, not those of apps beside NocoDB."""
+        others = {name for one in self.apps for name in one.databases}
+        mine = tuple(name for name in self.postgres.databases if name not in others)
+        return replace(self, postgres=replace(self.postgres, databases=mine))
 
     def app_of(self, database: str) -> str:
         """The app whose database this is, as commands call it: "app" for NocoDB, "" for none."""

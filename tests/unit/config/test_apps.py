@@ -70,6 +70,17 @@ def test_every_key(tmp_path):
     assert found.files_of("shop_log") == {}
 
 
+def test_what_is_about_nocodb_alone_can_leave_the_others_out(tmp_path):
+    found = read(tmp_path, {"kinto": {"image": "k"}}, pg_db=["nocodb", "more"])
+    assert found.postgres.databases == ("nocodb", "more", "kinto")
+    assert found.without_app_databases().postgres.databases == ("nocodb", "more")
+    assert found.app_of("nocodb") == "app"
+    assert found.app_of("kinto") == "kinto"
+    assert found.app_of("more") == ""
+    assert found.app_service("app") == "appstack_nocodb"
+    assert found.app_service("kinto") == "kintostack_kinto"
+
+
 def test_in_a_project_its_stack_is_named_after_it(tmp_path):
     (app,) = read(tmp_path, {"kinto": {"image": "k"}}, project="blue").apps
     assert app.stack == "blue-kintostack"
