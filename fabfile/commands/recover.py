@@ -16,7 +16,6 @@ from fabfile.terminal.command import (
     command,
     connected,
     is_dry,
-    open_bucket,
     read_inventory,
     read_vault,
     show_error,
@@ -24,6 +23,7 @@ from fabfile.terminal.command import (
 from fabfile.terminal.deploy_dialog import WAIT_HELP, ask, carry_out, say
 from fabfile.terminal.identity_dialog import IDENTITY_HELP, identity_for
 from fabfile.terminal.recover_dialog import (
+    accept_cluster,
     bring_password,
     choose_sets,
     databases_now,
@@ -38,7 +38,6 @@ from fabfile.terminal.restore_dialog import carry_out as carry_out_restore
 if TYPE_CHECKING:
     from fabfile.backup.sets import BackupSet
     from fabfile.config.inventory import Inventory
-    from fabfile.deploy.stacks import Wanted
     from fabfile.restore.recovery import Site
     from fabfile.restore.restore_script import Restored
     from fabfile.ssh.fleet import Fleet
@@ -114,7 +113,7 @@ def recover(
             # A set has its role with the password of then.
             password = secrets.require(one.password_entry)
             bring_password(fleet, administrator, one.user, password)
-        _accept_cluster(fleet, sets, database)
+        accept_cluster(fleet, sets, database)
         there = databases_now(fleet, administrator)
         failures = deploy_proxy_and_apps(fleet, proxies, apps, options)
         failures += _bring_the_rest(fleet, inventory, secrets, identity)
@@ -248,24 +247,6 @@ def _restore(
             say(f"set {one.stamp} is restored instead, which ends earlier")
             came[name] = bring(the_set, (name, fresh, kept))
     return came
-
-
-def _accept_cluster(fleet: Fleet, sets: dict[str, BackupSet], database: Wanted) -> None:
-    """Have the bucket know that the cluster is another one on purpose: backup.verify asks."""
-    from fabfile.deploy import observation
-    from fabfile.swarm import operator, postgres
-
-    bucket = open_bucket(fleet.inventory)
-    try:
-        cluster = observation.observe_any(fleet)[1]
-        identifier = postgres.system_identifier(fleet, cluster, [database.password])
-        for name, one in sets.items():
-            before = one.manifest.cluster if one.manifest else ""
-            if before not in ("", identifier):
-                bucket.accept_cluster(name, identifier, before, operator.find().who)
-    except SwarmkeepError as error:
-        say(f"warning: the new cluster could not be accepted in the bucket: {error.message}")
-        say("next: inv backup.accept, after the next backup")
 
 
 def _print_result(
