@@ -47,5 +47,6 @@ def remove(
     else:
         print(
             f"{app.stack}: removed; next: take apps.{name} out of hosts.yaml, then inv "
-            "backup.install: its databases are no longer backed up (what is in the bucket stays)"
+            f"backup.install{' deploy-proxy' if app.domain else ''}: its databases are no longer "
+            "backed up (what is in the bucket stays)"
         )

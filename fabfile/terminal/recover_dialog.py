@@ -58,6 +58,10 @@ def choose_sets(
         ours, foreign = divided(bucket.with_proofs(name, listed), bucket.project_id)
         for other in foreign:
             print(f"set {other.stamp} of {name} is skipped: it is of {other.project}")
+        if not ours and inventory.other_app(inventory.app_of(name)):
+            # An app that was never backed up keeps nothing else from coming back.
+            print(f"warning: {name} has no set in the bucket: its app begins with an empty one")
+            continue
         one, passed = selection.newest_proven(ours, bucket.place(name), inventory.backup.min_size)
         for other, why in passed:
             print(f"set {other.stamp} of {name} is skipped: {why}")
