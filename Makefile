@@ -51,12 +51,12 @@ test: test-unit ## Everything: the quick tests, the shell tests, the end-to-end 
 	bats --jobs "$$(tools/workers.sh)" --print-output-on-failure tests/shell
 	@# Fixtures may take long: the lab's images are built there where they are missing.
 	@# A lab for each worker, files in the order of their names: while one waits, another works.
-	$(BIN)/pytest -o timeout_func_only=true --numprocesses "$$(tools/workers.sh)" \
+	$(BIN)/pytest -o timeout_func_only=true --timeout 900 --numprocesses "$$(tools/workers.sh)" \
 	  --dist loadfile --no-loadscope-reorder --durations 20 tests/e2e
 
 test-e2e: $(STAMP) ## One file of them, in a lab that stays up: make test-e2e FILE=tests/e2e/test_7_rotate.py
 	@[[ -f "$(FILE)" ]] || { echo "error: FILE names no file; next: make test-e2e FILE=tests/e2e/..." >&2; exit 2; }
-	SWARMKEEP_TEST_KEEP_LAB=1 $(BIN)/pytest -o timeout_func_only=true "$(FILE)"
+	SWARMKEEP_TEST_KEEP_LAB=1 $(BIN)/pytest -o timeout_func_only=true --timeout 900 "$(FILE)"
 
 bench-backup: $(STAMP) ## Time backup and restore against the literal pipelines, side by side in the lab
 	$(BIN)/python -m bench.backup $(LAB)

@@ -15,12 +15,14 @@ declare -F begin_run upload_encrypted >/dev/null ||
 
 usage() {
   cat <<END
-Usage: backup-files.sh [--config FILE] [--check | --restore [--identity] | --help | --version]
+Usage: backup-files.sh [--config FILE] [--volume NAME]
+                       [--check | --restore [--identity] | --help | --version]
 
 Back up the files in NocoDB's data volume, and in those of VOLUMES, to S3, as far as they are
 not there yet.
 
   --config FILE  settings to use instead of /etc/backup-files.conf
+  --volume NAME  only this volume, of those that the settings name
   --check        only see whether a backup could be made: settings, tools, bucket, volume
   --restore      the other way: fetch the files that this node lacks, leave those that it has
   --identity     what is encrypted is read with the identity on stdin (docs/encryption.md)
@@ -31,7 +33,7 @@ Exit codes:
    1  unexpected failure
    2  wrong usage or settings
   10  another run is in progress
-  11  none of the volumes is on this node: NocoDB has never run here
+  11  no such volume on this node: the app has never run here
   12  a tool is missing, or the Docker engine does not answer
   14  too little free disk space for the files (--restore)
   16  a file could not be encrypted
@@ -50,25 +52,10 @@ remove_unfinished() {
   [[ -z $STAGING ]] || rm -rf -- "$STAGING"
 }
 
-# Does $1 for each volume that is on this node: NocoDB's, then those of the apps beside it.
-each_volume() {
-  local volume found=0
-  for volume in "${APP_STACK}_data" "${MORE_VOLUMES[@]}"; do
-    open_volume "$volume" || continue
-    found=1
-    "$1"
-  done
-  ((found)) || die "$NO_CONTAINER" "${ABSENT[@]}"
-}
-
-# Sets for volume $1: OF, whose files they are; PREFIX, where the bucket has them; VOLUME_DIR, where they are;
-# STAGING, a folder there in which files are gathered: what a killed run has left in it is no file of an app's.
-# Returns 1 if this node has no such volume.
+# Sets VOLUME_DIR, and STAGING, a folder in it where files are gathered: what a killed run has left there is
+# no file of an app's.
 open_volume() {
-  OF=$1
-  [[ $1 != "${APP_STACK}_data" ]] || OF=$APP_STACK
-  PREFIX=${PROJECT:+$PROJECT/}files/$OF
-  find_volume "$1" || return 1
+  find_volume "$VOLUME"
   STAGING=$VOLUME_DIR/.swarmkeep-files.partial
   rm -rf -- "$STAGING" "$VOLUME_DIR/.swarmkeep-restore.partial" # the name before 0.4
 }
@@ -108,8 +95,8 @@ total() { awk -F '\t' '{ bytes += $1 } END { printf "%d %d\n", NR, bytes }' "$1"
 
 backup() {
   local count bytes tries=0 list=$DIR/files.partial objects=$DIR/objects.partial
-  [[ -n $STARTED ]] || ping_start
-  STARTED=yes
+  open_volume
+  ping_start
   log INFO "uploading what is new of $VOLUME_DIR"
   list_both
   # Also what was changed since and kept its size. (Only at first: clocks differ.)
@@ -126,8 +113,8 @@ backup() {
     "run it again when nobody writes; else compare with 'aws s3 ls s3://$S3_BUCKET/$PREFIX/$FOLDER/'"
   read -r count bytes < <(total "$list")
   record "$list" "$count" "$bytes" || quit $?
-  ALL_FILES=$((ALL_FILES + count)) ALL_BYTES=$((ALL_BYTES + bytes))
-  log INFO "files complete stack=$OF files=$count bytes=$bytes seconds=$SECONDS tries=$tries"
+  succeeded files="$count" size_bytes="$bytes"
+  log INFO "files complete stack=$STACK files=$count bytes=$bytes seconds=$SECONDS tries=$tries"
 }
 
 # Lists what is here and what the bucket has.
@@ -191,7 +178,7 @@ record() {
   gzip -6 -n <"$list" >"$list.gz"
   sum=$(sum_of "$list.gz")
   cat >"$state" <<END
-{"format": 1, "tool": "backup-files.sh $VERSION", "node": $(quoted "$NODE"), "stack": $(quoted "$OF"),
+{"format": 1, "tool": "backup-files.sh $VERSION", "node": $(quoted "$NODE"), "stack": $(quoted "$STACK"),
 "project": $(project_json),$(recipients_json)
 "finished": "$(date -u +%Y-%m-%dT%H:%M:%SZ)", "seconds": $SECONDS, "files": $2, "bytes": $3,
 "list": {"bytes": $(stat -c %s -- "$list.gz"), "sha256": "$sum"}}
@@ -222,6 +209,7 @@ compare() {
 # What is encrypted comes first: what was uploaded in clear before is older.
 restore() {
   FETCHED=0 FETCHED_BYTES=0
+  open_volume
   list_objects "$DIR/encrypted.partial" "$ENCRYPTED"
   list_objects "$DIR/clear.partial" "$CLEAR"
   without "$DIR/encrypted.partial" "$DIR/clear.partial" >"$DIR/only-clear.partial"
@@ -229,7 +217,7 @@ restore() {
   bring "$ENCRYPTED" "$DIR/encrypted.partial" || code=$?
   bring "$CLEAR" "$DIR/only-clear.partial" || code=$?
   ((code == 0)) || quit "$code"
-  log INFO "files restored stack=$OF fetched=$FETCHED bytes=$FETCHED_BYTES seconds=$SECONDS"
+  log INFO "files restored stack=$STACK fetched=$FETCHED bytes=$FETCHED_BYTES seconds=$SECONDS"
 }
 
 # The lines of list $2 whose paths are not in list $1.
@@ -324,15 +312,47 @@ check() {
   fi
   echo "backup-files.sh --check may write here" >"$probe"
   send "$probe" "$PREFIX/state/.write-check" "$(sum_of "$probe")" || quit $?
+  open_volume
   log INFO "ready: bucket s3://$S3_BUCKET, files in $VOLUME_DIR"
 }
 
+# Runs itself for every volume: one's failure does not keep the others from being backed up. Those that are not
+# on this node are none of its business, unless none is. Whoever waits for pings gets one for all of them.
+each_volume() {
+  local volume code=$NO_CONTAINER
+  [[ $action != backup ]] || ping_start
+  for volume in "${APP_STACK}_data" "${MORE_VOLUMES[@]}"; do
+    setpriv --pdeathsig TERM "$0" "$@" --volume "$volume" < <([[ -z $IDENTITY ]] || printf '%s\n' "$IDENTITY") &
+    CHILDREN=("$!")
+    finish "$!"
+    case $STATUS in
+      0) ((code != NO_CONTAINER)) || code=0 ;;
+      "$NO_CONTAINER") ;;
+      *) ((code != 0 && code != NO_CONTAINER)) || code=$STATUS ;;
+    esac
+  done
+  CHILDREN=()
+  [[ $action != backup ]] || ((code == NO_CONTAINER || code == LOCKED)) || ping_end "$code"
+  quit "$code"
+}
+
+# Makes $1, one of the volumes that the settings name, the one that this run is about. What the bucket has of it
+# is under the name of NocoDB's stack, or of the other app's volume.
+use_volume() {
+  [[ " ${APP_STACK}_data ${MORE_VOLUMES[*]} " == *" $1 "* ]] ||
+    die "$USAGE" "volume $1: is not among those of VOLUMES (${MORE_VOLUMES[*]})" "apps in hosts.yaml name them"
+  VOLUME=$1 STACK=$1
+  [[ $1 != "${APP_STACK}_data" ]] || STACK=$APP_STACK
+  PREFIX=${PROJECT:+$PROJECT/}files/$STACK
+}
+
 main() {
-  local config=/etc/backup-files.conf action=backup
+  local config=/etc/backup-files.conf action=backup volume="" given=("$@")
   begin_run
   while (($# > 0)); do
     case $1 in
       --config) shift && config=${1-} ;;
+      --volume) shift && volume=${1-} ;;
       --check) action=check ;;
       --restore) action=restore ;;
       --identity) read_identity ;;
@@ -347,16 +367,18 @@ main() {
   setting STATE_DIR '/[^[:cntrl:]]+'
   [[ -z ${VOLUMES-} ]] || setting VOLUMES '[A-Za-z0-9][A-Za-z0-9_.-]*( [A-Za-z0-9][A-Za-z0-9_.-]*)*'
   read -ra MORE_VOLUMES <<<"${VOLUMES-}"
-  STACK=$APP_STACK DIR=$STATE_DIR STAGING="" STARTED="" ALL_FILES=0 ALL_BYTES=0
-  [[ $action != backup ]] || report_as files "$APP_STACK"
+  [[ -n $volume || ${#MORE_VOLUMES[@]} -eq 0 ]] || each_volume "${given[@]}"
+  ((${#MORE_VOLUMES[@]} == 0)) || PING_FILE=""
+  use_volume "${volume:-${APP_STACK}_data}"
+  DIR=$STATE_DIR STAGING=""
+  [[ $action != backup ]] || report_as files "$STACK"
   need "$(access_tools)" aws awk comm flock gzip md5sum setpriv sha256sum timeout xargs
   take_lock "$DIR"
   ERRORS=$DIR/errors.partial
   use_recipients
   FOLDER=$CLEAR LANES=$(nproc)
   [[ -z $AGE ]] || FOLDER=$ENCRYPTED
-  each_volume "$action"
-  [[ $action != backup ]] || succeeded files="$ALL_FILES" size_bytes="$ALL_BYTES"
+  "$action"
 }
 
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then

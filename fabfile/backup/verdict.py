@@ -120,7 +120,7 @@ def look(
     expected = Expectations(
         database,
         backup.max_age,
-        backup.min_size,
+        inventory.min_size_of(database),
         backup.max_drill_age,
         Project(inventory.project, bucket.project_id),
         # Only where it matters: it costs a request.

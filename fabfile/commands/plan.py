@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from invoke.context import Context
@@ -77,11 +78,12 @@ def plan(
             for one in wanted
         ]
         trips = fleet.round_trips
+    redact = replace(wanted[0], hidden=tuple(text for one in wanted for text in one.hidden)).redact
     if json:
-        data = plan_table.to_data(plans, wanted[0].redact) | {"round_trips": trips}
+        data = plan_table.to_data(plans, redact) | {"round_trips": trips}
         print(tables.to_json(data))
     else:
-        print(plan_table.to_text(plans, wanted[0].redact, all_services=True))
+        print(plan_table.to_text(plans, redact, all_services=True))
         print(f"\nplan: {plan_table.summary(plans)}")
     if any(one.changes for one in plans):
         raise Exit(code=CHANGES)

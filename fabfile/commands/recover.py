@@ -277,7 +277,7 @@ def _print_result(
             f"recovery complete ({format_duration(seconds)}); next: inv {run}backup.verify doctor"
         )
         return
-    print("the data is restored and NocoDB runs, but these steps failed:", flush=True)
+    print("the data is restored, but these steps failed:", flush=True)
     for error in failures[:-1]:
         show_error(error)
     raise failures[-1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -77,7 +77,8 @@ class Plan:
 
     work: Reencryption
     sets: Sequence[tuple[str, BackupSet]]
-    files: Files | None
+    files: Mapping[str, Files]
+    """By what the bucket calls the folder."""
     wal: Sequence[WalToRekey]
     others: Sequence[str] = field(default=())
     """What cannot be encrypted anew, each with the reason."""
@@ -90,16 +91,16 @@ class Plan:
     @property
     def count(self) -> int:
         """How many sets and objects."""
-        files = self.files.count if self.files else 0
+        files = sum(one.count for one in self.files.values())
         return len(self.sets) + files + sum(one.count for one in self.wal)
 
     def __str__(self) -> str:
-        files = self.files.count if self.files else 0
+        files = sum(one.count for one in self.files.values())
         bases = sum(len(one.bases) for one in self.wal)
         wal = sum(one.count for one in self.wal) - bases
         found = (
             f"{len(self.sets)} sets",
-            f"{files} attachments",
+            f"{files} files",
             f"{bases} base backups",
             f"{wal} segments of WAL",
         )
@@ -130,14 +131,14 @@ def _plan(inventory: Inventory, bucket: Bucket, work: Reencryption) -> Plan:
         f"{folder}: of a database that pg_db does not name"
         for folder in of_backups.other_databases(bucket, inventory.postgres.databases)
     ]
-    stack = inventory.app.stack
-    for entry in inventory.with_role("app"):
-        state = bucket.files_state(stack, entry.node)
-        if isinstance(state, str):
-            raise ConfigError(
-                f"attachments: {state}", hint="nothing was changed; inv backup.verify"
-            )
-    files = of_backups.find_files(work, stack, backup.project)
+    # NocoDB's, even if they are no longer backed up, and those of the other apps' volumes.
+    folders = dict.fromkeys((inventory.app.stack, *inventory.files_folders))
+    for folder in folders:
+        for entry in inventory.with_role("app"):
+            state = bucket.files_state(folder, entry.node)
+            if isinstance(state, str):
+                raise ConfigError(f"files: {state}", hint="nothing was changed; inv backup.verify")
+    files = {folder: of_backups.find_files(work, folder, backup.project) for folder in folders}
     archive = WalArchive(bucket, bucket.project_id)
     histories = [archive.history(one, everything=True) for one in archive.clusters()]
     # Whose the segments are, only base backups tell.
@@ -163,12 +164,11 @@ def _carry_out(inventory: Inventory, plan: Plan) -> list[SwarmkeepError]:
             print(f"set {one.stamp} of {name}: encrypted", flush=True)
         except SwarmkeepError as error:
             errors.append(error)
-    try:
-        if plan.files:
-            stack, project = inventory.app.stack, inventory.backup.project
-            of_backups.rekey_files(plan.work, stack, project, plan.files)
-    except SwarmkeepError as error:
-        errors.append(error)
+    for folder, found in plan.files.items():
+        try:
+            of_backups.rekey_files(plan.work, folder, inventory.backup.project, found)
+        except SwarmkeepError as error:
+            errors.append(error)
     for cluster in plan.wal:
         try:
             of_wal.rekey(cluster, plan.work)

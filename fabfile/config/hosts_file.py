@@ -122,10 +122,11 @@ def _read(top: Section, path: Path) -> Inventory:
     )
     if inventory.app.stack == inventory.postgres.stack:
         stacks.fail("app", f"{inventory.app.stack!r} is also stacks.db: want two separate stacks")
-    if inventory.backup.mode == "container":
-        for one in inventory.apps:
-            if one.volumes:
-                top.fail(f"apps.{one.name}.volumes", "are backed up with 'backup.mode: host' only")
+    for one in inventory.apps:
+        if one.volumes and inventory.backup.mode == "container":
+            top.fail(f"apps.{one.name}.volumes", "are backed up with 'backup.mode: host' only")
+        if one.volumes and not inventory.backup.files:
+            top.fail(f"apps.{one.name}.volumes", "are not backed up with 'backup.files: false'")
     others = tuple(one.stack for one in inventory.apps)
     if inventory.backup.stack in (*inventory.stacks, *others):
         stacks.fail("backup", f"{inventory.backup.stack!r} is another stack's name, too")

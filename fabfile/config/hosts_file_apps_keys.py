@@ -14,8 +14,12 @@ from fabfile.config.inventory import App, Postgres
 from fabfile.config.proxy import Proxy
 
 _APP = r"[a-z][a-z0-9-]{0,29}"
-RESERVED = ("app", "apps", "backup", "db", "nocodb", "proxy")
-"""What commands call the stacks that are always there."""
+RESERVED = (
+    "app", "apps", "backup", "db", "nocodb", "proxy",
+    "adopt", "audit", "deploy", "deploy-app", "deploy-db", "deploy-proxy", "doctor", "plan",
+    "recover", "releases", "report", "rollback", "status", "unlock", "upgrade-app", "upgrade-db",
+)  # fmt: skip
+"""What commands call the stacks that are always there, and the commands that may follow."""
 _PATH = r"/[A-Za-z0-9._~/?=&%-]*"
 
 
@@ -37,7 +41,7 @@ def _read(name: str, section: Section, proxy: Proxy, project: str, base: Path) -
             f"{section.path}: not a valid name: want up to 30 lower-case letters, digits and '-'"
         )
     elif name in RESERVED:
-        section.errors.append(f"{section.path}: {name!r} is what a stack of ours is called")
+        section.errors.append(f"{section.path}: {name!r} is a stack or a command of ours")
     names = "letters, digits, _ . -"
     databases = section.texts("database", (name,), pattern=PG_NAME, want=names)
     domain = section.text("domain", "", pattern=DOMAIN, want="a domain name in lower case")

@@ -210,6 +210,17 @@ class Inventory:
         other = self.other_app(role)
         return other.service_name if other else f"{self.app.stack}_nocodb"
 
+    def min_size_of(self, database: str) -> int:
+        """How many bytes a good set of a database has at least: backup.min_size is about those of
+        pg_db, an app beside NocoDB may have less.
+        """
+        return 0 if self.other_app(self.app_of(database)) else self.backup.min_size
+
+    @property
+    def files_folders(self) -> tuple[str, ...]:
+        """What the bucket calls the files of every volume that is backed up, NocoDB's first."""
+        return tuple(of for name in self.postgres.databases for of in self.files_of(name))
+
     def files_of(self, database: str) -> dict[str, str]:
         """The volumes that are backed up beside a database: what the bucket calls their files, and
         "" for NocoDB's attachments, else the volume's name.

@@ -9,7 +9,7 @@ from fabfile.deploy.finish_script import Options
 from fabfile.deploy.locked_change import Record, locked
 from fabfile.deploy.observation import observe_any
 from fabfile.deploy.preflight_project import check_removal
-from fabfile.deploy.stack_removal import removal_script
+from fabfile.deploy.stack_removal import has_remains, removal_script
 from fabfile.ssh.fleet import Fleet
 from fabfile.ssh.remote_command import Command, succeeded
 from fabfile.swarm.postgres import quoted_name
@@ -23,7 +23,7 @@ def remove(fleet: Fleet, app: OtherApp, options: Options, project: str, say: Say
     Raises ConfigError where the stack is somebody else's.
     """
     manager, cluster = observe_any(fleet)
-    if not cluster.stack(app.stack):
+    if not cluster.stack(app.stack) and not has_remains(app.stack, cluster):
         return False
     check_removal(cluster, app.stack, project, app.name)
     script = removal_script(app.stack, cluster)

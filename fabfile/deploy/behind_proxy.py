@@ -30,8 +30,29 @@ def stopping_first(compose: Mapping[str, Any], main: str) -> dict[str, Any]:
     return {**compose, "services": services}
 
 
-def behind(compose: Mapping[str, Any], main: str, proxy: Proxy) -> dict[str, Any]:
-    """Given the app's compose file, return it with the service `main` behind the proxy.
+def other_app_behind(compose: Mapping[str, Any], main: str, proxy: Proxy) -> dict[str, Any]:
+    """Given the compose file of an app beside NocoDB, return it with `main` behind the proxy.
+
+    As for NocoDB, but how it is told to end, and for how long it may take, is its own: it may have
+    to write something down. Where its file says nothing, it may take as long as NocoDB.
+    """
+    own = {
+        key: compose["services"][main][key]
+        for key in ("stop_signal", "stop_grace_period")
+        if key in compose["services"][main]
+    }
+    changed = behind(compose, main, proxy, network="swarmkeep_proxy")
+    service = {**changed["services"][main], **own}
+    if "stop_signal" not in own:
+        del service["stop_signal"]
+    return {**changed, "services": {**changed["services"], main: service}}
+
+
+def behind(
+    compose: Mapping[str, Any], main: str, proxy: Proxy, network: str = "frontend"
+) -> dict[str, Any]:
+    """Given the app's compose file, return it with the service `main` behind the proxy, whose
+    network is called `network` there.
 
     It publishes no port, joins the proxy's network, and its new task answers before the old one
     goes. Docker's DNS forgets a task before its end begins; for its grace period of `proxy.drain`
@@ -41,7 +62,7 @@ def behind(compose: Mapping[str, Any], main: str, proxy: Proxy) -> dict[str, Any
     service.pop("ports", None)
     networks = service.get("networks") or []
     service["networks"] = (
-        {**networks, "frontend": None} if isinstance(networks, Mapping) else [*networks, "frontend"]
+        {**networks, network: None} if isinstance(networks, Mapping) else [*networks, network]
     )
     deploy = {**(service.get("deploy") or {}), "endpoint_mode": "dnsrr"}
     for key in ("update_config", "rollback_config"):
@@ -51,9 +72,9 @@ def behind(compose: Mapping[str, Any], main: str, proxy: Proxy) -> dict[str, Any
         "stop_signal": UNHEARD_SIGNAL,
         "stop_grace_period": f"{proxy.drain}s",
     }
-    frontend = {"external": True, "name": proxy.network}
+    external = {"external": True, "name": proxy.network}
     return {
         **compose,
         "services": {**compose["services"], main: service},
-        "networks": {**(compose.get("networks") or {}), "frontend": frontend},
+        "networks": {**(compose.get("networks") or {}), network: external},
     }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from fabfile.base.errors import ConfigError
@@ -39,13 +40,14 @@ def other_app(app: OtherApp, inventory: Inventory, secrets: Secrets) -> Wanted:
         "db_user": app.user,
         **{f"secret_{name}": one.version.name for name, one in made.items()},
     }
-    declared = _declared(app)
+    declared = _mounted(app)
     used = [made[name] for name in made if f"${{secret_{name}}}" in declared]
     if not used:
         raise ConfigError(
-            f"{app.compose}: declares no secret with the database's password",
-            hint=f"in its 'secrets:' section write an external secret named ${{secret_{PASSWORD}}} "
-            f"or ${{secret_{URL}}}: docs/apps.md",
+            f"{app.compose}: no service has a secret with the database's password",
+            hint="in its top-level 'secrets:' write an external secret named "
+            f"${{secret_{PASSWORD}}} or ${{secret_{URL}}}, and name it in the service's: "
+            "docs/apps.md",
         )
     hidden = [password, quote(password, safe="")]
     wanted = stacks.wanted_of(
@@ -54,7 +56,8 @@ def other_app(app: OtherApp, inventory: Inventory, secrets: Secrets) -> Wanted:
     _check_parts(app, wanted)
     if app.domain:
         wanted = replace(
-            wanted, compose=behind_proxy.behind(wanted.compose, app.service, inventory.proxy)
+            wanted,
+            compose=behind_proxy.other_app_behind(wanted.compose, app.service, inventory.proxy),
         )
     return replace(stacks.labelled(wanted, inventory, secrets), role_password=password)
 
@@ -72,10 +75,42 @@ def _secrets(
     }
 
 
-def _declared(app: OtherApp) -> set[str]:
-    """The names of the secrets that its compose file declares, as they stand there."""
-    entries = (compose.load(app.compose).get("secrets") or {}).values()
-    return {str((entry or {}).get("name")) for entry in entries}
+def _mounted(app: OtherApp) -> set[str]:
+    """The names, as they stand in its compose file, of the secrets that its services have.
+
+    Raises ConfigError for a file whose sections are not of the form that Docker wants.
+    """
+    data = compose.load(app.compose)
+    for key in ("services", "secrets", "volumes", "networks", "configs"):
+        section = data.get(key) or {}
+        if not isinstance(section, dict):
+            raise _malformed(app, key)
+        for name, entry in section.items():
+            if not (isinstance(entry, dict) or (entry is None and key != "services")):
+                raise _malformed(app, f"{key}.{name}")
+    secrets = {key: str((entry or {}).get("name")) for key, entry in _entries(data, "secrets")}
+    mounted = set()
+    for key, service in _entries(data, "services"):
+        for item in service.get("secrets") or ():
+            source = item.get("source") if isinstance(item, dict) else item
+            if source not in secrets:
+                raise ConfigError(
+                    f"{app.compose}: services.{key}: its secret {source!r} is not declared",
+                    hint="declare it in the top-level 'secrets:'",
+                )
+            mounted.add(secrets[source])
+    return mounted
+
+
+def _entries(data: dict[str, Any], key: str) -> Iterable[tuple[str, Any]]:
+    return (data.get(key) or {}).items()
+
+
+def _malformed(app: OtherApp, where: str) -> ConfigError:
+    return ConfigError(
+        f"{app.compose}: {where} is not a mapping (key: value)",
+        hint="https://docs.docker.com/reference/compose-file/ says what belongs there",
+    )
 
 
 def _check_parts(app: OtherApp, wanted: Wanted) -> None:

@@ -72,7 +72,7 @@ def check(
 def _check_app(inventory: Inventory, wanted: Wanted, seen: Look, allowed: Allowed) -> None:
     """What is checked before NocoDB or another app is deployed."""
     cluster, other = seen.cluster, inventory.other_app(wanted.role)
-    _check_ready(wanted, cluster, inventory.with_role("app"))
+    _check_ready(wanted, cluster, inventory.with_role("app"), role="app")
     if not allowed.together and (other is None or other.domain):
         check_proxy_runs(inventory, cluster, wanted.name)
     if other:
@@ -155,10 +155,12 @@ def _data_host(
     return host
 
 
-def _check_ready(wanted: Wanted, cluster: Cluster, hosts: Sequence[HostEntry]) -> None:
+def _check_ready(
+    wanted: Wanted, cluster: Cluster, hosts: Sequence[HostEntry], role: str = ""
+) -> None:
     if not hosts:
         raise SwarmkeepError(
-            f"{wanted.name}: no host has 'role: {wanted.role}'",
+            f"{wanted.name}: no host has 'role: {role or wanted.role}'",
             hint="give one host of hosts.yaml that role",
         )
     nodes = [cluster.node(host.node) for host in hosts]

@@ -222,13 +222,14 @@ def check_other_app(
 
 
 def _check_volumes(inventory: Inventory, wanted: Wanted, live: Service) -> None:
+    name = "" if wanted.role == "app" else f"{wanted.role} "
     lost = _volumes(live.spec) - _volumes(wanted_spec(inventory, wanted))
     if lost:
         target, source = sorted(lost)[0]
         raise ConfigError(
             f"{live.name}: has its files at {target} in {source}, which would be left behind",
             hint="set the stack's and the volume's name back (inv plan shows what changes); if the "
-            f"files may stay behind: inv deploy-app {LEAVE_DATA}",
+            f"files may stay behind: inv deploy-app {name}{LEAVE_DATA}",
         )
 
 

@@ -9,6 +9,12 @@ from fabfile.swarm import docker_commands
 from fabfile.swarm.state import Cluster
 
 
+def has_remains(stack: str, cluster: Cluster) -> bool:
+    """Whether secrets, configs or releases of a stack are there, as after a removal cut off."""
+    ours = any(one.base.startswith(f"{stack}_") for one in cluster.secrets)
+    return ours or bool(releases.marks(cluster, stack))
+
+
 def removal_script(stack: str, cluster: Cluster) -> str:
     """Services and networks, then what was made for them; a lock's changes end after 40 s."""
     name = shlex.quote(stack)

@@ -88,7 +88,10 @@ class Pause:
     `change` runs a script on a manager, if that is still ours to do.
     """
 
-    def __init__(self, manager: Host, service: str, change: Change) -> None:
+    def __init__(
+        self, manager: Host, service: str, change: Change, deploy: str = "inv deploy-app"
+    ) -> None:
+        self._deploy = deploy
         self.replicas = 0
         self._change = change
         self._manager = manager
@@ -148,7 +151,7 @@ class Pause:
             raise StillDownError(
                 f"{before}{self._service} is stopped and could not be started again: "
                 f"{failure.message}",
-                hint="inv deploy-app starts it"
+                hint=f"{self._deploy} starts it"
                 + (f"; or on a manager: {self._by_hand()}" if self._down else ""),
                 details=details,
             ) from None
@@ -194,12 +197,15 @@ class Pause:
 
 
 @contextmanager
-def stopped(manager: Host, service: str, change: Change) -> Iterator[Pause]:
-    """The app stopped for the length of the block, and started again however it ends.
+def stopped(
+    manager: Host, service: str, change: Change, deploy: str = "inv deploy-app"
+) -> Iterator[Pause]:
+    """The app stopped for the length of the block, and started again however it ends; `deploy` is
+    the command that would start it.
 
     Raises StillDownError if it could not be started, UnreachableError if that cannot be seen.
     """
-    pause = Pause(manager, service, change)
+    pause = Pause(manager, service, change, deploy)
     pause.start()
     try:
         yield pause

@@ -162,7 +162,8 @@ class Exchange:
             return
         self.say(f"{self._service}: stopping it")
         manager, service = self.lease.manager, self._service
-        with app_pause.stopped(manager, service, self.lease.change) as pause:
+        deploy = "inv deploy-app" if self._role == "app" else f"inv deploy-app {self._role}"
+        with app_pause.stopped(manager, service, self.lease.change, deploy) as pause:
             self._still_ours()
             pause.check()
             # Before the names: a later version must not come up on the tables of before.

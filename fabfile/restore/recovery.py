@@ -6,6 +6,7 @@ the way is another (inv backup.restore --replace).
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -119,31 +120,55 @@ def survey(fleet: Fleet, seen: Look, passwords: list[Secret]) -> Site:
     return Site(moves=True, replaced=used)
 
 
-def restore_files(fleet: Fleet, say: Say, identity: Identity | None = None) -> None:
-    """Fetch NocoDB's attachments onto the app hosts that lack them; one host's failure keeps no
-    other from having them. `identity` reads those that are encrypted.
+def restore_files(
+    fleet: Fleet, say: Say, identity: Identity | None = None, others: Sequence[str] = ()
+) -> None:
+    """Fetch NocoDB's attachments onto the app hosts that lack them, and the files in the volumes of
+    `others`; one host's failure keeps no other from having them, nor one volume's. `identity` reads
+    those that are encrypted.
 
     Raises SwarmkeepError with the host's name; what has arrived stays, and a second run goes on.
     """
+    stack = fleet.inventory.app.stack
+    # A script that knows of no other volume has no such option.
+    options = {f"{stack}_data": f" --volume {stack}_data" if others else ""}
+    options |= {name: f" --volume {shlex.quote(name)}" for name in others}
+    errors: list[SwarmkeepError] = []
+    for volume, option in options.items():
+        try:
+            _restore_volume(fleet, say, identity, volume, option)
+        except SwarmkeepError as error:
+            errors.append(error)
+    for one in errors[:-1]:
+        say(f"warning: {one.message}; next: {one.hint}")
+    if errors:
+        raise errors[-1]
+
+
+def _restore_volume(
+    fleet: Fleet, say: Say, identity: Identity | None, volume: str, option: str
+) -> None:
     outcomes: list[Outcome[bool]] = []
     for entry in fleet.inventory.with_role("app"):
         try:
-            outcomes.append(Outcome(entry, _restore_on(fleet.host(entry), say, identity)))
+            outcomes.append(Outcome(entry, _restore_on(fleet.host(entry), say, identity, option)))
         except SwarmkeepError as error:
             outcomes.append(Outcome(entry, error=error))
     brought = values(outcomes)
     if not any(brought):
-        stack = fleet.inventory.app.stack
+        app = next((a for a in fleet.inventory.apps if volume.startswith(f"{a.stack}_")), None)
+        stack, name = (app.stack, app.name) if app else (fleet.inventory.app.stack, "")
         raise SwarmkeepError(
-            f"{stack}: no app host has the volume {stack}_data, so no attachment came back",
-            hint="it is made where NocoDB runs first: inv deploy-app; then: inv backup.get-files",
+            f"{stack}: no app host has the volume {volume}, so none of its files came back",
+            hint=f"it is made where the app runs first: {f'inv deploy-app {name}'.rstrip()}; then: "
+            "inv backup.get-files",
         )
 
 
-def _restore_on(host: Host, say: Say, identity: Identity | None) -> bool:
-    """Fetch the attachments onto a host. False if it has no volume: NocoDB never ran there."""
+def _restore_on(host: Host, say: Say, identity: Identity | None, option: str) -> bool:
+    """Fetch a volume's files onto a host. False if it has none: the app never ran there."""
     secret = identity.private.reveal().encode() if identity else b""
-    options = "--restore --identity" if identity else "--restore"
+    options = ("--restore --identity" if identity else "--restore") + option
     code = host_run.run(
         host, lambda line: say(f"{host.name}: {_message(line)}"), options, stdin=secret
     )

@@ -34,7 +34,8 @@ def with_app_passwords(
         return secrets
     made = {name: Secret(random.token_urlsafe(_BYTES)) for name in missing}
     if not write:
-        print(f"{secrets.file}: {', '.join(missing)} would be made")
+        # Not among what programs read.
+        print(f"{secrets.file}: {', '.join(missing)} would be made", file=sys.stderr)
         return secrets.with_entries(made)
     from fabfile.terminal.command import ask_secret, read_vault
     from fabfile.vault import editing

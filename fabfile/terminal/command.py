@@ -128,7 +128,8 @@ def _notifier(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Notif
 
 def _with_subject(name: str, kwargs: dict[str, Any]) -> str:
     """A command and which part of a project it is about: "rollback app"."""
-    return f"{name} {kwargs.get('stack') or kwargs.get('database') or ''}".rstrip()
+    subject = kwargs.get("stack") or kwargs.get("database") or kwargs.get("app") or ""
+    return f"{name} {subject}".rstrip()
 
 
 def own_usage_errors() -> None:
@@ -180,9 +181,8 @@ def _names(parser: Parser) -> set[str]:
 
 def show_error(error: SwarmkeepError) -> None:
     """Print an error to stderr: the line, its details, the next step."""
-    print(f"error: {error.message}", file=sys.stderr)
-    for line in error.details:
-        print(f"  {line}", file=sys.stderr)
+    print(f"error: {error.message}", *(f"  {line}" for line in error.details), sep="\n",
+          file=sys.stderr)  # fmt: skip
     if error.hint:
         print(f"  next: {error.hint}", file=sys.stderr)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from fabfile.base.errors import SwarmkeepError
+from fabfile.base.errors import CheckFailedError, SwarmkeepError
 from fabfile.terminal.command import open_bucket
 from fabfile.terminal.deploy_dialog import carry_out, say
 from fabfile.terminal.restore_dialog import Source, choose, contents, made
@@ -47,22 +47,27 @@ def choose_sets(
     elif before:
         sets[first] = choose(inventory, first, key="", before=before, now=now, identity=identity)
     if before:
-        rest = {
-            name: choose(inventory, name, key="", before=before, now=now, identity=identity)
-            for name in others
-        }
-        return sets | rest, frozenset()
+        for name in others:
+            try:
+                sets[name] = choose(
+                    inventory, name, key="", before=before, now=now, identity=identity
+                )
+            except CheckFailedError as error:
+                _go_on_without(inventory, name, error)
+        return sets, frozenset()
     bucket = open_bucket(inventory, identity)
     for name in inventory.postgres.databases:
         listed = bucket.latest(name, now, _LOOKED_AT).backups
         ours, foreign = divided(bucket.with_proofs(name, listed), bucket.project_id)
         for other in foreign:
             print(f"set {other.stamp} of {name} is skipped: it is of {other.project}")
-        if not ours and inventory.other_app(inventory.app_of(name)):
-            # An app that was never backed up keeps nothing else from coming back.
-            print(f"warning: {name} has no set in the bucket: its app begins with an empty one")
+        try:
+            one, passed = selection.newest_proven(
+                ours, bucket.place(name), inventory.min_size_of(name)
+            )
+        except CheckFailedError as error:
+            _go_on_without(inventory, name, error)
             continue
-        one, passed = selection.newest_proven(ours, bucket.place(name), inventory.backup.min_size)
         for other, why in passed:
             print(f"set {other.stamp} of {name} is skipped: {why}")
             doubtful.add(name)
@@ -70,6 +75,16 @@ def choose_sets(
         print(f"set {one.stamp} of {name}, made {said}", flush=True)
         sets[name] = one
     return sets, frozenset(doubtful)
+
+
+def _go_on_without(inventory: Inventory, name: str, error: CheckFailedError) -> None:
+    """An app beside NocoDB whose backups are not good keeps nothing else from coming back. Raises
+    the error for any other database.
+    """
+    if not inventory.other_app(inventory.app_of(name)):
+        raise error
+    print(f"warning: {error.message}: {name} does not come back, and its app begins with an empty")
+    print(f"database where it has none; later: inv backup.restore --database {name}")
 
 
 def ends_of_wal(

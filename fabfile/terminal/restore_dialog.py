@@ -257,9 +257,16 @@ def bring_files(fleet: Fleet, identity: str = "") -> None:
     print("attachments", flush=True)
     inventory = fleet.inventory
     bucket = open_bucket(inventory)
-    states = [
-        bucket.files_state(inventory.app.stack, entry.node) for entry in inventory.with_role("app")
-    ]
-    keys = {key for state in states if isinstance(state, FilesState) for key in state.recipients}
+    recorded = {
+        of: [
+            state
+            for entry in inventory.with_role("app")
+            if isinstance(state := bucket.files_state(of, entry.node), FilesState)
+        ]
+        for of in inventory.files_folders
+    }
+    keys = {key for states in recorded.values() for one in states for key in one.recipients}
     private = identity_for(inventory, (), identity, "attachments", encrypted=bool(keys))
-    recovery.restore_files(fleet, say, private)
+    # What was never backed up cannot come back.
+    others = [of for of in inventory.files_folders[1:] if recorded[of]]
+    recovery.restore_files(fleet, say, private, others)

@@ -231,11 +231,10 @@ disallow_replication() { :; } # the local socket lets us anyway
 
 # ---- the apps' volumes --------------------------------------------------------------------------
 
-# Sets VOLUME_DIR, where this node has the files of volume $1. Returns 1 if it has none, and says so in ABSENT.
+# Sets VOLUME_DIR, where this node has the files of volume $1.
 find_volume() {
+  local volume=$1
   ask docker info >/dev/null 2>"$ERRORS" || engine_failed
-  VOLUME_DIR=$(ask docker volume inspect -f '{{.Mountpoint}}' "$1" 2>"$ERRORS") && [[ -d $VOLUME_DIR ]] || {
-    ABSENT=("this node has no volume $1" "nothing to do if NocoDB has never run here; else 'docker volume ls'")
-    return 1
-  }
+  VOLUME_DIR=$(ask docker volume inspect -f '{{.Mountpoint}}' "$volume" 2>"$ERRORS") && [[ -d $VOLUME_DIR ]] ||
+    die "$NO_CONTAINER" "this node has no volume $volume" "nothing to do if its app has never run here; else 'docker volume ls'"
 }

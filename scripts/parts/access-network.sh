@@ -217,8 +217,5 @@ receiver_runs() { [[ -n $(receivers) ]]; }
 # NocoDB's is the only one that the container has.
 find_volume() {
   VOLUME_DIR=/data
-  [[ -d $VOLUME_DIR ]] || {
-    ABSENT=("NocoDB's volume is not mounted at $VOLUME_DIR" "inv backup.install")
-    return 1
-  }
+  [[ -d $VOLUME_DIR ]] || die "$NO_CONTAINER" "NocoDB's volume is not mounted at $VOLUME_DIR" "inv backup.install"
 }

@@ -167,7 +167,7 @@ class Product:
         hosts: Path | None = None,
         env: dict[str, str] | None = None,
         stdin: str = "",
-        timeout: float = 300,
+        timeout: float = 600,
         root: Path = ROOT,
     ) -> Ran:
         """Run a command and return what it did, whatever its exit code.

@@ -304,6 +304,8 @@ def test_a_client_that_is_killed_leaves_the_source_as_it_was(product, lab, hosts
     hides(read_until(run, word))
     os.killpg(run.pid, signal.SIGKILL)
     run.communicate()
+    # Killed while it was stopping, its guard goes on, and only then starts the source again.
+    eventually(lambda: lab.exec("manager1", "pgrep", "-f", f"{STACK}_nocodb").returncode == 1, 180)
     eventually(lambda: answers(lab))
     product.ok("unlock", "--yes", hosts=hosts)
     nocodb_data.read(server(lab), LOGIN, noco)

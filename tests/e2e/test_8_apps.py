@@ -160,7 +160,7 @@ def test_planned_then_deployed_with_a_role_and_a_database_of_its_own(apps, lab):
     assert ran.code == 5
     for text in ("role kinto", "database kinto", "secret kintostack_database_url", KINTO):
         assert text in ran.out
-    assert f"{ENTRY} would be made" in ran.out
+    assert f"{ENTRY} would be made" in ran.err
     assert ENTRY not in vault_entries(apps)
     said = apps.ok("deploy-app", "kinto")
     assert f"set {ENTRY}" in said

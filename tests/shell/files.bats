@@ -45,8 +45,8 @@ state() { python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))[sys.ar
   [ -z "$(find "$STATE" -name '*.partial*')" ]
 }
 
-@test "volumes of other apps: each has a folder of its own, and a state" {
-  files_settings "VOLUMES='kintostack_data other_x'"
+@test "volumes of other apps: each has a folder of its own, a state, and figures" {
+  files_settings "VOLUMES='kintostack_data other_x'" "METRICS_DIR='$BATS_TEST_TMPDIR/metrics'"
   mkdir -p "$FAKE/volumes/kintostack_data"
   echo three >"$FAKE/volumes/kintostack_data/three.txt"
   backup
@@ -57,6 +57,8 @@ state() { python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))[sys.ar
   # That one has never been on this node.
   [ ! -e "$FAKE/bucket/files/other_x" ]
   [[ $output == *"files complete stack=appstack files=2 "*"files complete stack=kintostack_data files=1 "* ]]
+  grep -q 'stack="kintostack_data"' "$BATS_TEST_TMPDIR"/metrics/swarmkeep-files.kintostack_data.prom
+  grep -q 'stack="appstack"' "$BATS_TEST_TMPDIR"/metrics/swarmkeep-files.appstack.prom
 }
 
 @test "volumes of other apps: backed up and restored where NocoDB has never run" {
@@ -68,12 +70,34 @@ state() { python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))[sys.ar
   [ "$status" -eq 0 ]
   [ ! -e "$BUCKET" ]
   rm "$FAKE/volumes/kintostack_data/three.txt"
-  backup --restore
+  backup --restore --volume kintostack_data
   [ "$status" -eq 0 ]
   [ "$(cat "$FAKE/volumes/kintostack_data/three.txt")" = three ]
   rm -r "$FAKE/volumes/kintostack_data"
   backup
   [ "$status" -eq 11 ]
+  backup --volume appstack_other
+  [ "$status" -eq 2 ]
+}
+
+@test "volumes of other apps: one's failure does not keep the next from being backed up" {
+  files_settings "VOLUMES='kintostack_data'"
+  mkdir -p "$FAKE/volumes/kintostack_data"
+  echo three >"$FAKE/volumes/kintostack_data/three.txt"
+  touch "$FAKE/lossy" # one file of NocoDB's does not arrive
+  backup
+  [ "$status" -eq 19 ]
+  [ ! -e "$BUCKET/state/app1.json" ]
+  [[ $output == *"uploading what is new of $FAKE/volumes/kintostack_data"* ]]
+}
+
+@test "--check writes into the bucket before it asks for the volume" {
+  files_settings "VOLUMES='kintostack_data'"
+  rm -r "$VOLUME"
+  backup --check
+  [ "$status" -eq 11 ]
+  [ -e "$BUCKET/state/.write-check" ]
+  [ -e "$FAKE/bucket/files/kintostack_data/state/.write-check" ]
 }
 
 @test "2: a volume's name that could be anything else" {

@@ -285,7 +285,7 @@ def test_rekey_encrypts_what_is_clear_or_for_others(place):
     before = place.keys_there()
     code, out, _ = place.inv("backup.rekey")
     assert code == 0
-    assert "2 sets, 3 attachments, 0 base backups, 0 segments of WAL to encrypt" in out
+    assert "2 sets, 3 files, 0 base backups, 0 segments of WAL to encrypt" in out
     assert "nothing was changed" in out
     assert place.keys_there() == before
     code, out, err = place.inv("backup.rekey", "--yes")

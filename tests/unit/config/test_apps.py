@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from fabfile import namespace
 from fabfile.base.errors import ConfigError
 from fabfile.config.apps import HealthRequest
+from fabfile.config.hosts_file_apps_keys import RESERVED
 from tests.unit.deploy.test_stacks import inventory
 
 HOSTS = {
@@ -68,6 +70,8 @@ def test_every_key(tmp_path):
     assert found.domains == ("noco.example.com", "shop.example.com")
     assert found.files_of("shop") == {"shop_data": "shop_data", "shop_cache": "shop_cache"}
     assert found.files_of("shop_log") == {}
+    assert found.files_folders == ("appstack", "shop_data", "shop_cache")
+    assert (found.min_size_of("nocodb"), found.min_size_of("shop")) == (10 * 2**10, 0)
 
 
 def test_what_is_about_nocodb_alone_can_leave_the_others_out(tmp_path):
@@ -124,3 +128,11 @@ def test_volumes_are_backed_up_by_the_hosts_only(tmp_path):
     apps = {"kinto": {"image": "k", "volumes": "data"}}
     (mistake,) = mistakes(tmp_path, apps, backup={"mode": "container"})
     assert mistake == "apps.kinto.volumes: are backed up with 'backup.mode: host' only"
+    (mistake,) = mistakes(tmp_path, apps, backup={"files": False})
+    assert mistake == "apps.kinto.volumes: are not backed up with 'backup.files: false'"
+
+
+def test_no_app_is_called_as_a_command_is():
+    """`inv deploy-app status` would be two commands."""
+    commands = {name for name in namespace.task_names if "." not in name}
+    assert commands <= set(RESERVED)

@@ -100,7 +100,41 @@ def test_behind_the_proxy(tmp_path):
     text = proxy_stack.caddyfile(found)
     assert "https://kinto.example.com {" in text
     assert "dynamic a kintostack_kinto 8888 {" in text
+    # How it ends is its own matter.
+    assert "stop_signal" not in service
+    assert service["stop_grace_period"] == "10s"
     assert "dynamic a appstack_nocodb 8080 {" in text
+
+
+def test_an_app_behind_the_proxy_keeps_its_own_networks_and_its_way_to_end(tmp_path):
+    services = {
+        "kinto": {
+            **COMPOSE["services"]["kinto"], "networks": ["frontend", "backend"],
+            "stop_grace_period": "2m", "stop_signal": "SIGINT",
+        }
+    }  # fmt: skip
+    networks = {**COMPOSE["networks"], "frontend": None}
+    wanted, found = stack(
+        tmp_path,
+        {**COMPOSE, "services": services, "networks": networks},
+        app={"domain": "kinto.example.com"},
+        nocodb={"domain": "noco.example.com"},
+        proxy={"certificates": "internal"},
+    )
+    service = wanted.compose["services"]["kinto"]
+    assert service["networks"] == ["frontend", "backend", "swarmkeep_proxy"]
+    assert (service["stop_grace_period"], service["stop_signal"]) == ("2m", "SIGINT")
+    assert wanted.compose["networks"]["frontend"] is None
+    assert wanted.compose["networks"]["swarmkeep_proxy"]["name"] == found.proxy.network
+
+
+def test_of_secrets_that_are_declared_only_those_of_services_are_made(tmp_path):
+    both = {
+        name: {"external": True, "name": f"${{secret_{name}}}"}
+        for name in ("database_url", "database_password")
+    }
+    (secret,) = stack(tmp_path, {**COMPOSE, "secrets": both})[0].secrets
+    assert secret.version.base == "kintostack_database_url"
 
 
 def without(key: str) -> dict[str, Any]:
@@ -110,7 +144,20 @@ def without(key: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("compose", "app", "problem"),
     [
-        (without("secrets"), {}, "declares no secret with the database's password"),
+        (without("secrets"), {}, "services.kinto: its secret 'database_url' is not declared"),
+        (
+            {**COMPOSE, "services": {"kinto": {**COMPOSE["services"]["kinto"], "secrets": []}}},
+            {},
+            "no service has a secret with the database's password",
+        ),
+        ({**COMPOSE, "secrets": ["database_url"]}, {}, "kinto.yml: secrets is not a mapping"),
+        ({**COMPOSE, "volumes": ["data"]}, {}, "kinto.yml: volumes is not a mapping"),
+        ({**COMPOSE, "secrets": {"database_url": "x"}}, {}, "secrets.database_url is not a map"),
+        (
+            {**COMPOSE, "services": {**COMPOSE["services"], "worker": None}},
+            {},
+            "services.worker is not a mapping",
+        ),
         (COMPOSE, {"service": "web"}, "has no service 'web', which apps.kinto names"),
         (without("volumes"), {}, "has no volume 'data' named kintostack_data"),
         ({**COMPOSE, "volumes": {"data": None}}, {}, "has no volume 'data' named kintostack_data"),

@@ -342,5 +342,5 @@ class TestInstalling:
             recover._print_result({}, frozenset(), 1.0, failures, pitr=False)
         captured = capsys.readouterr()
         assert "recovery complete" not in captured.out
-        assert "the data is restored and NocoDB runs" in captured.out
+        assert "the data is restored, but these steps failed" in captured.out
         assert "error: app1: the attachments did not all come back" in captured.err

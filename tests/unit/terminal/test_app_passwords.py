@@ -46,7 +46,9 @@ def test_a_plan_writes_nothing(given, capsys):
     secrets = with_app_passwords(given, load(given.vault), ["kinto"], write=False)
     assert secrets.require(ENTRY).reveal()
     assert ENTRY not in entries(given.vault)
-    assert f"{ENTRY} would be made" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert f"{ENTRY} would be made" in said.err
+    assert said.out == "", "programs read it"
 
 
 def test_only_for_what_is_deployed(given):

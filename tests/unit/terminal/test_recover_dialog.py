@@ -37,7 +37,9 @@ def test_an_app_that_was_never_backed_up_keeps_nothing_from_coming_back(
 ):
     there = {"nocodb": days(4), "more": days(4)}
     assert chosen(inventory, monkeypatch, **there) == {"nocodb", "more"}
-    assert "kinto has no set in the bucket" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "postgres/kinto/ has no backup: kinto does not come back" in said
+    assert "inv backup.restore --database kinto" in said
 
 
 def test_a_database_of_pg_db_without_a_set_stops_it(inventory, monkeypatch):
