@@ -321,6 +321,26 @@ def test_rekey_encrypts_what_is_clear_or_for_others(place):
     assert (code, "nothing to encrypt" in out) == (0, True)
 
 
+def test_rekey_knows_the_volumes_of_other_apps(place):
+    path = place.folder / "hosts.yaml"
+    data = yaml.safe_load(path.read_text())
+    data["backup"]["files"] = True
+    data["apps"] = {"kinto": {"image": "kinto:1", "volumes": "data"}}
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    place.put(now() - DAY)
+    place.server.put_object("files/kintostack_data/data/invoice.txt", b"an invoice")
+    theirs = age.encrypt(b"a letter", (STRANGERS_PUBLIC,))
+    place.server.put_object("files/kintostack_data/encrypted/letter.txt.age", theirs)
+    place.vault(vault_backup_identity=MINE, vault_backup_identity_former=STRANGER)
+    assert "0 sets, 2 files" in place.inv("backup.rekey")[1]
+    code, _, err = place.inv("backup.rekey", "--yes")
+    assert code == 0, err
+    for name, content in (("invoice.txt", b"an invoice"), ("letter.txt", b"a letter")):
+        stored = place.server.get_object(f"files/kintostack_data/encrypted/{name}.age")
+        assert age.decrypt(stored, PAPER) == content
+    assert "nothing to encrypt" in place.inv("backup.rekey")[1]
+
+
 def test_a_rekey_that_was_cut_off_leaves_the_set_whole_and_is_finished(place, monkeypatch):
     stamp = place.put(now() - HOUR, recipients=())
     fails = {"left": 1}

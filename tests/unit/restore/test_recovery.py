@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from fabfile.base.errors import CheckFailedError, ConfigError, SwarmkeepError, U
 from fabfile.base.secret import Secret
 from fabfile.commands import recover
 from fabfile.config import hosts_file
+from fabfile.config.apps import OtherApp
 from fabfile.deploy import observation
 from fabfile.deploy.observation import Look, Survey
 from fabfile.restore import recovery
@@ -237,6 +239,12 @@ def test_the_wal_is_used_where_it_brings_more_and_nothing_speaks_against_it(
     assert ends_of_wal(inventory, sets, frozenset()) == {}
 
 
+KINTO = OtherApp(
+    "kinto", "kintostack", Path("kinto.yml"), "kinto", "kinto:1", 1, 8888, ("kinto",), "kinto",
+    ("data", "more"),
+)  # fmt: skip
+
+
 class TestFiles:
     @pytest.fixture
     def restore(self, make, monkeypatch):
@@ -268,6 +276,25 @@ class TestFiles:
             return asked, None
 
         return run
+
+    def test_each_volume_by_itself_where_other_apps_have_some(self, make, monkeypatch):
+        """One that no host has is told, with what to do, and keeps the others from nothing."""
+        inventory = make({"app1": {"address": "192.0.2.3", "role": "app"}})
+        inventory = replace(inventory, apps=(KINTO,))
+        codes = {"appstack_data": 0, "kintostack_data": 11, "kintostack_more": 0}
+        asked = []
+
+        def script(host, on_line, options, stdin):
+            asked.append(options.removeprefix("--restore --volume "))
+            return codes[asked[-1]]
+
+        monkeypatch.setattr(host_run, "run", script)
+        fleet = SimpleNamespace(inventory=inventory, host=lambda entry: entry)
+        with pytest.raises(SwarmkeepError) as caught:
+            recovery.restore_files(fleet, print, None, ["kintostack_data", "kintostack_more"])  # type: ignore[arg-type]
+        assert asked == list(codes)
+        assert "kintostack: no app host has the volume kintostack_data" in caught.value.message
+        assert "inv deploy-app kinto; then: inv backup.get-files" in caught.value.hint
 
     def test_a_standby_host_without_the_volume_is_fine(self, restore):
         assert restore(app1=11, app2=0) == (["app1", "app2"], None)
