@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from fabfile.config.apps import OtherApp
 from fabfile.deploy.finish_script import Options
-from fabfile.deploy.locked_change import Record, locked
 from fabfile.deploy.observation import observe_any
 from fabfile.deploy.preflight_project import check_removal
-from fabfile.deploy.stack_removal import has_remains, removal_script
+from fabfile.deploy.stack_removal import Say, carry_out, has_remains, removal_script
 from fabfile.ssh.fleet import Fleet
-from fabfile.ssh.remote_command import Command, succeeded
 from fabfile.swarm.postgres import quoted_name
-
-Say = Callable[[str], None]
 
 
 def remove(fleet: Fleet, app: OtherApp, options: Options, project: str, say: Say) -> bool:
@@ -27,13 +21,8 @@ def remove(fleet: Fleet, app: OtherApp, options: Options, project: str, say: Say
         return False
     check_removal(cluster, app.stack, project, app.name)
     script = removal_script(app.stack, cluster)
-    if fleet.dry:
-        manager.run(Command(script))
+    if not carry_out(fleet, manager, app.stack, script, options, say):
         return True
-    record = Record()
-    with locked(manager, options, record, say=say) as lease:
-        succeeded(lease.change(script), f"removing {app.stack}")
-        record.changes.append(f"stack {app.stack}: removed")
     say(f"removed stack {app.stack} with its secrets and releases")
     volumes = "".join(f", volume {app.volume_name(one)}" for one in app.volumes)
     say(f"left in place: database {', '.join(app.databases)}, role {app.user}{volumes}")

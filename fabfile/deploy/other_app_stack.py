@@ -80,6 +80,11 @@ def _mounted(app: OtherApp) -> set[str]:
 
     Raises ConfigError for a file whose sections are not of the form that Docker wants.
     """
+    if not app.compose.is_file():
+        raise ConfigError(
+            f"{app.compose}: no such compose file",
+            hint=f"write it, or correct apps.{app.name}.compose: docs/apps.md",
+        )
     data = compose.load(app.compose)
     for key in ("services", "secrets", "volumes", "networks", "configs"):
         section = data.get(key) or {}

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from fabfile.base.errors import ConfigError
 from fabfile.deploy.finish_script import Options
-from fabfile.deploy.locked_change import Record, locked
 from fabfile.deploy.observation import observe_any
 from fabfile.deploy.preflight_project import check_removal
-from fabfile.deploy.stack_removal import removal_script
+from fabfile.deploy.stack_removal import Say, carry_out, removal_script
 from fabfile.ssh.fleet import Fleet
-from fabfile.ssh.remote_command import Command, succeeded
 from fabfile.swarm import docker_commands, placement
 from fabfile.swarm.state import Cluster
-
-Say = Callable[[str], None]
 
 
 def remove(fleet: Fleet, options: Options, project: str, say: Say) -> bool:
@@ -35,13 +29,8 @@ def remove(fleet: Fleet, options: Options, project: str, say: Say) -> bool:
     for change in changes:
         label = docker_commands.label_node(change.address, change.add, change.remove)
         script += f"{label} >/dev/null\n"
-    if fleet.dry:
-        manager.run(Command(script))
+    if not carry_out(fleet, manager, stack, script, options, say):
         return True
-    record = Record()
-    with locked(manager, options, record, say=say) as lease:
-        succeeded(lease.change(script), f"removing {stack}")
-        record.changes.append(f"stack {stack}: removed")
     say(f"removed stack {stack} with its configs, secrets and releases")
     say(f"left in place: volume {stack}_data with the certificates, on the nodes it ran on")
     return True

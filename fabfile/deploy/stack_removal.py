@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 
 from fabfile.deploy import releases
+from fabfile.deploy.finish_script import Options
+from fabfile.deploy.locked_change import Record, locked
+from fabfile.ssh.fleet import Fleet, Host
+from fabfile.ssh.remote_command import Command, succeeded
 from fabfile.swarm import docker_commands
 from fabfile.swarm.state import Cluster
+
+Say = Callable[[str], None]
 
 
 def has_remains(stack: str, cluster: Cluster) -> bool:
@@ -38,3 +45,19 @@ def removal_script(stack: str, cluster: Cluster) -> str:
         + (docker_commands.remove_versions(versions) + "\n" if versions else "")
         + (f"docker config rm {' '.join(ids)} >/dev/null\n" if ids else "")
     )
+
+
+def carry_out(
+    fleet: Fleet, manager: Host, stack: str, script: str, options: Options, say: Say
+) -> bool:
+    """Run a removal's script under the lock and put it on record; return whether it was run: in a
+    dry run it is only shown. Raises SwarmkeepError.
+    """
+    if fleet.dry:
+        manager.run(Command(script))
+        return False
+    record = Record()
+    with locked(manager, options, record, say=say) as lease:
+        succeeded(lease.change(script), f"removing {stack}")
+        record.changes.append(f"stack {stack}: removed")
+    return True

@@ -74,8 +74,8 @@ def _await_task(
             raise SwarmkeepError(
                 f"{app.service_name}: on {host.name}, port {app.port}{health.path} answers {said} "
                 f"instead of HTTP {health.status}",
-                hint=f"look at: docker service logs {app.service_name}; is apps.{app.name}.port "
-                "where it listens?",
+                hint=f"look at: docker service logs {app.service_name}; are apps.{app.name}.port "
+                "and health.path right?",
             )
         time.sleep(POLL_SECONDS)
 

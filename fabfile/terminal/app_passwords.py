@@ -22,8 +22,9 @@ def with_app_passwords(
 ) -> Secrets:
     """The vault with a password for each of these apps; others are left alone.
 
-    One that is missing is made, and with `write` kept in the file before it is used anywhere.
-    Raises ConfigError if the file cannot be changed.
+    One that is missing is made, and with `write` kept in the file before it is used anywhere, if
+    the apps' stacks can be rendered with it. Raises ConfigError if not, or if the file cannot be
+    changed.
     """
     missing = [
         app.password_entry
@@ -37,8 +38,12 @@ def with_app_passwords(
         # Not among what programs read.
         print(f"{secrets.file}: {', '.join(missing)} would be made", file=sys.stderr)
         return secrets.with_entries(made)
+    from fabfile.deploy import other_app_stack
     from fabfile.terminal.command import ask_secret, read_vault
     from fabfile.vault import editing
+
+    for app in (one for one in inventory.apps if one.password_entry in made):
+        other_app_stack.other_app(app, inventory, secrets.with_entries(made))
 
     document = editing.open_document(inventory.vault, ask_secret if sys.stdin.isatty() else None)
     clear = document.clear.reveal()
