@@ -192,6 +192,7 @@ SQL
 # commit here, too, made NocoDB's own 1.3 times as slow.
 ensure_receiver() {
   [[ $SLOT_STATE != active ]] || return 0
+  remove_unfilled
   start_receiver "$RECEIVE" sh "$INSIDE_SPOOL" "$SLOT" "$((CAP / 1024))" "$SPOOL_FULL"
 }
 

@@ -34,6 +34,19 @@ finished_segments() {
   done
 }
 
+# Removes the file of a segment that pg_receivewal did not get to fill with zeros, because it was ended meanwhile:
+# it begins each file like that, so nothing of the WAL is in there, and it refuses to start again beside such a
+# file. To be called while no pg_receivewal runs.
+remove_unfilled() {
+  local name size
+  for name in [0-9A-F]*.partial; do
+    [[ $name =~ ^[0-9A-F]{24}\.partial$ ]] || continue
+    size=$(stat -c %s -- "$name")
+    # An empty one it takes.
+    ((size == 0 || size == SEGMENT_BYTES)) || rm -f -- "$name"
+  done
+}
+
 # The segment after $1: timeline, number of the log, number in it. A log has 4 GB.
 next_segment() {
   local log=$((16#${1:8:8})) number=$((16#${1:16:8} + 1))

@@ -66,6 +66,20 @@ def test_receiver_that_was_killed_goes_on_where_it_was(product, lab, pitr):
     assert all(ok for ok, _ in found.values()), found
 
 
+def test_receiver_that_was_killed_before_its_file_had_its_size(product, lab, pitr):
+    """pg_receivewal fills a new file with zeros first, and refuses to start on one of another size."""
+    with without_cron(lab):
+        [process] = receivers(lab)
+        lab.exec("db1", "kill", "-9", process)
+        eventually(lambda: not receivers(lab))
+        cut = f"truncate -s 139264 {SPOOL}/*.partial && stat -c %s {SPOOL}/*.partial"
+        assert lab.exec("db1", "sh", "-c", cut).stdout == b"139264\n"
+        sql(lab, "CREATE TABLE filled (n int); DROP TABLE filled", "nocodb")
+        archive(lab)
+        assert len(receivers(lab)) == 1
+    assert chain_is_good(product, pitr)
+
+
 SLOW = {
     "before": 'touch /root/slow/now; sleep 60; exec /usr/bin/aws "$@"',
     "after": '/usr/bin/aws "$@"; touch /root/slow/now; sleep 60',

@@ -107,6 +107,17 @@ wal() { run "$WAL" "$@" --config "$CONF"; }
   ! grep -qE 'ALTER|create|drop' "$FAKE/asked" || return 1
 }
 
+@test "remove_unfilled: files that pg_receivewal would refuse, and no others" {
+  cd "$BATS_TEST_TMPDIR"
+  mkdir spool && cd spool
+  : >000000010000000000000001.partial
+  truncate -s 8192 000000010000000000000002.partial 000000010000000000000003 notes.partial
+  truncate -s 16777216 000000010000000000000004.partial
+  ln -s 000000010000000000000004.partial 000000010000000000000005.partial
+  bash -c '. "$1" && SEGMENT_BYTES=16777216 && remove_unfilled' bash "$WAL"
+  [ "$(echo *)" = "000000010000000000000001.partial 000000010000000000000003 000000010000000000000004.partial notes.partial" ]
+}
+
 # Runs words after choose_parent, in a world of a server of 17 with a full base backup and an
 # incremental one; $1 changes that world first. Prints PARENT and CHAIN.
 parent() {
