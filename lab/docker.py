@@ -9,6 +9,7 @@ from subprocess import CompletedProcess
 from typing import Any
 
 from fabfile.base.errors import SwarmkeepError
+from lab import namespaces
 
 LAST_LINES = 12
 
@@ -30,10 +31,7 @@ def attempt(*argv: str, input: bytes | None = None, timeout: float = 60) -> Comp
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise SwarmkeepError(
-            f"docker {argv[0]}: no end after {timeout:.0f} s ({shown(argv)})",
-            hint="look at the engine: docker info",
-        ) from None
+        raise _no_end(argv, timeout) from None
 
 
 def run(*argv: str, input: bytes | None = None, timeout: float = 60) -> str:
@@ -50,8 +48,15 @@ def exec(
     container: str, *argv: str, input: bytes | None = None, timeout: float = 120
 ) -> CompletedProcess[bytes]:
     """Run a command as root in a container; any exit code is returned."""
-    flags = ["-i"] if input is not None else []
-    return attempt("exec", *flags, container, *argv, input=input, timeout=timeout)
+    # A service that it starts belongs to the container, also for its cgroups.
+    entered = None if argv[0] == "service" else namespaces.of(container)
+    if entered is None:
+        flags = ["-i"] if input is not None else []
+        return attempt("exec", *flags, container, *argv, input=input, timeout=timeout)
+    try:
+        return entered.run(*argv, input=input, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        raise _no_end(("exec", container, *argv), timeout) from None
 
 
 def inside(container: str, *argv: str, input: bytes | None = None, timeout: float = 120) -> str:
@@ -123,6 +128,13 @@ def failure(argv: tuple[str, ...], code: int, text: str) -> SwarmkeepError:
     """The error for a command that failed, with the last lines it said."""
     lines = tuple(line for line in text.splitlines() if line.strip())[-LAST_LINES:]
     return SwarmkeepError(f"'{shown(argv)}' failed with exit code {code}", details=lines)
+
+
+def _no_end(argv: tuple[str, ...], timeout: float) -> SwarmkeepError:
+    return SwarmkeepError(
+        f"docker {argv[0]}: no end after {timeout:.0f} s ({shown(argv)})",
+        hint="look at the engine: docker info",
+    )
 
 
 def shown(argv: tuple[str, ...]) -> str:

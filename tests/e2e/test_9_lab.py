@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lab import cluster, images, s3, waiting
+from lab import cluster, images, namespaces, s3, waiting
 from lab import docker as outer
 from lab.model import MEMBERS, NODES, S3, Lab, directory_of
 from tests.e2e.conftest import NAME, product_for
@@ -121,6 +121,26 @@ def test_a_lab_that_was_never_made(product):
     assert "nothing to do" in product.ok("lab.down", "--name", "never-made").out
     assert not directory_of("never-made").exists()
     product.fails(2, "lab.up", "--name", "Not/A/Name")
+
+
+def test_a_command_in_a_node_is_as_docker_exec_runs_it(lab):
+    """Though its namespaces are entered without asking the engine."""
+    container = lab.container("db1")
+    assert namespaces.of(container), "root on a machine with an engine of its own can enter them"
+    commands = [
+        ("sh", "-c", "pwd; id; hostname; env | sort; readlink /proc/self/ns/*; cat"),
+        ("sh", "-c", "echo said; echo wrong >&2; exit 7"),
+        ("sh", "-c", "kill -KILL $$"),
+        ("sh", "-c", "sleep 60 & echo its-output-stays-open"),
+    ]
+    for command in commands:
+        done = lab.exec("db1", *command, input=b"given", timeout=30)
+        theirs = outer.attempt("exec", "-i", container, *command, input=b"given", timeout=30)
+        assert (done.returncode, done.stdout) == (theirs.returncode, theirs.stdout)
+        assert done.stderr == theirs.stderr
+    lab.exec("db1", "pkill", "-x", "sleep")
+    lab.restart("db1")
+    assert lab.exec("db1", "hostname").stdout == b"db1\n"
 
 
 @pytest.mark.parametrize("kind", ["container", "network"])
