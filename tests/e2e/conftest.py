@@ -225,9 +225,9 @@ def lab() -> Iterator[Lab]:
         cluster.down(NAME, say=print)
     made = cluster.up(NAME, say=print)
     quiet = "".join(f"  {key}: {text!r}\n" for key, text in QUIET.items())
-    made.hosts_file.write_text(
-        made.hosts_file.read_text().replace("\nbackup:\n", f"\nbackup:\n{quiet}")
-    )
+    hosts = made.hosts_file.read_text()
+    if "\n  schedule:" not in hosts:  # a lab that was kept has one
+        made.hosts_file.write_text(hosts.replace("\nbackup:\n", f"\nbackup:\n{quiet}"))
     yield made
     if not KEEP:
         cluster.down(NAME, say=print)
