@@ -45,12 +45,39 @@ def cluster_state(lab: Lab) -> dict[str, Any]:
     }
 
 
+_GONE = 97
+# $1 is the first process of container $2, whose PATH is $3.
+_ENTER = f"""grep -q "$2" "/proc/$1/cgroup" 2>/dev/null || exit {_GONE}
+process=$1 path=$3; shift 3
+exec nsenter --all --target "$process" env PATH="$path" "$@"
+"""
+_servers: dict[str, tuple[str, str, str]] = {}
+
+
 def sql(lab: Lab, text: str, database: str = "postgres") -> str:
-    """Run SQL in the live server and return what it answers."""
+    """Run SQL in the live server and return what it answers.
+
+    As `docker exec` would, which takes twenty times as much CPU time.
+    """
+    psql = ("psql", "-XAtq", "-U", "nocodb", "-d", database, "-c", text)
+    for server in (_servers.get(lab.name), None):
+        found = server or _server(lab)
+        done = lab.exec("db1", "sh", "-c", _ENTER, "sh", *found, *psql)
+        if done.returncode != _GONE:
+            break
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode().strip()
+
+
+def _server(lab: Lab) -> tuple[str, str, str]:
+    """The live server's first process on its node, its container, and its PATH."""
     container = container_of(lab, "db1", DB)
-    return docker(
-        lab, "db1", "exec", container, "psql", "-XAtq", "-U", "nocodb", "-d", database, "-c", text
-    )
+    assert container, "no server runs"
+    asked = "{{.State.Pid}}{{range .Config.Env}}\n{{.}}{{end}}"
+    process, *variables = docker(lab, "db1", "inspect", "-f", asked, container).splitlines()
+    path = next(one for one in variables if one.startswith("PATH="))
+    _servers[lab.name] = (process, container, path.removeprefix("PATH="))
+    return _servers[lab.name]
 
 
 def databases(lab: Lab) -> set[str]:

@@ -67,7 +67,7 @@ def test_receiver_that_was_killed_goes_on_where_it_was(product, lab, pitr):
 
 
 def test_receiver_that_was_killed_before_its_file_had_its_size(product, lab, pitr):
-    """pg_receivewal fills a new file with zeros first, and refuses to start on one of another size."""
+    """It fills a new file with zeros first, and refuses to start beside one of another size."""
     with without_cron(lab):
         [process] = receivers(lab)
         lab.exec("db1", "kill", "-9", process)
