@@ -17,10 +17,11 @@ def remove(fleet: Fleet, app: OtherApp, options: Options, project: str, say: Say
     Raises ConfigError where the stack is somebody else's.
     """
     manager, cluster = observe_any(fleet)
-    if not cluster.stack(app.stack) and not has_remains(app.stack, cluster):
+    stacks = fleet.inventory.every_stack
+    if not cluster.stack(app.stack) and not has_remains(app.stack, cluster, stacks):
         return False
     check_removal(cluster, app.stack, project, app.name)
-    script = removal_script(app.stack, cluster)
+    script = removal_script(app.stack, cluster, stacks)
     if not carry_out(fleet, manager, app.stack, script, options, say):
         return True
     say(f"removed stack {app.stack} with its secrets and releases")

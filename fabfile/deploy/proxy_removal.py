@@ -25,7 +25,7 @@ def remove(fleet: Fleet, options: Options, project: str, say: Say) -> bool:
         return False
     check_removal(cluster, stack, project, "proxy")
     _check_apps(fleet, cluster)
-    script = removal_script(stack, cluster)
+    script = removal_script(stack, cluster, fleet.inventory.every_stack)
     for change in changes:
         label = docker_commands.label_node(change.address, change.add, change.remove)
         script += f"{label} >/dev/null\n"

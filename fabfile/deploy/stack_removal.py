@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fabfile.deploy import releases
 from fabfile.deploy.finish_script import Options
@@ -11,23 +11,35 @@ from fabfile.deploy.locked_change import Record, locked
 from fabfile.ssh.fleet import Fleet, Host
 from fabfile.ssh.remote_command import Command, succeeded
 from fabfile.swarm import docker_commands
+from fabfile.swarm.docker_commands import SecretVersion
 from fabfile.swarm.state import Cluster
 
 Say = Callable[[str], None]
 
 
-def has_remains(stack: str, cluster: Cluster) -> bool:
-    """Whether secrets, configs or releases of a stack are there, as after a removal cut off."""
-    ours = any(one.base.startswith(f"{stack}_") for one in cluster.secrets)
-    return ours or bool(releases.marks(cluster, stack))
+def has_remains(stack: str, cluster: Cluster, stacks: Sequence[str]) -> bool:
+    """Whether secrets, configs or releases of a stack are there, as after a removal cut off.
+    `stacks` are the names of all that hosts.yaml has.
+    """
+    return bool(_versions(stack, cluster, stacks) or releases.marks(cluster, stack))
 
 
-def removal_script(stack: str, cluster: Cluster) -> str:
-    """Services and networks, then what was made for them; a lock's changes end after 40 s."""
+def _versions(stack: str, cluster: Cluster, stacks: Sequence[str]) -> list[SecretVersion]:
+    """What begins with the stack's name, and not with that of another stack: shop, shop_two."""
+    names = {*stacks, *(service.stack for service in cluster.services)}
+    longer = tuple(f"{name}_" for name in names if name.startswith(f"{stack}_"))
+    ours = [one for one in cluster.secrets if one.base.startswith(f"{stack}_")]
+    return [one for one in ours if not one.base.startswith(longer)]
+
+
+def removal_script(stack: str, cluster: Cluster, stacks: Sequence[str]) -> str:
+    """Services and networks, then what was made for them; a lock's changes end after 40 s.
+    `stacks` are the names of all that hosts.yaml has.
+    """
     name = shlex.quote(stack)
     label = f"label={docker_commands.STACK_LABEL}={stack}"
     ours = f"label={docker_commands.FILE_LABEL}={stack}"
-    versions = [one for one in cluster.secrets if one.base.startswith(f"{stack}_")]
+    versions = _versions(stack, cluster, stacks)
     ids = [shlex.quote(mark.id) for mark in releases.marks(cluster, stack)]
     return (
         "set -e\n"
