@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 @command(help={"wait": WAIT_HELP})
 def label(ctx: Context, hosts: str = "", wait: bool = False) -> None:
-    """Give every node the role label that hosts.yaml says."""
+    """Give every node the labels of its role that hosts.yaml says."""
 
     def prepare(inventory: Inventory, cluster: Cluster) -> tuple[list[LabelChange], str]:
-        from fabfile.swarm.placement import check_nodes, role_changes, strangers
+        from fabfile.swarm.placement import check_nodes, label_changes, strangers
 
         check_nodes(inventory, cluster)
         for name in strangers(inventory, cluster):
             print(f"node {name}: has a role label but is not in hosts.yaml; left as it is")
-        return role_changes(inventory, cluster), ""
+        return label_changes(inventory, cluster), ""
 
     _prepare(ctx, hosts, wait, prepare, "label")
 

@@ -120,7 +120,7 @@ def _project(
 
 
 def _labels(inventory: Inventory, cluster: Cluster) -> Check:
-    changes = placement.role_changes(inventory, cluster)
+    changes = placement.label_changes(inventory, cluster)
     wrong = "; ".join(f"{change.node} needs {change}" for change in changes)
     others = placement.strangers(inventory, cluster)
     more = f"; {', '.join(others)}: a role label, but not in hosts.yaml" if others else ""

@@ -169,6 +169,14 @@ def proxy_changes(inventory: Inventory, cluster: Cluster) -> list[LabelChange]:
     return changes
 
 
+def label_changes(inventory: Inventory, cluster: Cluster) -> list[LabelChange]:
+    """Those of the roles, and of a proxy that is deployed and that hosts.yaml still has."""
+    changes = role_changes(inventory, cluster)
+    if inventory.proxy.hosts and cluster.stack(inventory.proxy.stack):
+        changes += proxy_changes(inventory, cluster)
+    return changes
+
+
 def outdated_labels(stack: str, host: HostEntry, cluster: Cluster) -> list[LabelChange]:
     """What may go once the stack is pinned by the labels of today: before that, the tasks that
     run would go with it.

@@ -341,6 +341,18 @@ def test_a_healthy_swarm_passes(tmp_path):
     }  # fmt: skip
 
 
+def test_the_label_of_a_deployed_proxy_is_missed(tmp_path):
+    more = {"proxy": {"hosts": ["manager1"]}, "app": {"domain": "tables.example.com"}}
+    checks = {}
+    for services in ((service(),), (service(), service("proxystack_caddy"))):
+        seen = {"manager1": facts("manager1", cluster=cluster(services))}
+        found = swarm_checks.judge_swarm(inventory(tmp_path, **more), seen, None)
+        checks[len(services)] = next(f.check for f in found if f.check.name == "labels")
+    assert checks[1].ok
+    assert not checks[2].ok
+    assert checks[2].detail == "manager1 needs swarmkeep.proxy.proxystack=true"
+
+
 def test_a_file_of_compose_that_has_changed_is_told_apart_from_the_vault(tmp_path):
     version = SecretVersion("dbstack_conf_2", "dbstack_conf", "config", "dbstack")
     wanted = Wanted("dbstack", "db", "x", {"services": {}}, (SecretContent(version, b""),), ())
