@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @command(help={"wait": WAIT_HELP})
 def label(ctx: Context, hosts: str = "", wait: bool = False) -> None:
-    """Give every node the labels of its role that hosts.yaml says."""
+    """Give every node the labels that hosts.yaml says."""
 
     def prepare(inventory: Inventory, cluster: Cluster) -> tuple[list[LabelChange], str]:
         from fabfile.swarm.placement import check_nodes, label_changes, strangers
