@@ -164,6 +164,9 @@ ensure_slot() {
     [[ -z $LAST ]] || log WARNING "slot $SLOT is gone, a new one is made; next: find out who dropped it"
   elif [[ $WAL_STATUS == lost ]]; then
     log WARNING "slot $SLOT was lost: more WAL was written than backup.max_slot_wal keeps, and nobody archived it; a new one is made"
+  elif [[ $SLOT_STATE == idle && $(receiver_log) == *"requested WAL segment"*"has already been removed"* ]]; then
+    # It goes on after the newest segment in the spool, and has told PostgreSQL of later ones.
+    log WARNING "segments are gone from the spool $SPOOL that were not in the bucket, and PostgreSQL has them no more; next: find out who removed them; slot $SLOT is made anew"
   else
     return 0
   fi
@@ -203,7 +206,8 @@ umask 077; unset PGOPTIONS
 pg_receivewal -w -n -D "$1" -S "$2" -s 5 >"$1/receiver.log" 2>&1 &
 while kill -0 $! 2>/dev/null; do
   sleep 2
-  [ "$(du -sk "$1" | cut -f 1)" -le "$3" ] || { kill $!; echo "$4" >>"$1/receiver.log"; }
+  used=$(du -sk "$1" 2>/dev/null | cut -f 1)
+  [ "${used:-0}" -le "$3" ] || { kill $!; echo "$4" >>"$1/receiver.log"; }
 done'
 
 # Writes a heartbeat (a commit of its own, with a time; it needs no table), closes its segment, and sets
@@ -231,7 +235,7 @@ check_progress() {
 
 # Waits until the closed segment is in the spool.
 await_segment() {
-  local end=$((SECONDS + CLOSE_SECONDS))
+  local end=$((SECONDS + CLOSE_SECONDS)) again=$((SECONDS + 3))
   until [[ -f $SPOOL/$CLOSED || ! $CLOSED > $LAST ]]; do
     ((SECONDS < end)) || {
       # It may be behind: what it has finished is worth as much.
@@ -241,6 +245,8 @@ await_segment() {
       die "$NO_RECEIVER" "segment $CLOSED did not arrive: pg_receivewal does not run, or does not keep up" \
         "see the line above; the next run starts it again"
     }
+    # It may have ended right after it was seen to run.
+    ((SECONDS < again)) || { again=$end; read_server; ensure_receiver; }
     sleep 0.1
   done
 }

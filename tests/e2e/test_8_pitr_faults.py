@@ -266,6 +266,34 @@ def test_slot_that_somebody_dropped_and_the_wal_is_gone(product, lab, pitr):
     assert listed.count("any second between") >= 2
 
 
+def test_segments_that_somebody_removed_from_the_spool(product, lab, pitr):
+    """Nobody has them any more: it is said, and a new chain begins by itself."""
+    new_chain(product, lab, pitr)
+    with without_cron(lab):
+        for _ in range(4):
+            sql(lab, "SELECT pg_switch_wal(); CREATE TABLE gone (n int)", "nocodb")
+            sql(lab, "DROP TABLE gone", "nocodb")
+        eventually(lambda: segments_in_spool(lab) >= 4)
+        newest = lab.exec("db1", "sh", "-c", f"ls {SPOOL} | grep -E '^[0-9A-F]{{24}}$' | tail -1")
+        # PostgreSQL keeps what it has not been told of.
+        told = "SELECT pg_walfile_name(restart_lsn) FROM pg_replication_slots"
+        eventually(lambda: sql(lab, told) >= newest.stdout.decode().strip())
+        [process] = receivers(lab)
+        lab.exec("db1", "kill", process)
+        eventually(lambda: not receivers(lab))
+        # All but the oldest, which is in the bucket.
+        gone = f"ls {SPOOL}/0* | tail -n +2 | xargs rm"
+        assert lab.exec("db1", "sh", "-c", gone).returncode == 0
+        for _ in range(2):
+            sql(lab, "SELECT pg_switch_wal(); CHECKPOINT")
+        said = archive(lab, code=30)
+        assert "has already been removed" in said
+        said = archive(lab, code=32)
+        assert "segments are gone from the spool" in said
+        assert "WAL is missing between segments" in said
+        eventually(lambda: chain_after(lab, product, pitr), 90)
+
+
 def drop_slot(lab) -> None:
     [process] = receivers(lab)
     lab.exec("db1", "kill", process)
@@ -502,14 +530,16 @@ def test_spool_that_is_a_link_to_another_place_is_not_followed(product, lab, pit
     """Whoever has the container could have files of the node uploaded, or removed."""
     file = f"/var/tmp/{'0' * 23}1"
     aside = f"touch {file}; mv {SPOOL} {SPOOL}.aside && ln -s /var/tmp {SPOOL}"
-    lab.exec("db1", "sh", "-c", aside)
-    try:
-        said = archive(lab, code=31)
-        assert "a link to another place" in said
-        assert lab.exec("db1", "test", "-e", file).returncode == 0
-    finally:
-        lab.exec("db1", "sh", "-c", f"rm {SPOOL} {file} && mv {SPOOL}.aside {SPOOL}")
-    archive(lab)
+    # A run of its own that is under way would have a segment written to that place.
+    with without_cron(lab):
+        lab.exec("db1", "sh", "-c", aside)
+        try:
+            said = archive(lab, code=31)
+            assert "a link to another place" in said
+            assert lab.exec("db1", "test", "-e", file).returncode == 0
+        finally:
+            lab.exec("db1", "sh", "-c", f"rm {SPOOL} {file} && mv {SPOOL}.aside {SPOOL}")
+        archive(lab)
     assert chain_is_good(product, pitr)
 
 
