@@ -245,8 +245,8 @@ await_segment() {
       die "$NO_RECEIVER" "segment $CLOSED did not arrive: pg_receivewal does not run, or does not keep up" \
         "see the line above; the next run starts it again"
     }
-    # It may have ended right after it was seen to run.
-    ((SECONDS < again)) || { again=$end; read_server; ensure_receiver; }
+    # It may have ended right after it was seen to run. One that is still on its way is left alone.
+    ((SECONDS < again)) || { again=$end; read_server; receiver_runs || ensure_receiver; }
     sleep 0.1
   done
 }
