@@ -50,7 +50,7 @@ def doctor_on_wal(product, hosts) -> dict[str, tuple[bool, str]]:
 
 
 def test_receiver_that_was_killed_goes_on_where_it_was(product, lab, pitr):
-    sql(lab, "CREATE TABLE received (n int)", "nocodb")
+    sql(lab, "DROP TABLE IF EXISTS received; CREATE TABLE received (n int)", "nocodb")
     [process] = receivers(lab)
     lab.exec("db1", "kill", "-9", process)
     sql(lab, "INSERT INTO received VALUES (1); SELECT pg_switch_wal()", "nocodb")
