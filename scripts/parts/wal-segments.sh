@@ -40,7 +40,8 @@ finished_segments() {
 remove_unfilled() {
   local name size
   for name in [0-9A-F]*.partial; do
-    [[ $name =~ ^[0-9A-F]{24}\.partial$ ]] || continue
+    # Beside a folder it does not start either, and says so: that is somebody else's doing.
+    [[ $name =~ ^[0-9A-F]{24}\.partial$ && ! -d $name ]] || continue
     size=$(stat -c %s -- "$name")
     # An empty one it takes.
     ((size == 0 || size == SEGMENT_BYTES)) || rm -f -- "$name"

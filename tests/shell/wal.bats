@@ -113,9 +113,10 @@ wal() { run "$WAL" "$@" --config "$CONF"; }
   : >000000010000000000000001.partial
   truncate -s 8192 000000010000000000000002.partial 000000010000000000000003 notes.partial
   truncate -s 16777216 000000010000000000000004.partial
+  mkdir 000000010000000000000006.partial
   ln -s 000000010000000000000004.partial 000000010000000000000005.partial
   bash -c '. "$1" && SEGMENT_BYTES=16777216 && remove_unfilled' bash "$WAL"
-  [ "$(echo *)" = "000000010000000000000001.partial 000000010000000000000003 000000010000000000000004.partial notes.partial" ]
+  [ "$(echo *)" = "000000010000000000000001.partial 000000010000000000000003 000000010000000000000004.partial 000000010000000000000006.partial notes.partial" ]
 }
 
 # Runs words after choose_parent, in a world of a server of 17 with a full base backup and an
