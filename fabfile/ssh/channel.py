@@ -183,6 +183,11 @@ class Exchange:
     def _account_error(self) -> UnreachableError:
         """Whatever ran, it was not the shell we asked for."""
         said = (self.stdout + self.stderr).strip().splitlines()
+        if self.exit_code < 0 and not said:
+            return UnreachableError(
+                f"{self._label}: the command there was killed before it began",
+                hint="run the same again",
+            )
         return UnreachableError(
             f"{self._label}: the account cannot run commands there: "
             f"{said[-1] if said else f'it ended with exit code {self.exit_code} and no word'}",

@@ -189,7 +189,8 @@ class TestKilled:
             assert "all the same: nocodb_restored_" in out
             assert "NocoDB answers from its database" in out
         else:
-            assert client.returncode == 1, out
+            # With 3, it was killed before it had said a word.
+            assert client.returncode in (1, 3), out
             assert f"is still there: inv backup.swap {named(lab, 'nocodb_restored_')[0]}" in out
         all_is_well(product, lab, rows, stamp, swapped=swapped)
 

@@ -144,6 +144,12 @@ def test_an_account_that_cannot_run_commands_is_told_as_such(sshd, tmp_path, com
     assert "disk" not in error.hint
 
 
+def test_a_command_that_is_killed_at_once_is_no_wrong_account(sshd, tmp_path):
+    error = refusal(inventory(tmp_path, sshd("ForceCommand kill -9 $$")))
+    assert "killed before it began" in error.message
+    assert error.hint == "run the same again"
+
+
 def test_what_a_login_script_prints_is_no_output(sshd, tmp_path):
     chatty = 'ForceCommand echo "Last login: never"; eval "$SSH_ORIGINAL_COMMAND"'
     assert run(inventory(tmp_path, sshd(chatty))) == ("works\n", "aside\n")
