@@ -27,7 +27,7 @@ from lab import cluster, demo, engine, images, s3
 from lab import docker as lab_docker
 from lab.model import NODES, Lab
 from lab.progress import Progress
-from tests.e2e import preloaded_inv
+from tests.e2e import preloaded_aws, preloaded_inv
 from tests.e2e.live import DB, QUIET, container_of, databases, docker, eventually, sql
 
 ROOT = Path(__file__).parents[2]
@@ -228,9 +228,28 @@ def lab() -> Iterator[Lab]:
     hosts = made.hosts_file.read_text()
     if "\n  schedule:" not in hosts:  # a lab that was kept has one
         made.hosts_file.write_text(hosts.replace("\nbackup:\n", f"\nbackup:\n{quiet}"))
+    preload_aws(made)
     yield made
     if not KEEP:
         cluster.down(NAME, say=print)
+
+
+def preload_aws(lab: Lab) -> None:
+    """Have the scripts on the nodes use the AWS CLI in forks of a process that has imported it."""
+    text = Path(preloaded_aws.__file__).read_bytes()
+    for node in NODES:
+        path = "/usr/local/bin/aws"
+        assert lab.exec(node, "tee", path, input=text).returncode == 0
+        assert lab.exec(node, "chmod", "755", path).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def plain_aws(lab: Lab) -> Iterator[None]:
+    """The AWS CLI as it is installed, and as users have it."""
+    for node in NODES:
+        lab.exec(node, "rm", "/usr/local/bin/aws")
+    yield
+    preload_aws(lab)
 
 
 def product_for(lab: Lab) -> Product:

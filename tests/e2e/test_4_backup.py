@@ -13,6 +13,8 @@ import pytest
 from lab import demo, s3
 from tests.e2e.live import container_of, docker
 
+pytestmark = pytest.mark.usefixtures("plain_aws")
+
 DB = "dbstack_root_db"
 PREFIX = "postgres/nocodb/backup_"
 MANIFEST = ".manifest.json"
