@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,16 +10,17 @@ from typing import Any
 from fabfile.base import json_text
 from fabfile.base.errors import SwarmkeepError
 from fabfile.ssh.remote_command import Command, Result
+from fabfile.swarm import engine_api, state_questions
 from fabfile.swarm.docker_commands import (
     CONFIG_LABEL,
     FILE_LABEL,
-    PROJECT_LABEL,
     RECORD_LABEL,
     SECRET_LABEL,
     STACK_LABEL,
     SecretVersion,
 )
 from fabfile.swarm.state import Cluster, Node, Record, Service, Task, _living
+from fabfile.swarm.state_questions import REFUSED, answered, json_list
 
 _SECTION = re.compile(r"^--swarmkeep (\w+)--\n", re.MULTILINE)
 
@@ -45,28 +45,19 @@ def side_by_side(scripts: Sequence[str]) -> str:
 def look_command(network: str, stacks: Sequence[str]) -> Command:
     """The one command that reads all a deploy or a status needs to know from a manager.
 
-    Each `docker` call takes 30 ms and more, most of it waiting: so they run side by side. A
-    section whose list could not be had is left out, so that no failure looks like "nothing
+    Each `docker` call takes 20 ms of work and more: so one asks nearly everything (engine_api).
+    A section whose list could not be had is left out, so that no failure looks like "nothing
     there". On a machine that is no manager only `info` has something to tell.
     """
     scripts = [
-        _section("info", "docker info --format '{{json .}}' 2>&1"),
-        _section("cli", "docker version --format '{{.Client.Version}}' 2>&1") + _now(),
-        "if n=$(docker node ls -q); then\n" + _section("nodes", "docker node inspect $n") + "fi\n",
-        _section("network", f"docker network inspect {shlex.quote(network)} 2>/dev/null || :")
-        + _list(
-            "networks",
-            "docker network ls --no-trunc --filter scope=swarm --format '{{.ID}} {{.Name}}'",
-        ),
+        _section("api", engine_api.ask_script(state_questions.everything(network, stacks))),
+        _section("cli", "docker --version") + _now(),
+        # The engine's own list holds what is in each record, too.
         _list(
             "records",
             f"docker config ls --filter label={RECORD_LABEL} "
             "--format '{{.ID}} {{.Name}} {{.Labels}}'",
         ),
-        f"if s=$(docker secret ls -q --filter label={SECRET_LABEL} 2>/dev/null); then\n"
-        + _section("secrets", '[ -z "$s" ] || docker secret inspect $s')
-        + "fi\n",
-        _services(stacks, everybodys=True),
     ]
     return Command(side_by_side(scripts), changes=False)
 
@@ -76,29 +67,12 @@ def watch_command(stacks: Sequence[str]) -> Command:
 
     It costs the manager a third of `look_command`: it is run twice a second while we wait.
     """
-    return Command(_now() + _services(stacks), changes=False)
+    asked = _section("api", engine_api.ask_script(state_questions.services(stacks)))
+    return Command(_now() + asked, changes=False)
 
 
 def _now() -> str:
     return _section("now", "date -u +%Y-%m-%dT%H:%M:%SZ")
-
-
-def _services(stacks: Sequence[str], *, everybodys: bool = False) -> str:
-    """Services of our stacks, and with `everybodys` those of all projects on the Swarm."""
-    # Names of services: a filter is a prefix, and the same filter given twice means either.
-    filters = " ".join(f"--filter name={shlex.quote(stack)}_" for stack in stacks)
-    ask = f"docker service ls -q {filters} 2>/dev/null"
-    if everybodys:
-        ask += f" && docker service ls -q --filter label={PROJECT_LABEL} 2>/dev/null"
-    return (
-        f"if s=$({ask}); then\n"
-        + 's=$(printf "%s\n" "$s" | sort -u)\n'
-        + _section("services", '[ -z "$s" ] || docker service inspect $s')
-        + '[ -z "$s" ] || t=$(docker service ps -q --no-trunc $s 2>/dev/null | sort -u)\n'
-        # A task may be pruned between the two calls: what is left is still printed.
-        + _section("tasks", '[ -z "${t:-}" ] || docker inspect --type task $t 2>/dev/null || :')
-        + "fi\n"
-    )
 
 
 def _list(name: str, command: str) -> str:
@@ -118,6 +92,7 @@ def parse_sections(host: str, sections: Mapping[str, str], stderr: str = "") -> 
 
     Raises SwarmkeepError if Docker does not answer there or it is not a manager.
     """
+    sections = answered(sections)
     info = _first_json(sections.get("info", ""))
     if not isinstance(info, dict) or info.get("ServerErrors"):
         said = (sections.get("info", "") or stderr).strip().splitlines()
@@ -134,13 +109,13 @@ def parse_sections(host: str, sections: Mapping[str, str], stderr: str = "") -> 
         )
     if not sections.keys() >= _WANTED_SECTIONS:
         raise SwarmkeepError(
-            f"{host}: the Swarm does not answer: {stderr.strip()}",
+            f"{host}: the Swarm does not answer: {sections.get(REFUSED) or stderr.strip()}",
             hint="has it lost its quorum of managers? see docker node ls",
         )
-    networks = _json_list(sections["network"])
-    nodes, former = _living([_node(item) for item in _json_list(sections["nodes"])])
+    networks = json_list(sections["network"])
+    nodes, former = _living([_node(item) for item in json_list(sections["nodes"])])
     records = tuple(_record(line) for line in _lines(sections.get("records", "")))
-    secrets = [_secret(item) for item in _json_list(sections["secrets"])]
+    secrets = [_secret(item) for item in json_list(sections["secrets"])]
     return Cluster(
         cli_major=_major(sections.get("cli", "")),
         nodes=nodes,
@@ -158,18 +133,21 @@ def refreshed(seen: Cluster, result: Result) -> Cluster | None:
 
     None if the manager could not tell.
     """
-    sections = split_sections(result.stdout)
+    sections = answered(split_sections(result.stdout))
     if not sections.keys() >= {"services", "tasks"}:
         return None
     return replace(seen, **_moving(sections))
 
 
 def _moving(sections: Mapping[str, str]) -> dict[str, Any]:
-    services = map(_service, _json_list(sections["services"]))
+    services = sorted(map(_service, json_list(sections["services"])), key=lambda one: one.name)
+    ids = {service.id for service in services}
+    tasks = (_task(item) for item in json_list(sections["tasks"]))
     return {
         "now": sections["now"].strip(),
-        "services": tuple(sorted(services, key=lambda service: service.name)),
-        "tasks": tuple(_task(item) for item in _json_list(sections["tasks"])),
+        "services": tuple(services),
+        # The engine has tasks of services that are gone, too.
+        "tasks": tuple(task for task in tasks if task.service_id in ids),
     }
 
 
@@ -252,18 +230,6 @@ def _words(line: str, count: int) -> tuple[str, ...]:
     return tuple(words + [""] * (count - len(words)))
 
 
-def _json_list(text: str) -> list[dict[str, Any]]:
-    text = text.strip()
-    try:
-        items: list[dict[str, Any]] = json_text.parse(text) if text else []
-    except ValueError as error:
-        raise SwarmkeepError(
-            f"Docker's answer cannot be read: {error}",
-            hint="run again; if it stays so: docker node ls, docker service ls on a manager",
-        ) from None
-    return items
-
-
 def _first_json(text: str) -> Any:
     """The JSON line of `docker info`, which may be followed by warnings."""
     for line in text.splitlines():
@@ -276,5 +242,5 @@ def _first_json(text: str) -> Any:
 
 
 def _major(version: str) -> int:
-    match = re.match(r"\s*(\d+)", version)
+    match = re.match(r"\s*(?:Docker version )?(\d+)", version)
     return int(match[1]) if match else 0

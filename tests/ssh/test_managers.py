@@ -9,41 +9,42 @@ import pytest
 from fabfile.base.errors import SwarmkeepError, UnreachableError
 from fabfile.deploy import observation
 from fabfile.ssh.fleet import connect
+from tests import fake_engine
 
-GOOD = """#!/bin/sh
-case "$*" in
-  info*) echo '{"Swarm": {"ControlAvailable": true}}' ;;
-  version*) echo 20.10.24 ;;
-  "node ls"*) echo n1 ;;
-  *inspect*) echo '[]' ;;
-esac
-"""
-NO_ENGINE = "#!/bin/sh\necho 'Cannot connect to the Docker daemon' >&2; exit 1\n"
-WORKER = '#!/bin/sh\necho \'{"Swarm": {"LocalNodeState": "active"}}\'\n'
+GOOD = fake_engine.EMPTY | {"info": '{"Swarm": {"ControlAvailable": true}}'}
+NO_ENGINE = None
+WORKER = {"info": '{"Swarm": {"LocalNodeState": "active"}}'}
+AWAY: dict[str, str] = {}
 
 
 @pytest.fixture
 def managers(tmp_path: Path, make_server, make_inventory):
-    """An inventory of managers whose `docker` are these scripts; "" for one that is away."""
+    """An inventory of managers whose engines give these answers."""
 
-    def make(*scripts: str):
+    def make(*engines: dict[str, str] | None):
         servers = []
-        for number, script in enumerate(scripts):
+        for number, answers in enumerate(engines):
             folder = tmp_path / f"bin{number}"
             folder.mkdir()
-            (folder / "docker").write_text(script)
+            engine = "echo 'Cannot connect to the Docker daemon' >&2; exit 1"
+            if answers is not None:
+                engine = fake_engine.folder_of_answers(folder / "answers", answers)
+            (folder / "docker").write_text(
+                f'#!/bin/sh\ncase "$*" in\n"system dial-stdio") {engine} ;;\n'
+                "--version) echo Docker version 20.10.24 ;;\nesac\n"
+            )
             (folder / "docker").chmod(0o755)
             servers.append(make_server(path=folder))
         inventory = make_inventory(*servers)
-        for server, script in zip(servers, scripts, strict=True):
-            if not script:
+        for server, answers in zip(servers, engines, strict=True):
+            if answers is AWAY:
                 server.close()
         return inventory
 
     return make
 
 
-@pytest.mark.parametrize("bad", [NO_ENGINE, WORKER, ""], ids=["no engine", "a worker", "away"])
+@pytest.mark.parametrize("bad", [NO_ENGINE, WORKER, AWAY], ids=["no engine", "a worker", "away"])
 def test_the_next_one_is_asked_and_stays_the_one(managers, bad):
     with connect(managers(bad, GOOD)) as fleet:
         manager, cluster = observation.observe_any(fleet)
@@ -74,5 +75,5 @@ def test_nobody_answers_and_each_ones_reason_is_told(managers):
 
 
 def test_the_only_one_s_own_error_is_shown(managers):
-    with connect(managers("")) as fleet, pytest.raises(UnreachableError, match="host1"):
+    with connect(managers(AWAY)) as fleet, pytest.raises(UnreachableError, match="host1"):
         observation.observe_any(fleet)

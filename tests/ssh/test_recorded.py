@@ -27,6 +27,7 @@ from fabfile.swarm.operator import Origin
 from fabfile.swarm.placement import LabelChange
 from fabfile.terminal.deploy_dialog import hosts_on_record
 from fabfile.vault.encryption import encrypt
+from tests import fake_engine
 
 pytestmark = pytest.mark.thorough
 
@@ -39,13 +40,9 @@ case "$*" in
 esac
 case "$*" in
   config*) exec "$here/configs.sh" "$@" ;;
-  info*) echo '{"Swarm": {"ControlAvailable": true}}' ;;
-  version*) echo 20.10.24 ;;
-  "node ls"*) echo n1 n2 ;;
-  "node inspect"*) cat "$here/nodes" ;;
+  "system dial-stdio") exec "$here/engine" ;;
+  --version) echo Docker version 20.10.24 ;;
   "node ps"*) cat "$here/tasks" ;;
-  "network inspect"*) cat "$here/network" ;;
-  "network ls"* | "secret ls"* | "service ls"*) : ;;
   *)
     echo "$*" >>"$here/changes"
     if [ -e "$here/broken" ]; then cat "$here/broken" >&2; exit 1; fi
@@ -63,6 +60,12 @@ def node(name: str, role: str, availability: str = "active", **labels: str) -> d
     }
 
 
+NETWORK, OVERLAY = (
+    "answers/networks_backend",
+    '{"Driver": "overlay", "Scope": "swarm", "Attachable": true}',
+)
+
+
 class World:
     """A manager's folder: what its docker says, what it was told, what is on record."""
 
@@ -72,14 +75,18 @@ class World:
         (folder / "docker").chmod(0o755)
         shutil.copy(Path(__file__).with_name("fake_docker.sh"), folder / "configs.sh")
         self.write("tasks", "")
-        self.write("network", '[{"Driver": "overlay", "Scope": "swarm", "Attachable": true}]')
+        answers = fake_engine.EMPTY | {"info": '{"Swarm": {"ControlAvailable": true}}'}
+        dial = fake_engine.folder_of_answers(folder / "answers", answers)
+        self.write("engine", f"#!/bin/sh\n{dial}\n")
+        (folder / "engine").chmod(0o755)
+        self.write(NETWORK, OVERLAY)
         self.nodes(node("host1", "db", **{"swarmkeep.pgdata": "dbstack"}), node("app1", "app"))
 
     def write(self, name: str, text: str) -> None:
         (self.folder / name).write_text(text)
 
     def nodes(self, *nodes: dict[str, Any]) -> None:
-        self.write("nodes", json.dumps(nodes))
+        self.write("answers/nodes", json.dumps(nodes))
 
     @property
     def changes(self) -> list[str]:
@@ -166,7 +173,7 @@ def test_what_the_last_holder_of_the_lock_did_counts(world, move):
     """Two db nodes at the first look; once the lock is ours, somebody has drained the other."""
     now = json.dumps([node("host1", "db"), node("db2", "db", "drain")])
     world.nodes(node("host1", "db"), node("db2", "db"))
-    world.write("on_lock", f"cat >{world.folder}/nodes <<'END'\n{now}\nEND\n")
+    world.write("on_lock", f"cat >{world.folder}/answers/nodes <<'END'\n{now}\nEND\n")
     with pytest.raises(SwarmkeepError, match="only one with role db"):
         move("swarm.drain host1").drain("host1", force=False)
     assert world.changes == []
@@ -250,14 +257,14 @@ def test_making_a_swarm_is_on_record(world, fleet, monkeypatch):
     monkeypatch.setattr(swarm_init.Bootstrap, "_gather", lambda self: {})
     monkeypatch.setattr(swarm_init, "plan", lambda inventory, facts: swarm_init.Plan())
     world.nodes(node("host1", "none"))
-    world.write("network", "")
+    (world.folder / NETWORK).unlink()
     done = ["node host1: role=db", "network backend: created"]
     assert init(fleet) == done
     world.write("broken", "no leader\n")
     with pytest.raises(SwarmkeepError, match="no leader"):
         init(fleet)
     world.nodes(node("host1", "db"))
-    world.write("network", '[{"Driver": "overlay", "Scope": "swarm", "Attachable": true}]')
+    world.write(NETWORK, OVERLAY)
     assert init(fleet) == []
     good, bad = world.log
     assert good == entry("swarm.init", "ok", changes=done)

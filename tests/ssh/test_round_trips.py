@@ -18,6 +18,7 @@ from fabfile.deploy.service_spec import specification
 from fabfile.deploy.stacks import Wanted
 from fabfile.ssh.fleet import connect
 from fabfile.swarm.operator import Origin
+from tests import fake_engine
 from tests.unit.deploy.test_stacks import Vault
 
 NOW = "2026-11-22T10:00:00.0Z"
@@ -30,11 +31,13 @@ def database(tmp_path: Path, make_server, make_inventory) -> tuple[Inventory, Wa
     folder.mkdir()
     inventory = make_inventory(make_server(path=folder))
     wanted = stacks.database(inventory, Vault())
-    answers = _answers(wanted)
+    answers, engine = _answers(wanted)
     cases = "\n".join(
         f"  {shlex.quote(words)}*) printf '%s\\n' {shlex.quote(text)} ;;"
         for words, text in answers.items()
     )
+    dial = fake_engine.folder_of_answers(folder / "answers", engine)
+    cases += f'\n  "system dial-stdio") {dial} ;;'
     # Whatever else is asked would be a change, and is refused.
     script = f'#!/bin/sh\ncase "$*" in\n{cases}\n  *) echo "docker $*?" >&2; exit 9 ;;\nesac\n'
     (folder / "docker").write_text(script)
@@ -42,7 +45,8 @@ def database(tmp_path: Path, make_server, make_inventory) -> tuple[Inventory, Wa
     return inventory, wanted
 
 
-def _answers(wanted: Wanted) -> dict[str, str]:
+def _answers(wanted: Wanted) -> tuple[dict[str, str], dict[str, str]]:
+    """What the `docker` command says, by its words, and what the engine's API does."""
     spec, unknown = specification(wanted.compose, "root_db", wanted.name)
     assert unknown == ()
     labels = {
@@ -75,29 +79,23 @@ def _answers(wanted: Wanted) -> dict[str, str]:
     )
     network = {"Driver": "overlay", "Scope": "swarm", "Attachable": True}
     service = {"ID": "s1", "Spec": spec, "UpdatedAt": NOW}
-    found: dict[str, Any] = {
-        "info --format {{.Swarm.NodeID}}": "n1",
+    engine: dict[str, Any] = {
         "info": {"Swarm": {"ControlAvailable": True}},
-        "node inspect": [node],
-        "network inspect": [network],
-        "secret inspect": [secret],
-        "service inspect": [service],
-        "inspect --type task": [task],
-        "image inspect": [],
-        "volume inspect": [],
+        "nodes": [node],
+        "networks/backend": network,
+        "networks": [{"Id": "backend", "Name": "backend"}],
+        "secrets": [secret],
+        "services": [service],
+        "tasks": [task],
     }
-    # Without the quotes that JSON would put around it.
-    found["info --format {{.Swarm.NodeID}}"] = None
-    return {key: json.dumps(value) for key, value in found.items()} | {
+    cli = {
         "info --format {{.Swarm.NodeID}}": "n1",
-        "version": "20.10.24",
-        "node ls": "n1",
-        "network ls": "backend backend",
+        "--version": "Docker version 20.10.24",
         "config ls": record,
-        "secret ls": "x",
-        "service ls": "s1",
-        "service ps": "t1",
+        "image inspect": "[]",
+        "volume inspect": "[]",
     }
+    return cli, {key: json.dumps(value) for key, value in engine.items()}
 
 
 def test_plan_and_unchanged_deploy_only_look(database):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -12,7 +13,14 @@ import pytest
 from fabfile.base.errors import SwarmkeepError
 from fabfile.ssh.remote_command import Result
 from fabfile.swarm.state import Cluster
-from fabfile.swarm.state_reading import look_command, parse_cluster, side_by_side
+from fabfile.swarm.state_reading import (
+    look_command,
+    parse_cluster,
+    refreshed,
+    side_by_side,
+    watch_command,
+)
+from tests import fake_engine
 
 NODE = {
     "ID": "n1",
@@ -22,44 +30,44 @@ NODE = {
 }
 BIG = 300_000
 """More than a pipe holds."""
-ANSWERS = {
-    "info --format {{json .}}": '{"Swarm":{"ControlAvailable":true}}',
-    "version --format {{.Client.Version}}": "26.1.0",
-    "node ls -q": "n1",
-    "node inspect n1": json.dumps([NODE | {"Padding": "x" * BIG}]),
-    "network inspect backend": '[{"Driver":"overlay"}]',
-    "network ls": "id1 backend\nid2 ingress",
-    "config ls": "c1 r1 swarmkeep=release,path=C:\\new",
-    "secret ls -q": "s1",
-    "secret inspect s1": '[{"Spec":{"Name":"a_1","Labels":{"swarmkeep.secret":"a"}}}]',
-    "service ls -q --filter name=db_ --filter name=it's_": "",
-    "service ls -q --filter label=swarmkeep.project": "",
+ANSWERS = fake_engine.EMPTY | {
+    "info": '{"Swarm":{"ControlAvailable":true}}',
+    "nodes": json.dumps([NODE | {"Padding": "x" * BIG}]),
+    "networks/backend": '{"Driver":"overlay"}',
+    "networks": '[{"Id":"id1","Name":"backend"},{"Id":"id2","Name":"ingress"}]',
+    "secrets": '[{"Spec":{"Name":"a_1","Labels":{"swarmkeep.secret":"a"}}}]',
 }
+RECORDS = "c1 r1 swarmkeep=release,path=C:\\new"
 
 
-def observe(folder: Path, answers: dict[str, str], stacks=("db", "it's")) -> Cluster:
-    """Run the script with a docker that gives these answers and fails for everything else."""
-    for number, (words, text) in enumerate(answers.items()):
-        (folder / f"{number}.words").write_text(words)
-        (folder / f"{number}.text").write_text(text + "\n")
+def ran(folder: Path, script: str, answers: dict[str, str], records: str | None) -> Result:
+    """Run a script with a docker that gives these answers and fails for everything else."""
+    engine = fake_engine.folder_of_answers(folder / "answers", answers)
+    listed = "exit 1" if records is None else f"printf '%s\\n' {shlex.quote(records)}"
     (folder / "docker").write_text(
-        "#!/bin/sh\n"
-        f"for file in {folder}/*.words; do\n"
-        '  case "$*" in "$(cat "$file")"*) exec cat "${file%.words}.text" ;; esac\n'
-        "done\n"
-        'echo "refused: docker $*" >&2; exit 1\n'
+        '#!/bin/sh\ncase "$*" in\n'
+        f'"system dial-stdio") {engine} ;;\n'
+        '--version) echo "Docker version 26.1.0, build 1" ;;\n'
+        f'"config ls"*) {listed} ;;\n'
+        '*) echo "refused: docker $*" >&2; exit 1 ;;\nesac\n'
     )
     (folder / "docker").chmod(0o755)
     done = subprocess.run(
-        ["sh", "-c", look_command("backend", stacks).script],
+        ["sh", "-c", script],
         env={"PATH": f"{folder}:{os.environ['PATH']}"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
         timeout=60,
         check=False,
     )
-    return parse_cluster(Result("manager1", done.returncode, done.stdout, done.stderr))
+    return Result("manager1", done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def observe(folder: Path, answers: dict[str, str], records: str | None = RECORDS) -> Cluster:
+    """What a manager tells whose docker gives these answers."""
+    return parse_cluster(
+        ran(folder, look_command("backend", ("db", "it's")).script, answers, records)
+    )
 
 
 def test_everything_arrives_whole_and_in_its_place(tmp_path):
@@ -92,44 +100,62 @@ def test_services_come_with_their_tasks(tmp_path):
         "Status": {"State": "running", "Timestamp": "2026-11-22T10:00:00Z"},
         "Spec": {},
     }
+    others = service | {"ID": "v2", "Spec": service["Spec"] | {"Name": "other_one", "Labels": {}}}
     more = {
-        "service ls -q --filter name=db_ --filter name=it's_": "v1",
-        "service ls -q --filter label=swarmkeep.project": "v1",
-        "service inspect v1": json.dumps([service]),
-        "service ps -q --no-trunc v1": "t1\nt1",
-        "inspect --type task t1": json.dumps([task]),
+        "services": json.dumps([service]),
+        "services.label": json.dumps([others, service]),
+        # One is of a service that is gone.
+        "tasks": json.dumps([task, task | {"ID": "t0", "ServiceID": "v0"}]),
+        "tasks.label": json.dumps([task, task | {"ID": "t2", "ServiceID": "v2"}]),
     }
     cluster = observe(tmp_path, ANSWERS | more)
     assert [one.name for one in cluster.stack("db")] == ["db_one"]
-    assert [one.id for one in cluster.tasks_of(cluster.services[0])] == ["t1"]
+    assert [one.name for one in cluster.services] == ["db_one", "other_one"]
+    assert [one.id for one in cluster.tasks] == ["t1", "t2"]
+    # While we wait, only what is ours is asked for.
+    now = refreshed(cluster, ran(tmp_path, watch_command(["db"]).script, more, None))
+    assert now is not None
+    assert [one.id for one in now.services] == ["v1"]
+    assert [one.id for one in now.tasks] == ["t1"]
+    (tmp_path / "answers" / "tasks").unlink()
+    assert refreshed(cluster, ran(tmp_path, watch_command(["db"]).script, {}, None)) is None
 
 
-@pytest.mark.parametrize(
-    "list_",
-    [
-        "node ls -q",
-        "network ls",
-        "config ls",
-        "secret ls -q",
-        "service ls -q --filter name",
-        "service ls -q --filter label",
-    ],
-)
+@pytest.mark.parametrize("list_", [*fake_engine.EMPTY, "services.label", "tasks.label", "records"])
 def test_list_that_cannot_be_had_is_never_taken_for_an_empty_one(tmp_path, list_):
-    answers = {words: text for words, text in ANSWERS.items() if not words.startswith(list_)}
-    with pytest.raises(SwarmkeepError, match="the Swarm does not answer"):
-        observe(tmp_path, answers)
+    answers = {"services.label": "[]", "tasks.label": "[]"} | ANSWERS
+    # Without this one, the answer of the other kind would be given.
+    answers.pop(list_, None)
+    others = {"services.label": "services", "tasks.label": "tasks"}
+    answers.pop(others.get(list_, ""), None)
+    with pytest.raises(SwarmkeepError, match="the Swarm does not answer") as caught:
+        observe(tmp_path, answers, None if list_ == "records" else RECORDS)
+    assert "gone" in caught.value.message or list_ == "records"
 
 
 def test_no_network_is_no_failure(tmp_path):
-    answers = {words: text for words, text in ANSWERS.items() if words != "network inspect backend"}
+    answers = {words: text for words, text in ANSWERS.items() if words != "networks/backend"}
     assert observe(tmp_path, answers).network is None
 
 
 def test_machine_that_is_no_manager_says_so(tmp_path):
     info = '{"Swarm":{"LocalNodeState":"active","ControlAvailable":false}}'
     with pytest.raises(SwarmkeepError, match="is not a Swarm manager"):
-        observe(tmp_path, {"info --format {{json .}}": info})
+        observe(tmp_path, {"info": info})
+
+
+def test_engine_that_does_not_answer_is_told_in_its_own_words(tmp_path):
+    (tmp_path / "docker").write_text("#!/bin/sh\necho 'permission denied' >&2; exit 1\n")
+    (tmp_path / "docker").chmod(0o755)
+    script = look_command("backend", ["db"]).script
+    done = subprocess.run(
+        ["sh", "-c", script],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        check=False,
+    )
+    with pytest.raises(SwarmkeepError, match="Docker does not answer: permission denied"):
+        parse_cluster(Result("manager1", 0, done.stdout.decode(), done.stderr.decode()))
 
 
 def test_scripts_side_by_side_run_at_the_same_time(tmp_path):
