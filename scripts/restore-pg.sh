@@ -24,8 +24,8 @@ usage() {
 Usage: restore-pg.sh restore --database NAME (--latest | --set TIME | --at TIME | --at-mark MARK) --into NEW
                              [--jobs N] [--analyze]
        restore-pg.sh swap --database NAME --with OTHER --keep-as OLD
-       restore-pg.sh drill --database NAME (--latest | --set TIME | --at TIME) [--app IMAGE]
-                           [--memory SIZE] [--cpus N]
+       restore-pg.sh drill --database NAME (--latest | --set TIME | --at TIME)
+                           [--app IMAGE | --with-app] [--memory SIZE] [--cpus N]
 
 restore  a set from the bucket into a new database, and compare every table's rows
 swap     let another database take the place of NAME, which is then called OLD
@@ -40,6 +40,7 @@ drill    restore into a throwaway PostgreSQL, write the outcome beside the set
   --progress     lines "progress PHASE DONE TOTAL" on stdout; ends when nobody reads them
   --identity     what is encrypted is read with the identity on stdin (docs/encryption.md)
   --app IMAGE    also start this NocoDB on what was restored, and ask it something
+  --with-app     also start the app of this database, as the .apps file beside FILE says
   --memory, --cpus  what a drill's PostgreSQL may use (default: DRILL_MEMORY, DRILL_CPUS)
 
 Exit codes:
@@ -59,7 +60,7 @@ Exit codes:
   24  pg_restore failed
   25  restored, but a table has not the rows that it had
   26  the names could not be swapped
-  27  NocoDB did not answer from what was restored, or could not be started
+  27  the app did not answer from what was restored, or could not be started
   28  the bucket could not be read
   29  the time is out of reach: WAL or base backup is missing
   34  it is encrypted, and no identity that was given fits
@@ -215,6 +216,7 @@ check_options() {
   [[ -z $CLUSTER ]] || option --cluster "$CLUSTER" '[0-9]{1,20}'
   [[ $ACTION == swap || -n $LATEST$POINT ]] || option --set "$SET" '[0-9]{8}T[0-9]{6}Z'
   option --jobs "$JOBS" '[1-9][0-9]?'
+  [[ -z $APP || -z $WITH_APP ]] || die "$USAGE" "--app and --with-app are for different apps" "use one of them"
   option --memory "${MEMORY:-1g}" "$MEMORY_FORM"
   option --cpus "${CPUS:-1}" "$CPUS_FORM"
 }
@@ -222,7 +224,7 @@ check_options() {
 main() {
   local config=/etc/backup-pg.conf database=""
   begin_run
-  ACTION=${1-} INTO="" WITH="" KEEP_AS="" SET="" LATEST="" APP="" ANALYZE="" PROGRESS="" MEMORY="" CPUS="" KILLED=""
+  ACTION=${1-} INTO="" WITH="" KEEP_AS="" SET="" LATEST="" APP="" APP_NAME=NocoDB WITH_APP="" ANALYZE="" PROGRESS="" MEMORY="" CPUS="" KILLED=""
   declare -gA MANIFEST=()
   POINT="" CLUSTER="" THROWAWAY="" PIECES_DIR=""
   DRILLING="" REASON="" RESERVED=0 UNFINISHED="" EMPTY="" TABLES=0 ROWS=0 SERVER="" JOBS=$(nproc)
@@ -242,6 +244,7 @@ main() {
       --keep-as) shift && KEEP_AS=${1-} ;;
       --jobs) shift && JOBS=${1-} ;;
       --app) shift && APP=${1-} ;;
+      --with-app) WITH_APP=yes ;;
       --memory) shift && MEMORY=${1-} ;;
       --cpus) shift && CPUS=${1-} ;;
       --analyze) ANALYZE=yes ;;
@@ -258,12 +261,13 @@ main() {
   check_options
   load_config "$config"
   [[ $ACTION != drill ]] || use_identity_of_drills
-  [[ -z $APP || $ACCESS == docker ]] || die "$USAGE" "a drill with NocoDB needs Docker, which a backup in a container has not" \
+  [[ -z $APP$WITH_APP || $ACCESS == docker ]] || die "$USAGE" "a drill with an app needs Docker, which a backup in a container has not" \
     "drill without --app (backup.drill_with_app: false)"
   # Each project's own: another one's drill may be under way.
   DRILL_LABEL=swarmkeep.drill${PROJECT:+.$PROJECT}
   MEMORY=${MEMORY:-$DRILL_MEMORY} CPUS=${CPUS:-$DRILL_CPUS}
   database=${database:-${PG_DB%% *}}
+  [[ -z $WITH_APP ]] || read_app "${config%.conf}.apps" "$database"
   [[ $ACTION != drill || -z $POINT ]] || report_as replay "$database"
   [[ $ACTION != drill || -n $POINT ]] || report_as drill "$database"
   prepare "$database"

@@ -40,10 +40,20 @@ def _replay(database: str, kit: Kit) -> str:
     return shlex.join([*words, *(["--config", kit.config] if kit.project else [])])
 
 
+def drilled_app(database: str, inventory: Inventory) -> tuple[str, list[str]]:
+    """The app that a drill of a database can start, and restore-pg.sh's words for it; "" for none.
+
+    How other apps than NocoDB are started is on the host, where backup.drill_with_app is true.
+    """
+    if database == inventory.postgres.database:
+        return "NocoDB", ["--app", inventory.app.image]
+    app = inventory.other_app(inventory.app_of(database))
+    return (app.name, ["--with-app"]) if app and app.drillable else ("", [])
+
+
 def _drill(database: str, kit: Kit, inventory: Inventory) -> str:
     words = [RESTORE, "drill", "--database", database, "--latest"]
     words += ["--config", kit.config] if kit.project else []
-    if inventory.backup.drill_with_app and database == inventory.postgres.database:
-        words += ["--app", inventory.app.image]
+    words += drilled_app(database, inventory)[1] if inventory.backup.drill_with_app else []
     # cron takes a % for the end of the line.
     return shlex.join(words).replace("%", r"\%")

@@ -51,9 +51,12 @@ def guard(kit: Kit, inventory: Inventory) -> str:
     )
 
 
-def files(entry: HostEntry, inventory: Inventory, secrets: Secrets) -> list[RemoteFile]:
+def files(
+    entry: HostEntry, inventory: Inventory, secrets: Secrets, apps: bytes = b""
+) -> list[RemoteFile]:
     """Given a host, return its files: the credentials only if the vault has them, otherwise
-    what is configured on the node is used. Raises SwarmkeepError for half a key.
+    what is configured on the node is used. `apps` says how drills start other apps
+    (deploy/drilled_apps.py), b"" for none. Raises SwarmkeepError for half a key.
     """
     kit = kit_of(entry, inventory)
     key = credentials(secrets)
@@ -69,6 +72,8 @@ def files(entry: HostEntry, inventory: Inventory, secrets: Secrets) -> list[Remo
         found.append(RemoteFile(kit.pings, addresses, 0o600))
     if identity := drill_identity(kit, inventory, secrets):
         found.append(RemoteFile(kit.identity, identity, 0o600))
+    if apps and kit.of_database:
+        found.append(RemoteFile(kit.apps, apps, 0o600))
     return found
 
 

@@ -133,11 +133,13 @@ def install(
     fleet: Fleet,
     inventory: Inventory,
     secrets: Secrets,
+    apps: bytes,
     *,
     check: bool = True,
     take_over: bool = False,
 ) -> list[Outcome[Installed]]:
     """Install on every host of the backup at once; one's failure hides no other's outcome.
+    `apps` as for host_files.files.
 
     Without `check` it is left open whether the backup can work: before a recovery there may be
     no database yet. `take_over`: also where the settings are another project's.
@@ -146,7 +148,7 @@ def install(
     project_id = project_of(inventory, secrets).id
     commands = {
         entry: (
-            wanted := host_files.files(entry, inventory, secrets),
+            wanted := host_files.files(entry, inventory, secrets, apps),
             put_command(
                 kit_of(entry, inventory),
                 inventory,

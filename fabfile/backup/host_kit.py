@@ -113,10 +113,15 @@ class Kit:
         return f"/etc/{self.named}.identity"
 
     @property
+    def apps(self) -> str:
+        """How a drill starts other apps than NocoDB."""
+        return f"/etc/{self.named}.apps"
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """What comes from the vault, as far as the vault has it."""
         of_all = (self.credentials, self.pings)
-        return (*of_all, self.identity) if self.of_database else of_all
+        return (*of_all, self.identity, self.apps) if self.of_database else of_all
 
     @property
     def cron(self) -> str:

@@ -40,6 +40,7 @@ def install(ctx: Context, hosts: str | None = None, take_over: bool = False) -> 
 
     from fabfile.backup import host_install
     from fabfile.backup.host_install import Installed
+    from fabfile.deploy import drilled_apps
 
     def show(name: str, done: Installed) -> None:
         for change in done.changes:
@@ -59,11 +60,12 @@ def install(ctx: Context, hosts: str | None = None, take_over: bool = False) -> 
         if is_dry(ctx):
             print(DRY)
         return
+    apps = drilled_apps.settings(inventory, secrets)
     with connected(ctx, inventory) as fleet:
         outcomes = hosts_on_record(
             fleet,
             "backup.install",
-            lambda: host_install.install(fleet, inventory, secrets, take_over=take_over),
+            lambda: host_install.install(fleet, inventory, secrets, apps, take_over=take_over),
             lambda done: done.changes if done else (),
         )
         _warn(inventory)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         "before": BEFORE_HELP,
         "at": f"replay base backup and WAL instead, {AT_HELP}",
         "database": DATABASE_HELP,
-        "app": "also start NocoDB on it and query its API (backup.drill_with_app)",
+        "app": "also start its app on it and ask whether it works (backup.drill_with_app)",
         "identity": IDENTITY_HELP,
     }
 )
@@ -48,7 +48,7 @@ def drill(
     inventory = read_inventory(hosts)
     if app and inventory.backup.mode == "container":
         raise ConfigError(
-            "--app: a drill with NocoDB needs Docker, which a backup in a container has not",
+            "--app: a drill with an app needs Docker, which a backup in a container has not",
             hint="drill without --app, or set backup.mode: host",
         )
     now = datetime.now(UTC)
@@ -108,8 +108,9 @@ def _drill_each(
     app: bool,
     identity: str,
 ) -> list[SwarmkeepError]:
-    """Drill a set of each database, NocoDB's with NocoDB on it if `app`; return what failed."""
+    """Drill a set of each database, with its app on it if `app`; return what failed."""
     from fabfile.backup import host_run
+    from fabfile.backup.host_cron import drilled_app
     from fabfile.base.units import format_duration
     from fabfile.restore.restore_script import drill_command
 
@@ -121,17 +122,16 @@ def _drill_each(
     with connected(ctx, inventory) as fleet:
         host = host_run.find_host(fleet, inventory)
         for name, one in chosen.items():
-            with_app = app and name == inventory.postgres.database
-            image = inventory.app.image if with_app else ""
+            answering, words = drilled_app(name, inventory) if app else ("", [])
             try:
-                done = run_script(host, drill_command(name, one.stamp, image), private[name])
+                done = run_script(host, drill_command(name, one.stamp, words), private[name])
             except SwarmkeepError as error:
                 error.message = f"drill of {name}: {error.message}"
                 errors.append(error)
                 continue
             if fleet.dry:
                 continue
-            answered = ", NocoDB answered" if with_app else ""
+            answered = f", {answering} answered" if answering else ""
             said = counted(done, compared=one.compared)
             print(
                 f"drilled: set {one.stamp} of {name}: {said}{answered} "

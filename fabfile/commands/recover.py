@@ -156,6 +156,7 @@ def _install(fleet: Fleet, inventory: Inventory, secrets: Secrets) -> None:
     they must be, any other may be down.
     """
     from fabfile.backup import host_install, host_run
+    from fabfile.deploy import drilled_apps
 
     print("backup.install", flush=True)
     if inventory.backup.mode == "container":
@@ -165,7 +166,8 @@ def _install(fleet: Fleet, inventory: Inventory, secrets: Secrets) -> None:
         backup_container_dialog.install(fleet, inventory, secrets, check=False)
         return
     host = host_run.find_host(fleet, inventory)
-    for outcome in host_install.install(fleet, inventory, secrets, check=False):
+    apps = drilled_apps.settings(inventory, secrets)
+    for outcome in host_install.install(fleet, inventory, secrets, apps, check=False):
         for change in outcome.value.changes if outcome.value else ():
             say(f"{outcome.entry.name}: {change}")
         if outcome.error and outcome.entry == host.entry:
@@ -181,6 +183,7 @@ def _bring_the_rest(
     fails of it, now that the database is back.
     """
     from fabfile.backup import host_install, host_run
+    from fabfile.deploy import drilled_apps
 
     failures = []
     try:
@@ -192,7 +195,8 @@ def _bring_the_rest(
         return failures
     try:
         host = host_run.find_host(fleet, inventory)
-        outcomes = host_install.install(fleet, inventory, secrets)
+        apps = drilled_apps.settings(inventory, secrets)
+        outcomes = host_install.install(fleet, inventory, secrets, apps)
         failures += [o.error for o in outcomes if o.error and o.entry == host.entry]
         for outcome in outcomes:
             if outcome.error and outcome.entry != host.entry:

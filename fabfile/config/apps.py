@@ -47,6 +47,13 @@ class OtherApp:
         return f"{self.stack}_{self.service}"
 
     @property
+    def drillable(self) -> bool:
+        """Whether a drill can start it: it can be asked whether it works, and wants no database
+        but the drilled one.
+        """
+        return self.health is not None and len(self.databases) == 1
+
+    @property
     def password_entry(self) -> str:
         """The vault's entry with its role's password."""
         return f"vault_{self.name.replace('-', '_')}_postgres_password"

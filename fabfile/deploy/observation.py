@@ -173,7 +173,7 @@ def observe(manager: Host, seen: Cluster | None = None) -> Cluster:
     """Read the whole cluster from a manager.
 
     Given what was `seen` of it, only services and tasks, and the rest as it was: for looking
-    again and again, since everything costs the manager half a second of work.
+    again and again.
     """
     if seen is not None:
         now = refreshed(seen, manager.run(watch_command(manager.inventory.every_stack)))

@@ -24,10 +24,37 @@ postgresql://user:password@host:5432/database.
 """
 
 
+DRILL_HOST = "127.0.0.1"
+"""Where a drilled app finds PostgreSQL: they share a network that nobody else is in."""
+DRILL_PASSWORD = "drill"  # noqa: S105 - of no server that anybody else can reach
+"""What a throwaway PostgreSQL takes: it trusts whoever can reach it."""
+
+
 def other_app(app: OtherApp, inventory: Inventory, secrets: Secrets) -> Wanted:
     """The app's stack. Raises ConfigError for a missing vault entry or a broken compose file."""
     password = secrets.require(app.password_entry).reveal()
-    made = _secrets(app, inventory, secrets.name_key(), password)
+    wanted = _filled(app, inventory, secrets, inventory.postgres.service, password)
+    if app.domain:
+        wanted = replace(
+            wanted,
+            compose=behind_proxy.other_app_behind(wanted.compose, app.service, inventory.proxy),
+        )
+    return replace(stacks.labelled(wanted, inventory, secrets), role_password=password)
+
+
+def drilled(app: OtherApp, inventory: Inventory, secrets: Secrets) -> Wanted:
+    """The app's stack as a drill wants it, with nothing that would lead to the live database.
+
+    Raises as `other_app`.
+    """
+    return _filled(app, inventory, secrets, DRILL_HOST, DRILL_PASSWORD)
+
+
+def _filled(
+    app: OtherApp, inventory: Inventory, secrets: Secrets, host: str, password: str
+) -> Wanted:
+    """Its compose file, filled in, for a PostgreSQL at this host that takes this password."""
+    made = _secrets(app, host, secrets.name_key(), password)
     names: dict[str, compose.Value] = {
         "stack": app.stack,
         "image": app.image,
@@ -35,7 +62,7 @@ def other_app(app: OtherApp, inventory: Inventory, secrets: Secrets) -> Wanted:
         "public_url": app.public_url or None,
         "role_label": inventory.role_label,
         "network": inventory.network,
-        "db_host": inventory.postgres.service,
+        "db_host": host,
         "db_name": app.databases[0],
         "db_user": app.user,
         **{f"secret_{name}": one.version.name for name, one in made.items()},
@@ -54,19 +81,11 @@ def other_app(app: OtherApp, inventory: Inventory, secrets: Secrets) -> Wanted:
         app.stack, app.name, app.image, app.compose, names, secrets.name_key(), used, hidden
     )
     _check_parts(app, wanted)
-    if app.domain:
-        wanted = replace(
-            wanted,
-            compose=behind_proxy.other_app_behind(wanted.compose, app.service, inventory.proxy),
-        )
-    return replace(stacks.labelled(wanted, inventory, secrets), role_password=password)
+    return wanted
 
 
-def _secrets(
-    app: OtherApp, inventory: Inventory, key: bytes, password: str
-) -> dict[str, SecretContent]:
+def _secrets(app: OtherApp, host: str, key: bytes, password: str) -> dict[str, SecretContent]:
     """Both secrets by name."""
-    host = inventory.postgres.service
     user, database = quote(app.user, safe=""), quote(app.databases[0], safe="")
     url = f"postgresql://{user}:{quote(password, safe='')}@{host}:5432/{database}"
     return {

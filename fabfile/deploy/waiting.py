@@ -93,9 +93,9 @@ def await_settled(look: Look, stack: str, say: Say) -> Cluster:
 
 def _pause(waited: float) -> float:
     """Seconds until the next look. What takes long is looked at less often: each look costs the
-    manager's processor a tenth of a second and more, while it has work to do.
+    manager processor time while it has work to do.
     """
-    return max(POLL_SECONDS, min(MOST_SECONDS, waited / 20))
+    return max(POLL_SECONDS, min(MOST_SECONDS, waited / 10))
 
 
 def progress_of(cluster: Cluster, wanted: Wanted, before: Baseline) -> tuple[Progress, ...]:

@@ -18,7 +18,7 @@ from fabfile.base.check import Check
 from fabfile.base.errors import ConfigError, SwarmkeepError
 from fabfile.base.units import format_duration, format_size
 from fabfile.config.inventory import Inventory
-from fabfile.deploy import other_app_stack, proxy_stack, stacks
+from fabfile.deploy import drilled_apps, other_app_stack, proxy_stack, stacks
 from fabfile.deploy.stacks import Wanted
 from fabfile.doctor.finding import Finding, failure
 from fabfile.ssh.remote_command import RemoteFile
@@ -66,8 +66,9 @@ def look(inventory: Inventory, read_vault: Callable[[], Secrets]) -> Here:
     except SwarmkeepError as error:
         findings.append(failure(GROUP, "compose", error))
     try:
+        apps = drilled_apps.settings(inventory, secrets)
         files = {
-            entry.name: host_files.files(entry, inventory, secrets)
+            entry.name: host_files.files(entry, inventory, secrets, apps)
             for entry in host_kit.hosts(inventory)
             if not container.is_used(inventory)
         }

@@ -75,10 +75,9 @@ def restore_command(
     return shlex.join([*words, *(["--analyze"] if goes_live else []), "--progress"])
 
 
-def drill_command(database: str, stamp: str, app: str) -> str:
-    """The script's arguments that drill a set; `app`: the NocoDB image to start on it, or ""."""
-    words = ["drill", "--database", database, "--set", stamp]
-    return shlex.join([*words, *(["--app", app] if app else []), "--progress"])
+def drill_command(database: str, stamp: str, app: Sequence[str]) -> str:
+    """The script's arguments that drill a set; `app`: those that start its app, or none."""
+    return shlex.join(["drill", "--database", database, "--set", stamp, *app, "--progress"])
 
 
 def replay_drill_command(database: str, source: Sequence[str]) -> str:

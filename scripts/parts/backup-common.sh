@@ -13,7 +13,7 @@
 . "${BASH_SOURCE[0]%/*}/backup-encryption.sh"
 
 readonly PARTS=${BASH_SOURCE[0]%/*}
-readonly VERSION=0.6.0
+readonly VERSION=0.7.0
 readonly UNEXPECTED=1 USAGE=2 LOCKED=10 NO_CONTAINER=11 NO_TOOLS=12 NO_DATABASE=13 NO_SPACE=14 \
   DISK_FULL=15 DUMP_FAILED=16 BAD_DUMP=17 UPLOAD_FAILED=18 BAD_OBJECT=19
 
@@ -133,14 +133,20 @@ take_lock() {
 
 # ---- settings ---------------------------------------------------------------------------------
 
-# Reads settings file $1 and checks what all scripts use of it.
-read_config() {
+# Refuses file $1, which is to be sourced, unless it is the user's own or root's alone.
+need_private() {
   local file=$1 owner mode
-  [[ -f $file && -r $file ]] ||
-    die "$USAGE" "$file: no such settings file, or not readable" "'inv backup.install' makes it"
   read -r owner mode < <(stat -L -c '%u %a' -- "$file")
   (((owner == 0 || owner == EUID) && (8#$mode & 8#077) == 0)) ||
     die "$USAGE" "$file: others could read or change it" "chown root '$file' && chmod 600 '$file'"
+}
+
+# Reads settings file $1 and checks what all scripts use of it.
+read_config() {
+  local file=$1
+  [[ -f $file && -r $file ]] ||
+    die "$USAGE" "$file: no such settings file, or not readable" "'inv backup.install' makes it"
+  need_private "$file"
   unset PG_DB PG_USER DB_SERVICE_NAME S3_BUCKET AWS_REGION APP_STACK STATE_DIR
   STACK="" NODE=${NODE_NAME:-$(uname -n)} METRICS_DIR="" PING="" PING_FILE=""
   PITR=no WAL_TICK=60 MAX_SLOT_WAL=10737418240 INCREMENTAL_FROM=10737418240

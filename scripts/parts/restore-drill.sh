@@ -1,6 +1,6 @@
 #!/bin/bash
 # shellcheck disable=SC2034 # used by those that source this
-# The part of restore-pg.sh that drills: a throwaway PostgreSQL, perhaps a NocoDB on it, and the
+# The part of restore-pg.sh that drills: a throwaway PostgreSQL, perhaps its app on it, and the
 # outcome in the bucket. Sourced, never run.
 
 readonly APP_SECONDS=180
@@ -27,29 +27,88 @@ use_server() {
   }
 }
 
-# Starts NocoDB in the throwaway server's network and asks what it needs its database for
-# (fabfile/swarm/app_health.py says why that). wget comes with the official image.
-# shellcheck disable=SC2016 # expanded in the container
-ask_app() {
-  local app json="{\"client\":\"pg\",\"connection\":{\"host\":\"127.0.0.1\",\"port\":5432,\"user\":\"$PG_USER\",\"password\":\"\",\"database\":\"$DATABASE\"}}"
-  phase app
-  app=$(ask docker run -d --label "$DRILL_LABEL=$RUN" --network "container:$CONTAINER" --memory "$MEMORY" \
-    --cpus "$CPUS" --cpu-shares 128 -e "NC_DB_JSON=$json" -e NC_DISABLE_TELE=true "$APP" 2>"$ERRORS") || {
-    tell docker "$ERRORS"
-    die "$APP_FAILED" "NocoDB could not be started from $APP" "see the line above"
-  }
-  await "$app" "$APP_SECONDS" sh -c 'u=http://127.0.0.1:8080/api/v1/db/meta/nocodb/info
-    if command -v wget >/dev/null; then exec wget -q -O /dev/null "$u"; fi
-    exec node -e "fetch(process.argv[1]).then(r => process.exit(r.ok ? 0 : 1), () => process.exit(1))" "$u"' || {
-    ask docker logs --tail 5 "$app" >"$ERRORS" 2>&1 || true
-    tell NocoDB "$ERRORS"
-    ! out_of_memory "$app" 0 || die "$APP_FAILED" "NocoDB ran out of memory" "$MORE_MEMORY, then run it again"
-    blame "$APP_FAILED" "NocoDB does not answer from what was restored" "see the lines above"
-  }
-  log INFO "NocoDB answers from what was restored"
+# Reads from $1 how to start the app of database $2; sets APP, its image, and what the file says.
+read_app() {
+  local DATABASE=$2
+  need base64 nsenter
+  APP_NAME="" APP_OPTIONS=() APP_WORDS=() APP_CONTENTS=()
+  if [[ -e $1 ]]; then
+    need_private "$1"
+    # shellcheck source=/dev/null
+    . "$1" || die "$USAGE" "$1: is not valid shell" "'inv backup.install' makes it anew"
+  fi
+  [[ -n $APP_NAME ]] || die "$USAGE" "$1 does not say how to start an app on database $2" \
+    "set backup.drill_with_app: true, then run 'inv backup.install'"
 }
 
-# Makes sure, before anything else, that NocoDB's image is on this node.
+# Starts the app in the throwaway server's network, with these further words for 'docker run'. Sets STARTED_APP.
+start_app() {
+  phase app
+  STARTED_APP=$(ask docker run -d --label "$DRILL_LABEL=$RUN" --network "container:$CONTAINER" --memory "$MEMORY" \
+    --cpus "$CPUS" --cpu-shares 128 "$@" 2>"$ERRORS") || {
+    tell docker "$ERRORS"
+    die "$APP_FAILED" "$APP_NAME could not be started from $APP" "see the line above"
+  }
+}
+
+app_failed() {
+  ask docker logs --tail 5 "$STARTED_APP" >"$ERRORS" 2>&1 || true
+  tell "$APP_NAME" "$ERRORS"
+  ! out_of_memory "$STARTED_APP" 0 || die "$APP_FAILED" "$APP_NAME ran out of memory" "$MORE_MEMORY, then run it again"
+  blame "$APP_FAILED" "$APP_NAME does not answer from what was restored${1:+: $1}" "see the lines above"
+}
+
+# Starts the app that read_app has read, and waits until it answers its health request as it should.
+ask_other_app() {
+  local n path process answer="" end=$((SECONDS + APP_SECONDS)) mounts=()
+  for ((n = 0; n < ${#APP_CONTENTS[@]}; n += 4)); do
+    path=$DIR/app.$n.partial
+    base64 -d <<<"${APP_CONTENTS[n + 3]}" >"$path"
+    # The folder that it lies in is closed to others.
+    chown "${APP_CONTENTS[n + 2]}" -- "$path"
+    chmod "${APP_CONTENTS[n + 1]}" -- "$path"
+    case ${APP_CONTENTS[n]} in
+      /environment) mounts+=(--env-file "$path") ;;
+      *) mounts+=(--mount "type=bind,source=$path,target=${APP_CONTENTS[n]},readonly") ;;
+    esac
+  done
+  start_app "${mounts[@]}" "${APP_OPTIONS[@]}" "$APP" "${APP_WORDS[@]}"
+  process=$(ask docker inspect -f '{{.State.Pid}}' "$CONTAINER" 2>"$ERRORS") || process=none
+  until [[ $answer == "$APP_STATUS" ]]; do
+    if ((SECONDS >= end)) || ! runs "$STARTED_APP"; then
+      app_failed "$APP_PATH: ${answer:-no answer} instead of HTTP $APP_STATUS"
+    fi
+    sleep 0.2
+    answer=$(app_status "$process") || answer=""
+  done
+}
+
+# Prints the HTTP status that the app answers $APP_PATH with, asked in the network of process $1.
+# shellcheck disable=SC2016 # expanded in there
+app_status() {
+  timeout 10 nsenter --net="/proc/$1/ns/net" bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$1" &&
+    printf "GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" "$2" >&3 &&
+    read -r _ code _ <&3 && echo "$code"' bash "$APP_PORT" "$APP_PATH" 2>/dev/null </dev/null
+}
+
+# Starts NocoDB and asks what it needs its database for (fabfile/swarm/app_health.py says why that). wget
+# comes with the official image.
+# shellcheck disable=SC2016 # expanded in the container
+ask_nocodb() {
+  local json="{\"client\":\"pg\",\"connection\":{\"host\":\"127.0.0.1\",\"port\":5432,\"user\":\"$PG_USER\",\"password\":\"\",\"database\":\"$DATABASE\"}}"
+  start_app -e "NC_DB_JSON=$json" -e NC_DISABLE_TELE=true "$APP"
+  await "$STARTED_APP" "$APP_SECONDS" sh -c 'u=http://127.0.0.1:8080/api/v1/db/meta/nocodb/info
+    if command -v wget >/dev/null; then exec wget -q -O /dev/null "$u"; fi
+    exec node -e "fetch(process.argv[1]).then(r => process.exit(r.ok ? 0 : 1), () => process.exit(1))" "$u"' ||
+    app_failed
+}
+
+ask_app() {
+  if [[ -n $WITH_APP ]]; then ask_other_app; else ask_nocodb; fi
+  log INFO "$APP_NAME answers from what was restored"
+}
+
+# Makes sure, before anything else, that the app's image is on this node.
 need_image() {
   ! ask docker image inspect "$APP" >/dev/null 2>&1 || return 0
   phase pulling

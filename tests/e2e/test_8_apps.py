@@ -93,6 +93,10 @@ class Apps:
         """Change what hosts.yaml says of Kinto."""
         self._write(yaml.safe_load(self.hosts.read_text()), {"apps": {"kinto": changes}})
 
+    def change_backup(self, **changes: Any) -> None:
+        """Change what hosts.yaml says of backups."""
+        self._write(yaml.safe_load(self.hosts.read_text()), {"backup": changes})
+
     def _write(self, data: dict[str, Any], changes: dict[str, Any]) -> None:
         self.hosts.write_text(yaml.safe_dump(merged(data, changes), sort_keys=False))
 
@@ -129,11 +133,13 @@ def apps(rows, product, lab, tmp_path_factory) -> Iterator[Apps]:
     with Progress(print) as progress:
         images.ensure(progress, (images.KINTO_BEFORE, images.KINTO))
     tags = (images.KINTO_BEFORE.tag, images.KINTO.tag)
-    node = lab.container("app1")
-    lab_docker.pipe(("save", *tags), ("exec", "--interactive", node, "docker", "load"))
+    for node in ("app1", "db1"):  # the latter for drills
+        load = ("exec", "--interactive", lab.container(node), "docker", "load")
+        lab_docker.pipe(("save", *tags), load)
     made = Apps(product, lab, tmp_path_factory.mktemp("apps"))
     yield made
-    docker(lab, "app1", "image", "rm", "--force", *tags)
+    for node in ("app1", "db1"):
+        docker(lab, node, "image", "rm", "--force", *tags)
     made.hosts.unlink()
     made.vault.unlink()
 
@@ -201,6 +207,31 @@ def test_its_database_and_its_files_are_backed_up(apps, lab, bucket):
     assert b"an invoice" in bodies
     listed = json.loads(apps.ok("backup.list", "--database", "kinto", "--json"))
     assert listed["backups"][0]["manifest"]["owner"] == "kinto"
+
+
+def test_a_drill_starts_it_on_what_was_restored(apps, lab, bucket):
+    drill = ("backup.drill", "--database", "kinto", "--app")
+    assert "set backup.drill_with_app: true" in apps.fails(2, *drill)
+    apps.change_backup(drill_with_app=True)
+    assert "/etc/backup-pg.apps" in apps.ok("backup.install")
+    assert ", kinto answered (" in apps.ok(*drill)
+    found = bucket.get_object(Bucket=lab.bucket, Key="postgres/kinto/drill.json")["Body"].read()
+    assert json.loads(found)["app"] is True
+    # What the running app and its role can do, this one cannot: it never saw their password.
+    password = apps.ok("secrets.view", "--reveal", "--name", ENTRY).strip()
+    assert password not in lab.exec("db1", "cat", "/etc/backup-pg.apps").stdout.decode()
+    good = apps.compose.read_text()
+    apps.compose.write_text(good.replace("exec kinto start", "exec false"))
+    apps.ok("backup.install")
+    said = apps.fails(1, *drill)
+    assert "kinto does not answer from what was restored: /v1/__heartbeat__: no answer" in said
+    assert docker(lab, "db1", "ps", "-aq", "--filter", "label=swarmkeep.drill") == ""
+    apps.compose.write_text(good)
+    apps.ok("backup.install")
+    assert "drilled: " in apps.ok("backup.drill", "--database", "kinto")
+    apps.change_backup(drill_with_app=False)
+    assert "/etc/backup-pg.apps" in apps.ok("backup.install")
+    assert lab.exec("db1", "ls", "/etc/backup-pg.apps").returncode != 0
 
 
 def test_another_version_then_back_then_one_that_does_not_start(apps, lab):

@@ -103,6 +103,27 @@ nothing_happened() {
   nothing_happened
 }
 
+@test "with the app of a database: what starts it must be there, and be private" {
+  local apps=${CONF%.conf}.apps
+  restore drill --set "$SET" --with-app --app img
+  [ "$status" -eq 2 ]
+  restore drill --set "$SET" --with-app
+  [ "$status" -eq 2 ]
+  [[ $output == *"$apps does not say how to start an app on database nocodb; next: set backup.drill_with_app"* ]]
+  printf 'case $DATABASE in other) APP_NAME=other ;; esac\n' >"$apps"
+  chmod 600 "$apps"
+  restore drill --set "$SET" --with-app
+  [ "$status" -eq 2 ]
+  [[ $output == *"does not say how to start an app on database nocodb"* ]]
+  printf 'touch "$FAKE/sourced"\n' >"$apps"
+  chmod 644 "$apps"
+  restore drill --set "$SET" --with-app
+  [ "$status" -eq 2 ]
+  [[ $output == *"$apps: others could read or change it"* ]]
+  [ ! -e "$FAKE/sourced" ]
+  nothing_happened
+}
+
 @test "settings that others may read" {
   chmod 644 "$CONF"
   restore drill --set "$SET"

@@ -328,7 +328,7 @@ class TestInstalling:
         failures: dict[str, SwarmkeepError] = {}
         checks = []
 
-        def install(fleet, inventory, secrets, *, check=True):
+        def install(fleet, inventory, secrets, apps, *, check=True):
             checks.append(check)
             return [
                 Outcome(by_name[name], host_install.Installed(["a file"]), failures.get(name))

@@ -44,7 +44,7 @@ def test_the_commands_are_quoted():
     assert "--jobs" not in restore_script.restore_command("nocodb", ("--set", STAMP), "x", 0)
     live = restore_script.restore_command("nocodb", ("--set", STAMP), "x", 0, goes_live=True)
     assert live.endswith("--into x --analyze --progress")
-    assert restore_script.drill_command("n", STAMP, "img:1; rm").endswith(
+    assert restore_script.drill_command("n", STAMP, ["--app", "img:1; rm"]).endswith(
         "--app 'img:1; rm' --progress"
     )
     assert restore_script.swap_command("a", "b", "c").endswith(
