@@ -150,7 +150,10 @@ def _switch(fleet: Fleet, before: Version, after: Version, options: Options, *, 
     switch = Switch(fleet, deployment, host, before, say)
     report = switch.go_back() if back else switch.upgrade(after)
     host_run.note_images(fleet, report.images)
-    say(f"NocoDB was stopped for {format_duration(switch.stopped_seconds)}")
+    if switch.stopped:
+        apps = " and ".join(switch.stopped)
+        were = "was" if len(switch.stopped) == 1 else "were"
+        say(f"{apps} {were} stopped for {format_duration(switch.stopped_seconds)}")
 
 
 def _settle(

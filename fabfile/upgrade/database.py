@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from fabfile.base.errors import ConfigError, SwarmkeepError
@@ -114,8 +114,10 @@ class Switch:
     host: Host
     before: Version
     say: Say
+    stopped: list[str] = field(default_factory=list)
+    """The apps that were stopped and answer again."""
     stopped_seconds: float = 0
-    """How long NocoDB did not answer, once it does again."""
+    """How long they did not answer."""
 
     def upgrade(self, after: Version) -> Report:
         """Copy, compare, switch. Raises SwarmkeepError; then the service is as it was."""
@@ -131,7 +133,7 @@ class Switch:
         try:
             with self._lock() as lease:
                 copy.prepare()
-                with self._without_app(lease):
+                with self._without_apps(lease):
                     copy.copy()
                     ready = True
                     self.say(f"copied and compared: {copy.tables} tables, {copy.rows} rows")
@@ -155,7 +157,7 @@ class Switch:
 
     def go_back(self) -> Report:
         """Give the service its former image and volume. Raises SwarmkeepError."""
-        with self._lock() as lease, self._without_app(lease):
+        with self._lock() as lease, self._without_apps(lease):
             return self._deploy(lease, lambda: None)
 
     def _deploy(self, lease: Lease, check: Callable[[], None]) -> Report:
@@ -187,26 +189,37 @@ class Switch:
                 raise
 
     @contextmanager
-    def _without_app(self, lease: Lease) -> Iterator[None]:
-        """NocoDB stopped for the length of the block; afterwards it runs and answers."""
+    def _without_apps(self, lease: Lease) -> Iterator[None]:
+        """All apps stopped for the length of the block; afterwards they run and answer."""
         before = observe(lease.manager)
-        name = f"{self._inventory.app.stack}_nocodb"
-        service = before.service(name)
-        if service is None or replicas_of(service) == 0:
-            yield
-            return
-        self.say(f"{name}: stopping it")
+        roles = {
+            role: name
+            for role in ("app", *(one.name for one in self._inventory.apps))
+            if (service := before.service(name := self._inventory.app_service(role)))
+            and replicas_of(service)
+        }
         start = time.monotonic()
 
-        # The lock is given back before the app is: its guard failing must not depend on it.
+        # The lock is given back before the apps are: its guard failing must not depend on it.
         def change(script: str) -> Result:
             return lease.manager.run(Command(script))
 
-        with app_pause.stopped(lease.manager, name, change) as pause:
+        with contextlib.ExitStack() as stopped:
+            pauses = []
+            for role, name in roles.items():
+                self.say(f"{name}: stopping it")
+                again = "inv deploy-app" if role == "app" else f"inv deploy-app {role}"
+                pauses.append(
+                    stopped.enter_context(app_pause.stopped(lease.manager, name, change, again))
+                )
             yield
-            pause.check()
-        self.say(f"{name}: starting it")
-        await_resumed(self.fleet, lease.manager, before, self.say)
+            for pause in pauses:
+                pause.check()
+            for name in roles.values():
+                self.say(f"{name}: starting it")
+        for role in roles:
+            await_resumed(self.fleet, lease.manager, before, self.say, role=role)
+            self.stopped.append("NocoDB" if role == "app" else role)
         self.stopped_seconds = time.monotonic() - start
 
     @property

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from lab import demo, images, ledger
 from lab import docker as lab_docker
 from lab.ledger import Ledger
 from lab.progress import Progress
+from tests.e2e import small_app
 from tests.e2e.conftest import merged
-from tests.e2e.live import APP, DB, container_of, docker, eventually, nocodb_shows
+from tests.e2e.live import APP, DB, container_of, docker, eventually, nocodb_shows, sql
 from tests.e2e.test_3_compose import checkout
 from tests.e2e.test_8_recover import remove_stacks
+from tests.e2e.test_8_upgrade_db import removal, remove
 
 __all__ = ["checkout"]  # the fixture
 
@@ -131,6 +134,49 @@ def test_switched_on_with_one_restart_of_the_app(product, lab, hosts, url, rows)
     assert "answers, but not for other.test" in one["detail"]
 
 
+def test_another_app_behind_it_with_a_domain_of_its_own(product, lab, hosts, url, rows, tmp_path):
+    domain, compose = "echo.example.com", tmp_path / "echo.yml"
+    compose.write_text(small_app.compose("echo", small_app.ECHO, "one"))
+    both = changed(hosts, {})
+    vault = small_app.add(lab, both, compose, "echo", domain=domain, health={"path": "/"})
+    said = product.ok("deploy", "--yes", hosts=both).out
+    assert "echo answers / with 200" in said
+
+    def ask() -> tuple[int, str | None]:
+        connection = http.client.HTTPConnection(lab.addresses["app1"], timeout=30)
+        connection.request("GET", "/", headers={"Host": domain})
+        answer = connection.getresponse()
+        found = (answer.status, answer.getheader("X-Setting"))
+        answer.read()
+        connection.close()
+        return found
+
+    assert ask() == (200, "one")
+    assert demo.records(lab, url) == rows
+    app, answers, over = container_of(lab, "app1", APP), [], threading.Event()
+
+    def browse() -> None:
+        while not over.wait(0.02):
+            answers.append(ask())
+
+    thread = threading.Thread(target=browse)
+    thread.start()
+    try:
+        compose.write_text(small_app.compose("echo", small_app.ECHO, "two"))
+        product.ok("deploy-app", "echo", hosts=both)
+        eventually(lambda: answers[-1] == (200, "two"), 30)
+    finally:
+        over.set()
+        thread.join()
+    assert set(answers) == {(200, "one"), (200, "two")}
+    assert container_of(lab, "app1", APP) == app
+    product.ok("app.remove", "echo", "--yes", hosts=both)
+    product.ok("deploy-proxy", hosts=hosts)
+    sql(lab, "DROP DATABASE echo")
+    sql(lab, "DROP ROLE echo")
+    vault.unlink()
+
+
 def test_the_proxy_has_what_it_needs_and_no_more(lab, hosts):
     container = container_of(lab, "app1", PROXY)
     [said] = json.loads(docker(lab, "app1", "inspect", container))
@@ -203,12 +249,9 @@ def test_no_request_fails_while_one_of_two_app_nodes_is_drained(product, lab, ho
     assert client.failures == []
 
 
-@pytest.mark.usefixtures("tidy")
-def test_a_page_says_when_to_come_back_while_a_database_is_replaced(
-    product, lab, hosts, url, rows, stamp
-):
-    impatient = changed(hosts, {"proxy": {"wait": "1s"}})
-    product.ok("deploy-proxy", hosts=impatient)
+@contextmanager
+def page_is_seen(lab) -> Iterator[None]:
+    """A client sees NocoDB, then a page that says when to come back, then NocoDB: nothing else."""
     answers: list[tuple[int, str | None]] = []
     over = threading.Event()
 
@@ -225,7 +268,7 @@ def test_a_page_says_when_to_come_back_while_a_database_is_replaced(
     thread = threading.Thread(target=browse)
     thread.start()
     try:
-        product.ok("backup.restore", "--key", stamp, "--replace", "--yes", hosts=impatient)
+        yield
         eventually(lambda: answers[-1][0] == 200, 60)
     finally:
         over.set()
@@ -233,7 +276,27 @@ def test_a_page_says_when_to_come_back_while_a_database_is_replaced(
     # No connection was refused; what was no answer of NocoDB's said when to come back.
     assert {status for status, _ in answers} == {200, 503}
     assert {again for status, again in answers if status == 503} == {"10"}
+
+
+@pytest.mark.usefixtures("tidy")
+def test_a_page_says_when_to_come_back_while_a_database_is_replaced_or_upgraded(
+    product, lab, hosts, url, rows, stamp, postgres_17
+):
+    impatient = changed(hosts, {"proxy": {"wait": "1s"}})
+    product.ok("deploy-proxy", hosts=impatient)
+    with page_is_seen(lab):
+        product.ok("backup.restore", "--key", stamp, "--replace", "--yes", hosts=impatient)
     assert demo.records(lab, url) == rows
+    upgraded = changed(impatient, {})
+    with page_is_seen(lab):
+        product.ok("upgrade-db", "17-trixie", "--yes", "--write", hosts=upgraded)
+    assert demo.records(lab, url) == rows
+    with page_is_seen(lab):
+        product.ok("upgrade-db", "--undo", "--yes", "--write", hosts=upgraded)
+    assert demo.records(lab, url) == rows
+    remove(lab, removal("dbstack_pgdata_17"))
+    # What the newer version has backed up, this one could not restore.
+    product.ok("backup.run", hosts=hosts)
     # The release before, whose configuration is in the Swarm and nowhere else.
     product.ok("rollback", "proxy", hosts=hosts)
     assert "nothing to do" in product.ok("plan", hosts=hosts).out

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from fabfile.upgrade.database import removal
+from tests.e2e import small_app
 from tests.e2e.background import read_until, start
 from tests.e2e.live import (
     APP,
@@ -54,6 +55,9 @@ def installed(deployed, product, lab, rows, stamp, postgres_17) -> Iterator[None
     sql(lab, "DROP TABLE ledger; DROP ROLE reader", "nocodb")
     sql(lab, "ALTER SYSTEM RESET work_mem")
     sql(lab, "DROP DATABASE second")
+    # As it was before the upgrade that was undone.
+    sql(lab, "DROP DATABASE IF EXISTS ticker")
+    sql(lab, "DROP ROLE IF EXISTS ticker")
     remove(lab, removal("dbstack_pgdata_17"))
     lab.exec("db1", "rm", "-rf", "/var/backups/postgres/.upgrade")
     product.ok("backup.run")
@@ -67,6 +71,26 @@ def hosts(lab) -> Iterator[Path]:
     path.write_text(f"# mine\n{lab.hosts_file.read_text()}")
     yield path
     path.unlink()
+
+
+TICKER = "tickerstack_ticker"
+
+
+@pytest.fixture
+def ticker(product, lab, hosts, tmp_path) -> Iterator[None]:
+    """Another app, which is deployed, backed up, and ends as soon as it loses its database."""
+    compose = tmp_path / "ticker.yml"
+    compose.write_text(small_app.compose("ticker", small_app.WRITER))
+    vault = small_app.add(lab, hosts, compose, "ticker")
+    product.ok("deploy-app", "ticker", hosts=hosts)
+    product.ok("backup.install", hosts=hosts)
+    product.ok("backup.run", hosts=hosts)
+    yield
+    product.ok("app.remove", "ticker", "--yes", hosts=hosts)
+    sql(lab, "DROP DATABASE ticker WITH (FORCE)")
+    sql(lab, "DROP ROLE ticker")
+    product.ok("backup.install")
+    vault.unlink()
 
 
 def major(lab) -> int:
@@ -234,7 +258,7 @@ def test_image_that_does_not_start_as_a_service(product, lab, rows, postgres_17)
     docker(lab, "db1", "image", "rm", "--force", tag)
 
 
-def test_upgraded_under_a_client_that_writes(product, lab, rows, hosts):
+def test_upgraded_under_a_client_that_writes(product, lab, rows, hosts, ticker):
     before = docker(lab, "manager1", "service", "inspect", "-f", "{{.Version.Index}}", APP)
     with writer(lab) as one:
         ran = product.ok("upgrade-db", TARGET, "--yes", "--write", hosts=hosts)
@@ -242,7 +266,12 @@ def test_upgraded_under_a_client_that_writes(product, lab, rows, hosts):
     assert major(lab) == 17
     assert before != ""
     assert nocodb_shows(lab, rows)
-    assert "NocoDB was stopped for " in ran.out
+    # The other app was stopped, too, instead of losing its database.
+    assert "NocoDB and ticker were stopped for " in ran.out
+    ended = docker(lab, "manager1", "service", "ps", "--format", "{{.CurrentState}}", TICKER)
+    assert "Failed" not in ended
+    ticks = sql(lab, "SELECT max(n) FROM ticks", "ticker")
+    eventually(lambda: sql(lab, "SELECT max(n) FROM ticks", "ticker") != ticks, 30)
     assert sql(lab, "SHOW work_mem") == "5MB"
     assert sql(lab, "SELECT has_table_privilege('reader', 'ledger', 'SELECT')", "nocodb") == "t"
     assert sql(lab, "SHOW work_mem", "second") == "6MB"
