@@ -163,8 +163,7 @@ class Bench:
         print(
             f"{'ok' if good else 'MISSED':<7}{change.name:<48}{client.asked:>6} requests, "
             f"{failed:>4} failed{goal}, longest gap {client.gap:4.1f} s{compared}, "
-            f"took {took:3.0f} s"
-            + ("" if kept else "; ACKNOWLEDGED WRITES ARE NOT THERE"),
+            f"took {took:3.0f} s" + ("" if kept else "; ACKNOWLEDGED WRITES ARE NOT THERE"),
             flush=True,
         )
         for line in client.failures[:3] if change.goal is not None else ():
