@@ -129,6 +129,10 @@ def remove_objects(lab: Lab, bucket: Any) -> None:
             bucket.delete_object(Bucket=lab.bucket, Key=item["Key"])
 
 
+RUNTIME = ("--runtime", "runc")
+"""As users have it. The crun of the lab's nodes cannot do `docker update` with cgroup v1."""
+
+
 def load(lab: Lab, image: str, member: str) -> None:
     """Put an image on a node, as if it had been pulled."""
     engine.pipe(("save", image), ("exec", "--interactive", lab.container(member), "docker", "load"))
@@ -472,7 +476,7 @@ def composed(lab: Lab, request: Any) -> nocodb_data.Data:
         lab.exec("app1", "rm", "-rf", FOLDER)
 
     def run(name: str, service: str, policy: str, *more: str, **variables: str) -> None:
-        words = ["run", "--detach", "--name", name, "--restart", policy, "--network",
+        words = ["run", *RUNTIME, "--detach", "--name", name, "--restart", policy, "--network",
                  "noco_default", "--network-alias", service]  # fmt: skip
         for key, value in (("project", "noco"), ("service", service),
                            ("project.working_dir", FOLDER)):  # fmt: skip
@@ -506,8 +510,8 @@ def test_a_server_at_an_address(product, lab, hosts, request):
         "NC_DB": f"pg://{lab.addresses['db1']}:5439?u=postgres&p={HIDDEN['database']}&d=root_db"
     }
     words = [word for key, value in variables.items() for word in ("--env", f"{key}={value}")]
-    docker(lab, "app1", "run", "--detach", "--name", "near", "--publish", f"{PORT}:8080", *words,
-           images(lab)["nocodb"])  # fmt: skip
+    docker(lab, "app1", "run", *RUNTIME, "--detach", "--name", "near",
+           "--publish", f"{PORT}:8080", *words, images(lab)["nocodb"])  # fmt: skip
     request.addfinalizer(lambda: docker(lab, "app1", "rm", "--force", "--volumes", "near"))
     data = first_use(lab)
     docker(lab, "app1", "volume", "rm", f"{NAME}-appstack_data")

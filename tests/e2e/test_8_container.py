@@ -160,7 +160,7 @@ def test_restored_beside_drilled_and_in_place_of_the_live_one(inside, lab, rows)
     # The throwaway server has gone with all its files.
     assert enter(lab, "sh", "-c", "ls -A /var/lib/postgresql/data").stdout == b""
     refused = inside.fails(2, "backup.drill", "--app")
-    assert "a drill with NocoDB needs Docker" in refused.err
+    assert "a drill with an app needs Docker" in refused.err
     sql(lab, "DELETE FROM nc_users_v2", "nocodb")
     inside.ok("backup.restore", "--replace", "--yes", timeout=600)
     eventually(lambda: nocodb_shows(lab, rows), 60)
