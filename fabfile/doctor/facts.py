@@ -18,6 +18,7 @@ from fabfile.nodes.host_facts import PATH, engine_info
 from fabfile.ssh.fleet import Host
 from fabfile.ssh.remote_command import Command, Result
 from fabfile.swarm.state import Cluster
+from fabfile.swarm.state_questions import answered
 from fabfile.swarm.state_reading import parse_cluster, split_sections
 
 GATHER_TIMEOUT = 180.0
@@ -181,7 +182,7 @@ def ask(host: Host) -> Facts:
 
 def parse(result: Result, asked: float, heard: float) -> Facts:
     """Given the output, and when (Unix time) it was asked for and its first line came."""
-    sections = split_sections(result.stdout)
+    sections = answered(split_sections(result.stdout))
     clock = float(result.stdout.split(maxsplit=2)[1])
     cluster, problem = None, ""
     try:

@@ -452,6 +452,9 @@ def test_no_manager_asked_is_unreachable_one_that_is_none_is_a_failure(tmp_path)
 # Reading a host
 
 
+INFO = json.dumps({"Name": "db1", "ServerVersion": "1"})
+
+
 def output(*sections: str) -> Result:
     return Result("db1", 0, "clock 1000.500000000\n" + "\n".join(sections), "")
 
@@ -473,7 +476,8 @@ def test_sections_become_facts():
             "--swarmkeep dumps--\n5000\n300\n",
             "--swarmkeep wal--\n\nsuperuser t\ncap 1\nexit 0\n",
             "--swarmkeep bucket--\n\nAn error occurred (403)\nexit 254\n",
-            "--swarmkeep info--\n" + json.dumps({"Name": "db1", "ServerVersion": "1"}) + "\n",
+            f"--swarmkeep api--\ninfo nodes\nHTTP/1.1 200 OK\r\nContent-Length: {len(INFO)}\r\n\r\n"
+            f"{INFO}HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\n{{}}\n",
         ),
         1.0,
         1.0,
