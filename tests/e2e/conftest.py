@@ -48,9 +48,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 FIRST = (
     # In labs where nothing has been deployed yet, and nothing backed up.
     "test_1_deploy", "test_4_backup",
-    # Then those that take minutes (docs/testing.md), so that none of them is alone at the end.
-    "test_8_container", "test_8_adopt", "test_3_plan_and_releases", "test_8_pitr_faults",
-    "test_8_proxy", "test_8_replace", "test_8_recover", "test_8_encryption",
+    # Then those that take minutes, the longest first (docs/testing.md), so that none of them is
+    # alone at the end.
+    "test_8_container", "test_8_adopt", "test_3_plan_and_releases", "test_8_proxy",
+    "test_8_pitr_faults", "test_8_recover", "test_8_replace", "test_8_upgrade_db", "test_8_apps",
+    "test_8_pitr", "test_8_upgrade_app", "test_8_encryption", "test_7_rotate",
+    "test_6_swarm_init_and_doctor", "test_8_drill", "test_5_backup_faults",
 )  # fmt: skip
 """The files that begin first."""
 
