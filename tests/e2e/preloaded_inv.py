@@ -126,11 +126,24 @@ def _fork(request: dict[str, Any], fds: list[int]) -> list[str]:
     return list(request["args"])
 
 
+_USED_LATER = (
+    "boto3.s3.inject", "boto3.s3.transfer", "botocore.endpoint_provider", "botocore.httpsession",
+    "botocore.retries.special", "botocore.retries.standard", "botocore.session", "bcrypt",
+    "cryptography.hazmat.primitives.asymmetric.padding", "cryptography.hazmat.primitives.ciphers",
+    "cryptography.hazmat.primitives.kdf.pbkdf2", "cryptography.x509", "dateutil.parser",
+    "encodings.idna", "fabric.connection", "multiprocessing.managers", "rich.console",
+    "rich.progress", "rich.table", "sysconfig", "zoneinfo",
+)  # fmt: skip
+"""What the commands import once they need it, and what those import in turn."""
+
+
 def _preload() -> None:
     import fabfile
 
     for module in pkgutil.walk_packages(fabfile.__path__, "fabfile."):
         importlib.import_module(module.name)
+    for name in _USED_LATER:
+        importlib.import_module(name)
     # A fork that collects garbage would copy every page of what is imported.
     gc.freeze()
 
