@@ -288,6 +288,8 @@ def test_a_page_says_when_to_come_back_while_a_database_is_replaced_or_upgraded(
         product.ok("backup.restore", "--key", stamp, "--replace", "--yes", hosts=impatient)
     assert demo.records(lab, url) == rows
     upgraded = changed(impatient, {})
+    product.ok("backup.run", hosts=upgraded)
+    product.ok("backup.drill", hosts=upgraded)
     with page_is_seen(lab):
         product.ok("upgrade-db", "17-trixie", "--yes", "--write", hosts=upgraded)
     assert demo.records(lab, url) == rows

@@ -85,6 +85,7 @@ def ticker(product, lab, hosts, tmp_path) -> Iterator[None]:
     product.ok("deploy-app", "ticker", hosts=hosts)
     product.ok("backup.install", hosts=hosts)
     product.ok("backup.run", hosts=hosts)
+    product.ok("backup.drill", hosts=hosts)
     yield
     product.ok("app.remove", "ticker", "--yes", hosts=hosts)
     sql(lab, "DROP DATABASE ticker WITH (FORCE)")
