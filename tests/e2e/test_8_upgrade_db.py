@@ -283,7 +283,8 @@ def test_upgraded_under_a_client_that_writes(product, lab, rows, hosts, ticker):
     assert yaml.safe_load(text)["db"]["volume"] == "pgdata_17"
     assert "nothing to do" in product.ok("plan", hosts=hosts).out
     product.ok("backup.verify", hosts=hosts)
-    newest = json.loads(product.ok("backup.list", "--json", hosts=hosts).out)["backups"][0]
+    listed = product.ok("backup.list", "--database", "nocodb", "--json", hosts=hosts).out
+    newest = json.loads(listed)["backups"][0]
     product.ok("backup.drill", "--key", newest["set"], hosts=hosts)
     # The file of before leads nowhere.
     assert "runs PostgreSQL 17" in product.fails(2, "deploy-db", "--yes").err
