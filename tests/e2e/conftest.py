@@ -340,6 +340,14 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def empty(bucket: Any, lab: Lab, *prefixes: str) -> None:
+    """Delete every object whose key begins with one of these."""
+    for prefix in prefixes:
+        pages = bucket.get_paginator("list_objects_v2").paginate(Bucket=lab.bucket, Prefix=prefix)
+        for one in (item for page in pages for item in page.get("Contents", [])):
+            bucket.delete_object(Bucket=lab.bucket, Key=one["Key"])
+
+
 @pytest.fixture(scope="session")
 def bucket(lab: Lab) -> Any:
     """The S3 client of a user who may do everything."""

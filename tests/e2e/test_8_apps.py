@@ -17,7 +17,7 @@ import yaml
 from lab import docker as lab_docker
 from lab import images
 from lab.progress import Progress
-from tests.e2e.conftest import Product, merged
+from tests.e2e.conftest import Product, empty, merged
 from tests.e2e.live import APP, DB, container_of, databases, docker, eventually, named, sql
 
 KINTO = "kintostack_kinto"
@@ -320,8 +320,5 @@ def test_removed_and_what_is_left_is_told(apps, lab, bucket):
         lambda: lab.exec("app1", "docker", "volume", "rm", "kintostack_data").returncode == 0, 60
     )
     apps.product.ok("backup.install")
-    for prefix in ("postgres/kinto/", "files/kintostack_data/"):
-        pages = bucket.get_paginator("list_objects_v2").paginate(Bucket=lab.bucket, Prefix=prefix)
-        for one in (item for page in pages for item in page.get("Contents", [])):
-            bucket.delete_object(Bucket=lab.bucket, Key=one["Key"])
+    empty(bucket, lab, "postgres/kinto/", "files/kintostack_data/")
     assert "nothing to do" in apps.product.ok("plan").out

@@ -16,6 +16,7 @@ import pytest
 from fabfile.base.errors import SwarmkeepError
 from lab import demo
 from lab.model import NODES
+from tests.e2e.conftest import empty
 from tests.e2e.live import (
     APP,
     DB,
@@ -180,7 +181,7 @@ LEDGER = "SELECT count(*), sum(n) FROM entries"
 
 
 @pytest.fixture
-def two_databases(product, lab, variant) -> Iterator[Path]:
+def two_databases(product, lab, bucket, variant) -> Iterator[Path]:
     """A hosts file that names a second database, which is there and backed up."""
     hosts = variant({"pg_db": ["nocodb", "ledger"]})
     sql(lab, "CREATE DATABASE ledger")
@@ -190,6 +191,7 @@ def two_databases(product, lab, variant) -> Iterator[Path]:
     product.ok("backup.run", hosts=hosts)
     yield hosts
     product.ok("backup.install")
+    empty(bucket, lab, "postgres/ledger/")
 
 
 @pytest.mark.timeout(600)

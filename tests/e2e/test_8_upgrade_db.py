@@ -18,6 +18,7 @@ import yaml
 from fabfile.upgrade.database import removal
 from tests.e2e import small_app
 from tests.e2e.background import read_until, start
+from tests.e2e.conftest import empty
 from tests.e2e.live import (
     APP,
     DB,
@@ -77,7 +78,7 @@ TICKER = "tickerstack_ticker"
 
 
 @pytest.fixture
-def ticker(product, lab, hosts, tmp_path) -> Iterator[None]:
+def ticker(product, lab, bucket, hosts, tmp_path) -> Iterator[None]:
     """Another app, which is deployed, backed up, and ends as soon as it loses its database."""
     compose = tmp_path / "ticker.yml"
     compose.write_text(small_app.compose("ticker", small_app.WRITER))
@@ -91,6 +92,7 @@ def ticker(product, lab, hosts, tmp_path) -> Iterator[None]:
     sql(lab, "DROP DATABASE ticker WITH (FORCE)")
     sql(lab, "DROP ROLE ticker")
     product.ok("backup.install")
+    empty(bucket, lab, "postgres/ticker/")
     vault.unlink()
 
 
