@@ -263,6 +263,8 @@ def test_image_that_does_not_start_as_a_service(product, lab, rows, postgres_17)
 
 def test_upgraded_under_a_client_that_writes(product, lab, rows, hosts, ticker):
     before = docker(lab, "manager1", "service", "inspect", "-f", "{{.Version.Index}}", APP)
+    of_before = hosts.with_name("hosts-of-before.yaml")
+    of_before.write_text(hosts.read_text())
     with writer(lab) as one:
         ran = product.ok("upgrade-db", TARGET, "--yes", "--write", hosts=hosts)
         one.goes_on()
@@ -289,7 +291,8 @@ def test_upgraded_under_a_client_that_writes(product, lab, rows, hosts, ticker):
     newest = json.loads(listed)["backups"][0]
     product.ok("backup.drill", "--key", newest["set"], hosts=hosts)
     # The file of before leads nowhere.
-    assert "runs PostgreSQL 17" in product.fails(2, "deploy-db", "--yes").err
+    assert "runs PostgreSQL 17" in product.fails(2, "deploy-db", "--yes", hosts=of_before).err
+    of_before.unlink()
 
 
 def test_undone_and_what_was_written_since_is_said(product, lab, rows, hosts):
