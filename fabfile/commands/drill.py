@@ -131,7 +131,9 @@ def _drill_each(
                 continue
             if fleet.dry:
                 continue
-            answered = f", {answering} answered" if answering else ""
+            answered = (
+                f", {answering} answered" if answering else ", no app to start" if app else ""
+            )
             said = counted(done, compared=one.compared)
             print(
                 f"drilled: set {one.stamp} of {name}: {said}{answered} "

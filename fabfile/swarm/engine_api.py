@@ -22,7 +22,7 @@ from fabfile.base import json_text
 
 @dataclass(frozen=True)
 class Answer:
-    """What the engine answered to one question: an HTTP status, and JSON."""
+    """What the engine answered to one question: an HTTP status, and JSON; 0 for no answer."""
 
     status: int
     body: str
@@ -30,6 +30,8 @@ class Answer:
     @property
     def error(self) -> str:
         """Its message, if it is an error."""
+        if not self.status:
+            return "the engine's answer ends too early"
         try:
             return str(json_text.parse(self.body)["message"])
         except (ValueError, TypeError, KeyError):
@@ -56,19 +58,20 @@ def ask_script(questions: Mapping[str, str]) -> str:
 
 
 def parse(text: str) -> tuple[dict[str, Answer], str]:
-    """Given what `ask_script` printed, return the answers by name, and what else was said.
-
-    Questions that were not answered are left out.
+    """Given what `ask_script` printed, return the answers by name, one for each question, and what
+    else was said.
     """
     names, _, said = text.partition("\n")
     before, separator, answers = said.partition("HTTP/1.1 ")
     source = _Source((separator + answers).encode())
-    found = {}
-    for name in names.split():
+    found = dict.fromkeys(names.split(), Answer(0, ""))
+    for name in found:
         # It wants nothing of a socket but its file.
         response = http.client.HTTPResponse(cast("socket.socket", source))
         try:
             response.begin()
+            if response.length is None and not response.chunked:
+                break  # cut off in its head, which would say how long it is
             found[name] = Answer(response.status, response.read().decode())
         except (http.client.HTTPException, ValueError):
             break

@@ -133,6 +133,19 @@ def test_list_that_cannot_be_had_is_never_taken_for_an_empty_one(tmp_path, list_
     assert "gone" in caught.value.message or list_ == "records"
 
 
+def test_answer_that_ends_too_early_is_never_taken_for_an_empty_one(tmp_path):
+    whole = ran(tmp_path, look_command("backend", ("db",)).script, ANSWERS, RECORDS)
+    assert parse_cluster(whole).services == ()
+    # Wherever it ends before its last list has come: those that are there look complete.
+    begin = [at for at in range(len(whole.stdout)) if whole.stdout.startswith("HTTP/1.1", at)]
+    assert len(begin) == 10
+    end = whole.stdout.index("\n--swarmkeep cli--")
+    for at in begin[1:9]:
+        cut = Result("manager1", 0, whole.stdout[: at + 12] + whole.stdout[end:], "")
+        with pytest.raises(SwarmkeepError, match="answer ends too early"):
+            parse_cluster(cut)
+
+
 def test_no_network_is_no_failure(tmp_path):
     answers = {words: text for words, text in ANSWERS.items() if words != "networks/backend"}
     assert observe(tmp_path, answers).network is None
