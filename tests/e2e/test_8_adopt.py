@@ -24,6 +24,7 @@ from lab.model import NOCODB_PORT, REGION, Lab
 from lab.nocodb_api import NocoDB
 from tests.e2e import nocodb_data
 from tests.e2e.background import read_until, start
+from tests.e2e.conftest import empty
 from tests.e2e.live import cluster_state, docker, eventually
 
 NAME, STACK, PORT = "moved", "noco", NOCODB_PORT + 7
@@ -87,7 +88,7 @@ def stack_file(lab: Lab) -> bytes:
 @pytest.fixture(scope="module")
 def hosts(lab, bucket, product) -> Iterator[Path]:
     """The hosts file of a project whose stacks are empty yet; its vault has a key of its own."""
-    remove_objects(lab, bucket)
+    empty(bucket, lab, f"{NAME}/")
     vault = lab.directory / f"vault-{NAME}.yml"
     vault.write_bytes((lab.directory / "vault.yml").read_bytes())
     data = yaml.safe_load(lab.hosts_file.read_text())
@@ -114,19 +115,10 @@ def hosts(lab, bucket, product) -> Iterator[Path]:
         words = [word for key in ours for word in ("--label-rm", key)]
         docker(lab, "manager1", "node", "update", *words, node_name)
     bucket.put_bucket_policy(Bucket=lab.bucket, Policy=s3.policy(lab.bucket))
-    remove_objects(lab, bucket)
+    empty(bucket, lab, f"{NAME}/")
     lab.exec("db1", "rm", "-f", f"/var/lib/swarmkeep-adopted-{NAME}.json")
     vault.unlink()
     path.unlink()
-
-
-def remove_objects(lab: Lab, bucket: Any) -> None:
-    """The project's backups: another run in the same lab is another project."""
-    for page in bucket.get_paginator("list_objects_v2").paginate(
-        Bucket=lab.bucket, Prefix=f"{NAME}/"
-    ):
-        for item in page.get("Contents", []):
-            bucket.delete_object(Bucket=lab.bucket, Key=item["Key"])
 
 
 RUNTIME = ("--runtime", "runc")
