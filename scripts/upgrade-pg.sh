@@ -222,6 +222,8 @@ main() {
   mkdir -p -- "$DIR" || die "$USAGE" "$DIR cannot be made" "correct backup.directory, or its parent's owner"
   case $ACTION in
     check | rehearse | copy) take_lock "$BACKUP_DIR" 300 ;;
+    # Beside a run that has the lock, whose files are not to be touched.
+    *) PIPE_DIR=$(mktemp -d) && ERRORS=$PIPE_DIR/errors ;;
   esac
   "$ACTION"
 }

@@ -300,6 +300,9 @@ def test_undone_and_what_was_written_since_is_said(product, lab, rows, hosts):
     ran = product.ok("upgrade-db", "--undo", "--yes", "--write", hosts=hosts)
     assert "left behind: " in ran.out
     assert " 0 inserted" not in ran.out.partition("left behind")[2]
+    unfinished = lab.exec("db1", "find", "/var/backups/postgres/.upgrade", "-name", "*.partial*")
+    assert unfinished.returncode == 0
+    assert unfinished.stdout == b""
     assert major(lab) == 15
     assert written not in sql(lab, "SELECT n FROM ledger", "nocodb").split()
     assert nocodb_shows(lab, rows)
