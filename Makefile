@@ -10,6 +10,8 @@ LAB ?= swarmkeep
 BENCH_VENV := .bench-venv
 BENCH_FLAGS ?=
 EARLIER ?= d581ae5
+# Of the unit and SSH tests: some of them wait.
+PROCESSES := $(shell expr $$(nproc) + 1)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -42,13 +44,13 @@ types: $(STAMP)
 
 test-unit: $(STAMP) lint types ## The quick tests: lint, types, unit, SSH (under a minute on two cores)
 	@tools/need.sh curl perl
-	$(BIN)/pytest -q --numprocesses auto -m "not thorough" tests/unit tests/ssh
+	$(BIN)/pytest -q --numprocesses $(PROCESSES) -m "not thorough" tests/unit tests/ssh
 
-test: test-unit ## Everything: the quick tests, the shell tests, the end-to-end tests in the lab
-	@tools/need.sh openssh-server openssh-client chromium
-	$(BIN)/pytest -q --numprocesses auto -m thorough tests/unit tests/ssh
+test: $(STAMP) lint types ## Everything: the quick tests, the thorough ones, those of the scripts, those in the lab
+	@tools/need.sh curl perl openssh-server openssh-client chromium
+	$(BIN)/pytest -q --numprocesses $(PROCESSES) tests/unit tests/ssh
 	@tools/need.sh bats parallel age openssh-client
-	bats --jobs "$$(tools/workers.sh)" --print-output-on-failure tests/shell
+	bats --jobs "$$((2 * $$(tools/workers.sh)))" --print-output-on-failure tests/shell
 	@# Fixtures may take long: the lab's images are built there where they are missing.
 	@# A lab for each worker, files in the order of their names: while one waits, another works.
 	$(BIN)/pytest -o timeout_func_only=true --timeout 900 --numprocesses "$$(tools/workers.sh)" \
