@@ -9,11 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from fabfile.base.errors import ConfigError, SwarmkeepError
-from lab import docker, engine, files, images, locks, members, network, s3, swarm, waiting
+from lab import (
+    docker,
+    engine,
+    files,
+    images,
+    locks,
+    members,
+    network,
+    s3,
+    storage,
+    swarm,
+    waiting,
+)
 from lab.model import DEFAULT_NAME, LABEL, MEMBERS, NODES, S3, Lab, directory_of
 from lab.progress import Progress, Step
 
-# Which node runs which image: it is loaded there only.
+# Which node runs which image. Nodes have it from the beginning, except those made by an earlier
+# version.
 LOADED = {"db1": images.POSTGRES, "app1": images.NOCODB}
 REMOVE_DEADLINE = 600.0  # seconds: a machine that is very busy deletes slowly
 
@@ -200,6 +213,7 @@ def down(
             with locks.folder(directory, lambda: say(f"        another command holds lab {name}")):
                 if answers:
                     _remove_from_docker(label, name, progress)
+                    storage.remove(name)
                 shutil.rmtree(directory)
         if with_images and answers:
             with locks.shared("images", lambda: say("        another command is building images")):

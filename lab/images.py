@@ -6,11 +6,11 @@ import hashlib
 import os
 import shutil
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import base, docker, kinto, locks, nocodb
+from lab import base, docker, image_store, kinto, locks, nocodb
 from lab.progress import Progress
 
 FOLDER = Path(__file__).resolve().parent / "images"
@@ -21,14 +21,15 @@ PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY",
 
 @dataclass(frozen=True)
 class Image:
-    """One image: its folder below lab/images, its tag, Debian's suite below it, and what else
-    its Dockerfile is given.
+    """One image: its folder below lab/images, its tag, Debian's suite below it, what else its
+    Dockerfile is given, and, of a node's, the image that its engine has from the beginning.
     """
 
     name: str
     tag: str
     suite: str = "bookworm"
     arguments: tuple[str, ...] = ()
+    holds: Image | None = None
 
 
 def base_of(suite: str) -> Image:
@@ -49,6 +50,8 @@ POSTGRES_17 = Image(
     ("FROM=swarmkeep-lab/base:trixie", "MAJOR=17"),
 )
 NOCODB = Image("nocodb", "swarmkeep-lab/nocodb:0.301.3")
+NODE_DB = Image("node-with-image", "swarmkeep-lab/node:db", holds=POSTGRES)
+NODE_APP = Image("node-with-image", "swarmkeep-lab/node:app", holds=NOCODB)
 # What tests of monitoring/ need, and no lab: it is built when they begin.
 MONITORING = Image("monitoring", "swarmkeep-lab/monitoring:bookworm")
 # The reverse proxy, and an ACME server to give it certificates: for the tests of the proxy.
@@ -58,13 +61,15 @@ ACME = Image("acme", "swarmkeep-lab/acme:bookworm")
 KINTO_BEFORE = Image("kinto", "swarmkeep-lab/kinto:25.0.3")
 KINTO = Image("kinto", "swarmkeep-lab/kinto:26.5.0")
 WITHOUT_LAB = (MONITORING, POSTGRES_17, CADDY, ACME, KINTO_BEFORE, KINTO)
-# The longest build first.
-ALL = (NOCODB, NODE, S3, POSTGRES)
+# The longest build first, what is made of others last.
+ALL = (NOCODB, NODE, S3, POSTGRES, NODE_DB, NODE_APP)
+MEMBERS = {"manager1": NODE, "db1": NODE_DB, "app1": NODE_APP, "s3": S3}
 
 
 def recipe(image: Image) -> str:
     """The hash of everything an image is made of; the base's files count for every image."""
-    digest = hashlib.sha256(" ".join((image.suite, *image.arguments)).encode())
+    of = [recipe(NODE), recipe(image.holds)] if image.holds else []
+    digest = hashlib.sha256(" ".join((image.suite, *image.arguments, *of)).encode())
     for folder in (FOLDER / BASE.name, FOLDER / image.name):
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             content = path.read_bytes()
@@ -114,10 +119,18 @@ def _build_all(progress: Progress, wanted: list[Image]) -> None:
                 elif image.name == KINTO.name:
                     kinto.build(progress, context, image.tag.rpartition(":")[2])
                 bases[image.suite].result()
+                if image.holds:
+                    for one in {NODE, image.holds} & builds.keys():
+                        builds[one].result()
+                    store = context / "image-store.tar"
+                    image_store.pack(progress, NODE.tag, image.holds.tag, store)
                 more = [f"--build-arg={argument}" for argument in image.arguments]
                 _build(progress, image, made_from, context, *more)
 
-            for future in [pool.submit(make, image) for image in wanted]:
+            builds: dict[Image, Future[None]] = {}
+            for image in wanted:
+                builds[image] = pool.submit(make, image)
+            for future in builds.values():
                 future.result()
 
 

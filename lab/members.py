@@ -5,14 +5,13 @@ from __future__ import annotations
 import socket
 
 from fabfile.base.errors import SwarmkeepError
-from lab import capabilities, docker, images, waiting
-from lab.model import LABEL, MEMBERS, NODES, ROLE_LABEL, S3, S3_PORT, Lab
+from lab import capabilities, docker, images, storage, waiting
+from lab.model import LABEL, MEMBERS, ROLE_LABEL, S3, S3_PORT, Lab
 
 HEALTH_DEADLINE = 90.0  # seconds
 SSH_PORT = 22
 # dockerd takes up to 20 s to stop what it runs.
 STOP_TIMEOUT = 40  # seconds
-VOLUMES = {**dict.fromkeys(NODES, "/var/lib/docker"), S3: "/var/lib/ceph"}
 
 
 def ensure(lab: Lab, member: str) -> str:
@@ -83,16 +82,16 @@ def _ensure_runs(lab: Lab, member: str) -> str:
 
 def _create(lab: Lab, member: str) -> None:
     """Run a new container at its fixed address: Swarm and known_hosts both know that."""
-    image = images.S3 if member == S3 else images.NODE
     labels = [f"{LABEL}={lab.name}", f"{ROLE_LABEL}={member}"]
-    volume = f"type=volume,dst={VOLUMES[member]}"
-    more = capabilities.NO_FSYNC if member == S3 else capabilities.flags(cgroup_parent(lab, member))
+    node = member != S3
+    image = images.MEMBERS[member]
+    more = capabilities.flags(cgroup_parent(lab, member)) if node else capabilities.NO_FSYNC
     docker.run(
         "run", "--detach", "--init",
         "--name", lab.container(member), "--hostname", member,
         "--network", lab.network, "--ip", lab.addresses[member],
         *(flag for label in labels for flag in ("--label", label)),
-        "--mount", ",".join([volume, *(f"volume-label={label}" for label in labels)]),
+        "--mount", storage.mount(lab, member),
         "--stop-timeout", str(STOP_TIMEOUT),
         "--log-driver", "json-file", "--log-opt", "max-size=10m", "--log-opt", "max-file=2",
         *more, image.tag,

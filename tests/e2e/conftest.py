@@ -23,7 +23,7 @@ import pytest
 import yaml
 
 from fabfile.base.errors import SwarmkeepError
-from lab import cluster, demo, engine, images, s3
+from lab import cluster, demo, engine, images, s3, storage
 from lab import docker as lab_docker
 from lab.model import NODES, Lab
 from lab.progress import Progress
@@ -42,7 +42,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     # Started first: what a stopped engine holds was there before, too.
     with Progress(print) as progress:
         engine.ensure(progress)
-    session.config.stash[THERE] = on_the_engine()
+    session.config.stash[THERE] = there()
+    labs = len(getattr(session.config.option, "tx", None) or ["one"])
+    mounts, meminfo = Path("/proc/mounts").read_text(), Path("/proc/meminfo").read_text()
+    if not KEEP and os.geteuid() == 0 and storage.fits_in_memory(labs, mounts, meminfo):
+        os.environ[storage.SWITCH] = "yes"
 
 
 FIRST = (
@@ -67,22 +71,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A run leaves on the engine what it found there."""
     before = session.config.stash.get(THERE, None)
-    left = [] if before is None or KEEP else sorted(on_the_engine() - before)
+    left = [] if before is None or KEEP else sorted(there() - before)
     if left:
-        print("\nleft on the Docker engine:", *left, sep="\n  ")
+        print("\nleft on this machine:", *left, sep="\n  ")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 THERE = pytest.StashKey[set[str]]()
 
 
-def on_the_engine() -> set[str]:
-    """Every container, network and volume of this machine's engine."""
+def there() -> set[str]:
+    """Every container, network and volume of the engine, and what labs have in memory."""
     lists = {
         kind: lab_docker.run(kind, "ls", "--quiet", *more).split()
         for kind, more in (("container", ["--all"]), ("network", []), ("volume", []))
     }
-    return {f"{kind} {one}" for kind, found in lists.items() for one in found}
+    in_memory = {str(path) for path in storage.folder("any").parent.glob("*")}
+    return in_memory | {f"{kind} {one}" for kind, found in lists.items() for one in found}
 
 
 @pytest.hookimpl(wrapper=True)

@@ -30,6 +30,7 @@ from lab import (
     network,
     packages,
     s3,
+    storage,
     swarm,
     waiting,
 )
@@ -548,3 +549,50 @@ def as_postgres(folder: Path) -> dict[str, str]:
     program.write_text("#!/bin/sh\necho 999\n")
     program.chmod(0o755)
     return {"PATH": f"{folder}:{os.environ['PATH']}", "PGDATA": str(folder / "data")}
+
+
+# --- where a lab keeps its data ---
+
+
+def test_data_is_in_memory_only_if_that_is_enough_for_all_labs():
+    mounts = "tmpfs /dev/shm tmpfs rw 0 0\nproc /proc proc rw 0 0\n"
+    meminfo = "MemTotal: 32000000 kB\nMemAvailable:   16000000 kB\n"
+    assert storage.fits_in_memory(4, mounts, meminfo)
+    assert not storage.fits_in_memory(5, mounts, meminfo)
+    assert not storage.fits_in_memory(1, mounts.replace("tmpfs rw", "ext4 rw"), meminfo)
+    assert not storage.fits_in_memory(1, "", meminfo)
+    assert not storage.fits_in_memory(1, mounts, "")
+
+
+def test_a_new_container_finds_nothing_of_a_lost_one_and_the_last_lab_takes_the_folder_along(
+    lab, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(storage, "MEMORY", tmp_path / "memory")
+    monkeypatch.setenv(storage.SWITCH, "yes")
+    source = tmp_path / "memory/swarmkeep-lab/try-1/db1"
+    assert storage.mount(lab, "db1") == f"type=bind,src={source},dst=/var/lib/docker"
+    (source / "left").write_text("of a lost container")
+    storage.mount(lab, "db1")
+    assert not list(source.iterdir())
+    storage.mount(Lab("try-2", tmp_path, "10.213.8"), "s3")
+    storage.remove("try-1")
+    assert not source.parent.exists()
+    storage.remove("try-1")
+    storage.remove("try-2")
+    assert not source.parents[1].exists()
+
+
+def test_without_the_switch_data_is_in_a_volume_that_says_whose_it_is(lab, monkeypatch):
+    monkeypatch.delenv(storage.SWITCH, raising=False)
+    assert storage.mount(lab, "s3") == (
+        "type=volume,dst=/var/lib/ceph,"
+        "volume-label=swarmkeep.lab=try-1,volume-label=swarmkeep.lab.role=s3"
+    )
+
+
+def test_a_node_that_has_an_image_is_made_anew_with_either():
+    before = images.recipe(images.NODE_DB)
+    assert before != images.recipe(images.NODE_APP)
+    newer = images.Image("postgres", images.POSTGRES.tag, arguments=("MAJOR=16",))
+    assert images.recipe(images.Image("node-with-image", "x", holds=newer)) != before
+    assert images.recipe(images.Image("node-with-image", "x", holds=images.POSTGRES)) == before
