@@ -17,8 +17,6 @@ from tests.e2e.backup_place import SCRIPT, OnNode
 from tests.e2e.live import container_of, eventually
 from tests.unit.s3_server import manifest_of
 
-pytestmark = pytest.mark.usefixtures("plain_aws")
-
 DB = "dbstack_root_db"
 FOLDER = "/var/backups/postgres/nocodb"
 

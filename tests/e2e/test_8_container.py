@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e import backup_place
+from tests.e2e import backup_place, preloaded_aws
 from tests.e2e import test_4_backup as on_host
 from tests.e2e import test_5_backup_faults as faults
 from tests.e2e.conftest import Product, Ran, merged
@@ -107,6 +107,16 @@ def inside(product, lab, hosts, stamp):
 
 
 @pytest.fixture
+def preloaded(lab, inside) -> None:
+    """The AWS CLI in forks of a process that has imported it, until the containers are new ones."""
+    put = "cat > /usr/local/bin/aws; chmod 755 /usr/local/bin/aws"
+    for node, service in (("db1", DATABASE), ("app1", FILES)):
+        into = ("docker", "exec", "-i", container_of(lab, node, service), "sh", "-c", put)
+        text = Path(preloaded_aws.__file__).read_bytes()
+        assert lab.exec(node, *into, input=text).returncode == 0
+
+
+@pytest.fixture
 def place(lab, inside):
     return backup_place.InContainer(lab)
 
@@ -146,7 +156,7 @@ def test_it_has_no_docker_socket_and_shows_no_secret(inside, lab):
 
 
 @pytest.mark.parametrize("case", AS_ON_THE_HOST, ids=lambda case: case.__name__)
-def test_as_on_the_host(case, inside, request):
+def test_as_on_the_host(case, inside, preloaded, request):
     def given(name: str) -> object:
         return inside if name == "product" else request.getfixturevalue(name)
 
