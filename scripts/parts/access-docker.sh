@@ -123,9 +123,10 @@ await_end() { timeout 10 docker wait "$1" >/dev/null 2>&1 || true; }
 # ---- a throwaway server -------------------------------------------------------------------------
 
 # A PostgreSQL of the live one's image that nobody else can reach: without a network, it needs no
-# password. It is thrown away, so it need not be safe from a crash. Sets THROWAWAY; $1: what it preloads.
+# password. It is thrown away, so it need not be safe from a crash. Sets THROWAWAY and KILLED; $1: what it preloads.
 start_throwaway() {
   local image
+  KILLED=0
   image=$(ask docker inspect -f '{{.Image}}' "$CONTAINER")
   THROWAWAY=$(ask docker run -d --label "$DRILL_LABEL=$RUN" --network none --memory "$MEMORY" --cpus "$CPUS" \
     --cpu-shares 128 --shm-size 128m -e "POSTGRES_USER=$PG_USER" -e POSTGRES_DB=postgres \

@@ -112,8 +112,9 @@ THROWAWAY_DATA=$THROWAWAY_FOLDER/data
 as_postgres() { setpriv --reuid=postgres --regid=postgres --init-groups env HOME=/tmp "$@"; }
 
 # A PostgreSQL of the same major version that nobody else can reach: on a socket only, which lets everybody in
-# who is here. Sets THROWAWAY; $1: what it preloads.
+# who is here. Sets THROWAWAY and KILLED; $1: what it preloads.
 start_throwaway() {
+  KILLED=$(killed_in "$PROCESS")
   remove_containers
   mkdir -p -- "$THROWAWAY_FOLDER"
   chown postgres -- "$THROWAWAY_FOLDER"

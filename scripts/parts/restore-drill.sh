@@ -23,6 +23,8 @@ use_server() {
   await_throwaway 120 || {
     last_words "$CONTAINER"
     tell postgres "$ERRORS"
+    ! out_of_memory "$CONTAINER" "$KILLED" ||
+      die "$NO_DATABASE" "PostgreSQL ran out of memory (it does not begin to answer)" "$MORE_MEMORY, then run it again"
     die "$NO_DATABASE" "the throwaway PostgreSQL does not begin to answer" "see the lines above"
   }
 }
