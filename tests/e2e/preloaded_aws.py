@@ -14,6 +14,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
+    from typing import Any
 
 CLI = "/usr/bin/aws"
 ADDRESS = "/run/preloaded-aws"
@@ -79,6 +80,9 @@ def _serve() -> None:
         # These are imported by a command's first use of S3, the others by the last one here.
         importlib.import_module(module)
     cli = importlib.import_module("awscli.clidriver")
+    _remember(importlib.import_module("botocore.loaders"))
+    session = cli.create_clidriver().session
+    session.create_client("s3", region_name="us-east-1", endpoint_url="http://127.0.0.1")
     # A fork that collects garbage would copy every page of what is imported.
     gc.freeze()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -97,6 +101,25 @@ def _serve() -> None:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             _fork(cli, connection)
         connection.close()
+
+
+def _remember(loaders: ModuleType) -> None:
+    """Keep what the CLI reads at each start, and no command changes: which services there are, and
+    what their requests look like. It is half of what it does.
+    """
+    import functools
+
+    read = functools.cache(loaders.JSONFileLoader().load_file)
+    loaders.JSONFileLoader.load_file = lambda _, path: read(path)
+    look, found = loaders.Loader.list_available_services, {}
+
+    def services(loader: Any, type_name: str) -> list[str]:
+        key = (*loader.search_paths, type_name)
+        if key not in found:
+            found[key] = look(loader, type_name)
+        return list(found[key])
+
+    loaders.Loader.list_available_services = services
 
 
 def _fork(cli: ModuleType, connection: socket.socket) -> None:
