@@ -21,14 +21,14 @@ GIGABYTES = 4
 PATHS = {**dict.fromkeys(NODES, "/var/lib/docker"), S3: "/var/lib/ceph"}
 
 
-def fits_in_memory(labs: int, mounts: str, meminfo: str) -> bool:
-    """Whether so many labs have their data in memory, given the texts of /proc/mounts and
-    /proc/meminfo.
+def fits_in_memory(labs: int, mounts: str, meminfo: str, free: int) -> bool:
+    """Whether so many labs have room for their data in memory, given the texts of /proc/mounts and
+    /proc/meminfo, and how many bytes are free in MEMORY: a container may have 64 MB there.
     """
     kinds = {words[1]: words[2] for line in mounts.splitlines() if len(words := line.split()) > 2}
     available = next((line for line in meminfo.splitlines() if line.startswith("MemAvail")), "x 0")
-    enough = int(available.split()[1]) >= labs * GIGABYTES * 1_000_000
-    return enough and kinds.get(str(MEMORY)) == "tmpfs"
+    least = min(int(available.split()[1]) * 1024, free)
+    return kinds.get(str(MEMORY)) == "tmpfs" and least >= labs * GIGABYTES * 10**9
 
 
 def mount(lab: Lab, member: str) -> str:

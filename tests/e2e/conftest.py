@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -45,7 +46,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     session.config.stash[THERE] = there()
     labs = len(getattr(session.config.option, "tx", None) or ["one"])
     mounts, meminfo = Path("/proc/mounts").read_text(), Path("/proc/meminfo").read_text()
-    if not KEEP and os.geteuid() == 0 and storage.fits_in_memory(labs, mounts, meminfo):
+    free = shutil.disk_usage(storage.MEMORY).free if storage.MEMORY.exists() else 0
+    if not KEEP and os.geteuid() == 0 and storage.fits_in_memory(labs, mounts, meminfo, free):
         os.environ[storage.SWITCH] = "yes"
 
 

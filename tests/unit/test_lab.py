@@ -557,11 +557,13 @@ def as_postgres(folder: Path) -> dict[str, str]:
 def test_data_is_in_memory_only_if_that_is_enough_for_all_labs():
     mounts = "tmpfs /dev/shm tmpfs rw 0 0\nproc /proc proc rw 0 0\n"
     meminfo = "MemTotal: 32000000 kB\nMemAvailable:   16000000 kB\n"
-    assert storage.fits_in_memory(4, mounts, meminfo)
-    assert not storage.fits_in_memory(5, mounts, meminfo)
-    assert not storage.fits_in_memory(1, mounts.replace("tmpfs rw", "ext4 rw"), meminfo)
-    assert not storage.fits_in_memory(1, "", meminfo)
-    assert not storage.fits_in_memory(1, mounts, "")
+    free = 24_000_000_000
+    assert storage.fits_in_memory(4, mounts, meminfo, free)
+    assert not storage.fits_in_memory(5, mounts, meminfo, free)
+    assert not storage.fits_in_memory(1, mounts, meminfo, 64_000_000)
+    assert not storage.fits_in_memory(1, mounts.replace("tmpfs rw", "ext4 rw"), meminfo, free)
+    assert not storage.fits_in_memory(1, "", meminfo, free)
+    assert not storage.fits_in_memory(1, mounts, "", free)
 
 
 def test_a_new_container_finds_nothing_of_a_lost_one_and_the_last_lab_takes_the_folder_along(
