@@ -60,8 +60,9 @@ def test_one_that_runs_out_of_memory_says_nothing_of_the_set(product, lab, bucke
             assert "backup.drill_memory" in ran.err
             assert "drill" not in newest(product)["proofs"]
             nothing_is_left(lab)
-        product.ok("backup.install")
-        assert "as recorded" in product.ok("backup.drill").out
+        hosts = variant({"backup": {"drill_memory": "2GiB"}})
+        product.ok("backup.install", hosts=hosts)
+        assert "as recorded" in product.ok("backup.drill", hosts=hosts).out
     finally:
         sql(lab, "DROP TABLE much", "nocodb")
         # A recovery would take the sets after it, which are so much smaller, for damaged ones.
