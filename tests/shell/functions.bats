@@ -198,3 +198,16 @@ A=00000000000000000000000000000a01 B=00000000000000000000000000000a02
     [[ $output != *"parts are not there"* ]] || { echo "$script: $output"; false; }
   done
 }
+
+@test "use_server says that PostgreSQL ran out of memory only if it did" {
+  # Neither begins to answer; of one the engine knows that a process was killed.
+  with='. "${1%/*}/parts/access-docker.sh"; ask() { "$@"; }; RUN=now ERRORS=/dev/null THROWAWAY=0123456789ab; await_throwaway() { return 1; }; killed_in() { :; }; start_throwaway() { KILLED=0; }; start_throwaway x; use_server'
+  words() { bash -c 'set -uo pipefail; . "$1"; PATH=$2:$PATH; eval "$3"' sh "$SCRIPTS/restore-pg.sh" "$BATS_TEST_DIRNAME/fakes" "$with"; }
+  run words
+  [ "$status" -eq 13 ]
+  [[ $output == *"the throwaway PostgreSQL does not begin to answer; next: "* ]]
+  touch "$FAKE/starved"
+  run words
+  [ "$status" -eq 13 ]
+  [[ $output == *"PostgreSQL ran out of memory (it does not begin to answer); next: give it more (a drill: backup.drill_memory"* ]]
+}
