@@ -166,7 +166,8 @@ written() {
     ask_old "$name" <<<"$COUNTERS_SQL"
     add_counters
   done < <(list_databases)
-  read -r -a BEFORE <"$DIR/counters" || BEFORE=(0 0 0)
+  BEFORE=(0 0 0)
+  [[ ! -f $DIR/counters ]] || read -r -a BEFORE <"$DIR/counters" || BEFORE=(0 0 0)
   echo "written $((COUNTERS[0] - BEFORE[0])) $((COUNTERS[1] - BEFORE[1])) $((COUNTERS[2] - BEFORE[2]))"
 }
 
