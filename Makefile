@@ -52,7 +52,7 @@ test: $(STAMP) lint types ## Everything: the quick tests, the thorough ones, tho
 	@tools/need.sh bats parallel age openssh-client
 	bats --jobs "$$((2 * $$(tools/workers.sh)))" --print-output-on-failure tests/shell
 	@# Fixtures may take long: the lab's images are built there where they are missing.
-	@# A lab for each worker, files in the order of their names: while one waits, another works.
+	@# A lab for each worker, the longest files first: while one waits, another works.
 	$(BIN)/pytest -o timeout_func_only=true --timeout 900 --numprocesses "$$(tools/workers.sh)" \
 	  --dist loadfile --no-loadscope-reorder --durations 20 tests/e2e
 

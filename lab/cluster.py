@@ -27,7 +27,7 @@ from lab.progress import Progress, Step
 
 # Which node runs which image. Nodes have it from the beginning, except those made by an earlier
 # version.
-LOADED = {"db1": images.POSTGRES, "app1": images.NOCODB}
+LOADED = {member: node.holds for member, node in images.OF_MEMBER.items() if node.holds}
 REMOVE_DEADLINE = 600.0  # seconds: a machine that is very busy deletes slowly
 
 

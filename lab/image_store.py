@@ -4,7 +4,7 @@ costs a fifth of what loading the image does.
 
 from __future__ import annotations
 
-import secrets
+import re
 import subprocess
 from pathlib import Path
 
@@ -24,10 +24,12 @@ exec tar --xattrs --xattrs-include='*' -cf - image "$(docker info --format '{{.D
 def pack(progress: Progress, node: str, image: str, target: Path) -> None:
     """Load `image` into the engine of a container of `node`, and write its folder to `target`.
 
-    Both are tags of this machine's engine. The container is removed again.
+    Both are tags of this machine's engine. The container is removed again. Whoever calls this has
+    the lock on the images: a container of the same name was left by a run that was killed.
     """
-    name = f"swarmkeep-lab-pack-{secrets.token_hex(4)}"
+    name = "swarmkeep-lab-pack-" + re.sub(r"[^a-z0-9.]", "-", image)
     with progress.step(f"{image}: the folder of an engine that has it") as step:
+        docker.attempt("container", "rm", "--force", "--volumes", name)
         flags = capabilities.flags(f"/swarmkeep-lab/{name}")
         docker.run("run", "--detach", "--init", "--name", name, *flags, node, timeout=120)
         try:

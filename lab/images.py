@@ -63,7 +63,7 @@ KINTO = Image("kinto", "swarmkeep-lab/kinto:26.5.0")
 WITHOUT_LAB = (MONITORING, POSTGRES_17, CADDY, ACME, KINTO_BEFORE, KINTO)
 # The longest build first, what is made of others last.
 ALL = (NOCODB, NODE, S3, POSTGRES, NODE_DB, NODE_APP)
-MEMBERS = {"manager1": NODE, "db1": NODE_DB, "app1": NODE_APP, "s3": S3}
+OF_MEMBER = {"manager1": NODE, "db1": NODE_DB, "app1": NODE_APP, "s3": S3}
 
 
 def recipe(image: Image) -> str:

@@ -84,7 +84,7 @@ def _create(lab: Lab, member: str) -> None:
     """Run a new container at its fixed address: Swarm and known_hosts both know that."""
     labels = [f"{LABEL}={lab.name}", f"{ROLE_LABEL}={member}"]
     node = member != S3
-    image = images.MEMBERS[member]
+    image = images.OF_MEMBER[member]
     more = capabilities.flags(cgroup_parent(lab, member)) if node else capabilities.NO_FSYNC
     docker.run(
         "run", "--detach", "--init",
